@@ -1,0 +1,12 @@
+"""RADBench's attacks: one file each, on one objective (`objective`) inside one threat model (`threat`)."""
+
+from attacks.base import Attack, AttackResult
+from attacks.errors import AttackError, ThreatModelError
+from attacks.pgd import PGD
+from attacks.registry import get, names, register
+from attacks.threat import L2, LInf, ThreatModel
+
+__all__ = [
+    "L2", "PGD", "Attack", "AttackError", "AttackResult", "LInf", "ThreatModel", "ThreatModelError", "get", "names",
+    "register",
+]

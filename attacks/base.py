@@ -1,0 +1,240 @@
+"""The contract of an attack.
+
+A subclass writes `_run`; everybody calls the attack or its `run`. Those two are final: they check what goes in, and
+bring whatever comes out back into the threat model and assert it, because nobody knows what an attack returns.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self, final
+
+import torch
+from torch import Tensor
+
+from attacks import objective
+from attacks.errors import AttackError
+from attacks.threat import Threat, ThreatModel
+from detectors import noise as noise_module
+from detectors.noise import Noise
+
+if TYPE_CHECKING:
+    from detectors.base import Detector, Progress
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """The settings of an attack; each attack derives its own frozen dataclass from this one."""
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What an attack found for a batch of B images.
+
+    Losses are y * A(x), higher is better for the attack. Of a stochastic detector, `clean_loss`, `last_loss` and
+    `best_loss` are on common selection draws, and `trace` is under each step's own noise.
+
+    Attributes:
+        images: adversarial images inside the threat model, (B, 3, H, W).
+        trace: the loss at each iterate of the restart that the image came from, (steps + 1, B).
+        clean_loss: the loss of the clean image, (B,).
+        last_loss: the loss of the last iterate (of several restarts: the best of their last iterates), (B,).
+        best_loss: the loss of the best candidate that the attack saw, (B,); of a reprojected image, its own.
+        zero_gradients: share of the gradient steps whose gradient was exactly zero, (B,).
+        non_finite_gradients: share of the gradient steps whose gradient held a NaN or an infinity, (B,).
+        reprojected: whether the attack had left the threat model and was brought back, (B,) bool.
+        forwards: forward passes per image.
+        gradients: backward passes per image.
+    """
+
+    images: Tensor
+    trace: Tensor
+    clean_loss: Tensor
+    last_loss: Tensor
+    best_loss: Tensor
+    zero_gradients: Tensor
+    non_finite_gradients: Tensor
+    reprojected: Tensor
+    forwards: int
+    gradients: int
+
+
+class Attack(ABC):
+    """An attack on a detector's score inside a threat model. Instances never change.
+
+    Attributes:
+        name: the registry's name.
+        title: the name as the field writes it.
+        summary: what it does, in one line.
+        norm: the norm of its threat model ("linf", "l2") where the registry makes it.
+        revision: raised whenever a change of code can change adversarial images.
+        settings_class: its frozen settings.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    summary: ClassVar[str]
+    norm: ClassVar[str]
+    revision: ClassVar[int] = 1
+    settings_class: ClassVar[type[AttackSettings]] = AttackSettings
+
+    def __init__(self, threat: Threat, settings: AttackSettings | None = None) -> None:
+        """Args: the threat model (one that depends on the image's side is settled at the call), and the settings."""
+        self.threat: Threat = threat
+        self.settings: Any = settings if settings is not None else self.settings_class()
+        if not isinstance(self.settings, self.settings_class):
+            raise AttackError(
+                f"{self.name} takes {self.settings_class.__name__}, not {type(self.settings).__name__}; pass those."
+            )
+
+    @abstractmethod
+    def _run(
+        self,
+        detector: Detector,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        *,
+        noise: Noise,
+        selection: Noise,
+        progress: Progress,
+    ) -> AttackResult:
+        """Attack checked inputs. Images from the threat model; draws nested in `noise` and `selection` by `sub`."""
+
+    # -- what everybody calls -----------------------------------------------------------------------------------------
+
+    @final
+    def __call__(self, detector: Detector, x: Tensor, y: Tensor, *, noise: Noise | None = None) -> Tensor:
+        """The adversarial images alone, (B, 3, H, W); everything else as in `run`."""
+        return self.run(detector, x, y, noise=noise).images
+
+    @final
+    def run(
+        self,
+        detector: Detector,
+        x: Tensor,
+        y: Tensor,
+        *,
+        noise: Noise | None = None,
+        selection: Noise | None = None,
+        progress: Progress | None = None,
+    ) -> AttackResult:
+        """Attack a batch; each image's result depends on that image and its noise alone.
+
+        Args:
+            detector: a fitted detector.
+            x: clean images, float32 or float64, (B, 3, H, W) in [0, 1]; left as they are.
+            y: +1 normal, -1 anomalous, (B,).
+            noise: the attack's source of randomness; None means fresh entropy.
+            selection: the source of the draws on which a stochastic detector's candidates are compared; None means one
+                derived from `noise`. Neither may be the verdict's source.
+            progress: told about each step.
+
+        Raises:
+            AttackError: inputs that are no such images or labels.
+            GradientCutError: the detector's score has no gradient with respect to the image.
+            ThreatModelError: the attack returned something that is no such batch of images.
+        """
+        _check_inputs(x, y)
+        threat = self.resolve(x.shape[-1])._threat_model()
+        noise = noise if noise is not None else noise_module.fresh(len(x))
+        selection = selection if selection is not None else _selection_of(noise)
+        _check_noise(noise, selection, len(x))
+        # Clones, and outside of inference mode: an attack that steps in place can't touch the caller's images, and
+        # can differentiate whatever mode it is called in.
+        with torch.inference_mode(False), torch.no_grad():
+            clean, sign = x.detach().clone(), y.detach().to(device=x.device, dtype=x.dtype).clone()
+            result = self._run(
+                detector, clean.clone(), sign, threat, noise=noise, selection=selection, progress=progress or _silent
+            )
+            return _brought_inside(result, detector, clean, sign, threat, selection)
+
+    @final
+    def resolve(self, image_size: int) -> Self:
+        """This attack with the threat model that it has at an image side in pixels."""
+        resolved = copy.copy(self)
+        resolved.threat = self.threat.at(image_size)
+        return resolved
+
+    def describe(self) -> dict[str, Any]:
+        """Everything that a record needs to repeat the attack, ready for JSON.
+
+        Raises:
+            AttackError: the threat model depends on the image's side; `resolve(image_size)` settles it.
+        """
+        threat = self._threat_model()
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "norm": threat.norm,
+            "epsilon": threat.epsilon,
+            **dataclasses.asdict(self.settings),
+        }
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _threat_model(self) -> ThreatModel:
+        if not isinstance(self.threat, ThreatModel):
+            raise AttackError(
+                f"The epsilon of {self.name} depends on the image's side; call resolve(image_size) first."
+            )
+        return self.threat
+
+
+def _check_inputs(x: Tensor, y: Tensor) -> None:
+    if x.ndim != 4 or x.shape[1] != 3 or x.shape[0] == 0:
+        raise AttackError(f"Images must have the shape (B, 3, H, W) with B > 0; got {tuple(x.shape)}.")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise AttackError(f"Images must be float32 or float64 in [0, 1]; got {x.dtype}; divide bytes by 255.")
+    if not bool(((x >= 0) & (x <= 1)).all()):  # NaN fails too
+        raise AttackError(
+            f"Images must be in [0, 1]; got values from {float(x.min()):g} to {float(x.max()):g}; "
+            "undo the normalisation or divide by 255 (detectors normalise inside)."
+        )
+    if y.shape != (len(x),):
+        raise AttackError(f"There must be one label per image, ({len(x)},); got {tuple(y.shape)}.")
+    if not bool(((y == 1) | (y == -1)).all()):
+        raise AttackError("Labels must be +1 (normal) or -1 (anomalous); convert 0/1 labels by 1 - 2 * label.")
+
+
+def _brought_inside(
+    result: AttackResult, detector: Detector, x: Tensor, y: Tensor, threat: ThreatModel, selection: Noise
+) -> AttackResult:
+    """The result with every image inside the threat model, and with a true loss for those that had to be moved."""
+    threat.assert_comparable(result.images, x)
+    images = result.images.detach()
+    outside = ~threat.inside(images, x)
+    # Only those: projecting an image that is already inside would move it by a rounding and away from its loss.
+    images = torch.where(outside[:, None, None, None], threat.project(images, x), images)
+    threat.assert_inside(images, x)
+    best_loss, forwards = result.best_loss, result.forwards
+    if bool(outside.any()):
+        moved = objective.loss(detector, images, y, selection.sub(0))
+        best_loss, forwards = torch.where(outside, moved, best_loss), forwards + 1
+    return dataclasses.replace(
+        result, images=images, best_loss=best_loss, reprojected=result.reprojected | outside, forwards=forwards
+    )
+
+
+def _selection_of(noise: Noise) -> Noise:
+    # One-way, so that neither source can be had from the other's draws, and repeatable from `noise`.
+    return dataclasses.replace(noise, key=hashlib.sha256(noise.key + b"selection").digest())
+
+
+def _check_noise(noise: Noise, selection: Noise, batch_size: int) -> None:
+    for source in (noise, selection):
+        if len(source) != batch_size:
+            raise AttackError(f"The noise source is for {len(source)} images, the batch has {batch_size}.")
+    if noise.key == selection.key:
+        raise AttackError(
+            "The attack and the selection share one noise source, so lucky noise would be selected; "
+            "take sources of two purposes."
+        )
+
+
+def _silent(done: int, total: int, note: str = "") -> None:
+    """A `Progress` that says nothing."""

@@ -1,0 +1,179 @@
+"""What every attack maximises: L(x) = y * A(x), with y = +1 for normal and -1 for anomalous images.
+
+So normals are pushed up and anomalies down. Images are independent: the gradient of the SUM of the losses holds each
+image's own gradient.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from attacks.errors import AttackError, GradientCutError
+from detectors.noise import Noise
+
+if TYPE_CHECKING:
+    from detectors.base import Detector
+
+Differentiate = Literal["score", "surrogate"]
+
+
+class Evaluation(NamedTuple):
+    """The objective and its gradient at one batch of images.
+
+    Attributes:
+        loss: y * A(x) of the honest score, (B,).
+        gradient: of y * A(x), or of y * surrogate(x), (B, 3, H, W); entries that were not finite are zero.
+        is_zero: whether the image's gradient was exactly zero everywhere, (B,) bool.
+        is_finite: whether all of the image's gradient was finite before those entries were replaced, (B,) bool.
+    """
+
+    loss: Tensor
+    gradient: Tensor
+    is_zero: Tensor
+    is_finite: Tensor
+
+
+def loss(detector: Detector, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+    """y * A(x) without a graph, (B,), for x (B, 3, H, W) in [0, 1] and y (B,) in {+1, -1}."""
+    with torch.no_grad():
+        return _signed(detector.score(x, noise=noise), x, y)
+
+
+def loss_and_gradient(
+    detector: Detector, x: Tensor, y: Tensor, noise: Noise, *, differentiate: Differentiate = "score", eot: int = 1
+) -> Evaluation:
+    """y * A(x) and its gradient with respect to x, both averaged over `eot` draws `noise.sub(i)`.
+
+    Works under an outer `torch.no_grad()` or `torch.inference_mode()`.
+
+    Args:
+        detector: only its `score` and `surrogate_score` are used.
+        x: images, (B, 3, H, W) in [0, 1].
+        y: +1 normal, -1 anomalous, (B,).
+        noise: the attack's source for this step; draw i of the expectation over transformation uses `noise.sub(i)`.
+        differentiate: "surrogate" takes the gradient of `surrogate_score` (BPDA, Athalye et al. 2018); the loss is
+            that of the honest score all the same, at the price of one more forward pass.
+        eot: number of draws (Athalye et al. 2018, EOT).
+
+    Raises:
+        GradientCutError: the score has no graph that leads to x.
+        AttackError: the score is not one number per image.
+    """
+    total_loss, total_gradient, is_finite = _usable_draw(detector, x, y, noise.sub(0), differentiate)
+    for i in range(1, eot):
+        losses, gradient, finite = _usable_draw(detector, x, y, noise.sub(i), differentiate)
+        total_loss, total_gradient, is_finite = total_loss + losses, total_gradient + gradient, is_finite & finite
+    is_zero = is_finite & (_largest(total_gradient) == 0)
+    if eot > 1:
+        total_loss, total_gradient = total_loss / eot, total_gradient / eot
+    return Evaluation(total_loss, total_gradient, is_zero, is_finite)
+
+
+def _usable_draw(
+    detector: Detector, x: Tensor, y: Tensor, noise: Noise, differentiate: Differentiate
+) -> tuple[Tensor, Tensor, Tensor]:
+    losses, gradient = _single_draw(detector, x, y, noise, differentiate)
+    is_finite = torch.isfinite(_largest(gradient))
+    # Only the bad entries: what is left of a gradient makes a stronger attack than none, and all of it is counted.
+    return losses, gradient.nan_to_num(nan=0, posinf=0, neginf=0), is_finite
+
+
+def _largest(gradient: Tensor) -> Tensor:
+    largest: Tensor = torch.linalg.vector_norm(gradient.flatten(1), torch.inf, dim=1)  # (B,); NaN where there is one
+    return largest
+
+
+def _single_draw(
+    detector: Detector, x: Tensor, y: Tensor, noise: Noise, differentiate: Differentiate
+) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False), torch.enable_grad():
+        # Clones: a tensor made under inference mode can't enter a graph.
+        leaf = x.detach().clone().requires_grad_(True)
+        sign = y.detach().clone()
+        function = detector.surrogate_score if differentiate == "surrogate" else detector.score
+        losses = _signed(function(leaf, noise=noise), leaf, sign)
+        gradient = _gradient(losses, leaf, detector, differentiate)
+    if differentiate == "surrogate":
+        return loss(detector, x, y, noise), gradient
+    return losses.detach(), gradient
+
+
+def _gradient(losses: Tensor, leaf: Tensor, detector: Detector, differentiate: Differentiate) -> Tensor:
+    gradient: Tensor | None = None
+    if losses.requires_grad:
+        (gradient,) = torch.autograd.grad(losses.sum(), leaf, allow_unused=True)
+    if gradient is None:
+        function = "surrogate_score" if differentiate == "surrogate" else "score"
+        raise GradientCutError(
+            f"The {function} of {_name(detector)} has no gradient with respect to the image, so attacking it would "
+            "report a robustness that isn't there; remove the detach(), no_grad() or NumPy step on its path."
+        )
+    return gradient
+
+
+def _signed(scores: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    # A score of shape (B, 1) would broadcast against y to (B, B) and mix the images without a word.
+    if scores.shape != (len(x),):
+        raise AttackError(f"A score must have the shape ({len(x)},), one number per image; got {tuple(scores.shape)}.")
+    return y.to(x.dtype) * scores.to(x.dtype)
+
+
+def _name(detector: Detector) -> str:
+    return str(getattr(detector, "name", type(detector).__name__))
+
+
+class Objective:
+    """The objective of one attack on one batch, which counts what it is asked.
+
+    Attributes:
+        forwards: forward passes per image so far.
+        gradients: backward passes per image so far.
+    """
+
+    def __init__(
+        self, detector: Detector, y: Tensor, *, differentiate: Differentiate = "score", eot: int = 1
+    ) -> None:
+        """Args as in `loss_and_gradient`; a deterministic detector's EOT draws are all the same, so one is taken."""
+        self._detector, self._y = detector, y
+        self._differentiate: Differentiate = differentiate
+        self._eot = eot if detector.is_stochastic else 1
+        self.forwards = 0
+        self.gradients = 0
+        self._steps = 0
+        # Kept on the device: asking for their values inside an attack's loop would stall a GPU at every step.
+        self._zero = torch.zeros(len(y), dtype=torch.long, device=y.device)
+        self._non_finite = torch.zeros_like(self._zero)
+
+    def loss(self, x: Tensor, noise: Noise) -> Tensor:
+        """y * A(x), (B,), on the same draws as `gradient` under this noise."""
+        return self.mean_loss(x, noise, self._eot)
+
+    def mean_loss(self, x: Tensor, noise: Noise, draws: int) -> Tensor:
+        """y * A(x), (B,), averaged over `noise.sub(i)` for i below `draws`."""
+        self.forwards += draws
+        return torch.stack([loss(self._detector, x, self._y, noise.sub(i)) for i in range(draws)]).mean(0)
+
+    def gradient(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """y * A(x), (B,), and its gradient, (B, 3, H, W), finite; zero and non-finite gradients are counted."""
+        evaluation = loss_and_gradient(
+            self._detector, x, self._y, noise, differentiate=self._differentiate, eot=self._eot
+        )
+        self.forwards += self._eot * (2 if self._differentiate == "surrogate" else 1)
+        self.gradients += self._eot
+        self._steps += 1
+        self._zero += evaluation.is_zero
+        self._non_finite += ~evaluation.is_finite
+        return evaluation.loss, evaluation.gradient
+
+    @property
+    def zero_gradients(self) -> Tensor:
+        """Share of the gradient steps at which the image's gradient was exactly zero, (B,) in [0, 1]."""
+        return self._zero / max(1, self._steps)
+
+    @property
+    def non_finite_gradients(self) -> Tensor:
+        """Share of the gradient steps at which the image's gradient held a NaN or an infinity, (B,) in [0, 1]."""
+        return self._non_finite / max(1, self._steps)

@@ -1,0 +1,72 @@
+"""Attacks by name: every module of this folder registers its own."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import attacks
+from attacks.base import Attack
+from attacks.errors import AttackError
+from attacks.threat import threat_model
+
+_REGISTRY: dict[str, type[Attack]] = {}
+_INFRASTRUCTURE = frozenset({"base", "errors", "objective", "registry", "threat"})
+A = TypeVar("A", bound=type[Attack])
+
+
+def register(cls: A) -> A:
+    """Class decorator: the attack can from now on be had by its name."""
+    known = _REGISTRY.get(cls.name)
+    if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise ValueError(f"Two attacks call themselves {cls.name!r}: {known.__module__} and {cls.__module__}.")
+    _REGISTRY[cls.name] = cls
+    return cls
+
+
+def names() -> tuple[str, ...]:
+    """Every attack's name, sorted."""
+    _discover()
+    return tuple(sorted(_REGISTRY))
+
+
+def get_class(name: str) -> type[Attack]:
+    """The class of an attack (its title and summary). Raises AttackError with the nearest name where there is none."""
+    _discover()
+    if name not in _REGISTRY:
+        near = difflib.get_close_matches(name, _REGISTRY, n=1, cutoff=0.0)[0]
+        raise AttackError(f"There is no attack {name!r}; did you mean {near!r}? (Known: {', '.join(names())}.)")
+    return _REGISTRY[name]
+
+
+def get(name: str, *, image_size: int | None = None, epsilon: float | None = None, **settings: Any) -> Attack:
+    """An attack by name.
+
+    Args:
+        name: one of `names()`.
+        image_size: side of the images in pixels; without it, a default l2 epsilon is settled when the attack is called.
+        epsilon: radius on [0, 1]; by default 2/255 (l-inf) or 0.2 * side / 256 (l2).
+        **settings: fields of the attack's settings.
+
+    Raises:
+        AttackError: an unknown attack or setting, or a value that makes no sense.
+    """
+    cls = get_class(name)
+    known = [f.name for f in fields(cls.settings_class)]
+    for key in settings:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            hint = f"; did you mean {near[0]!r}?" if near else "; it has none."
+            raise AttackError(f"{name} has no setting {key!r}{hint}")
+    attack = cls(threat_model(cls.norm, epsilon), cls.settings_class(**settings))
+    return attack if image_size is None else attack.resolve(image_size)
+
+
+def _discover() -> None:
+    """Import every module of this folder once."""
+    for module in pkgutil.iter_modules(attacks.__path__):
+        if not module.name.startswith("_") and module.name not in _INFRASTRUCTURE:
+            importlib.import_module(f"attacks.{module.name}")

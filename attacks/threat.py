@@ -1,0 +1,247 @@
+"""Threat models: a norm ball around the clean image, intersected with the pictures' range [0, 1].
+
+Every epsilon is measured on [0, 1] (l-inf: 2/255, not 2). Three methods are all that an attack needs of a norm: a
+random start, the steepest step, and the projection.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from attacks.errors import ThreatModelError
+from detectors.noise import Noise
+
+LINF_EPSILON = 2 / 255
+L2_EPSILON_AT_256 = 0.2
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_EPSILON = re.compile(rf"\s*({_NUMBER})\s*(?:/\s*({_NUMBER})\s*)?")
+
+
+@dataclass(frozen=True)
+class ThreatModel(ABC):
+    """A norm ball around the clean image, intersected with [0, 1]. Images are (B, 3, H, W).
+
+    Attributes:
+        epsilon: the ball's radius on [0, 1].
+    """
+
+    epsilon: float
+    norm: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        """Raises ThreatModelError for an epsilon that no ball on [0, 1] has."""
+        object.__setattr__(self, "epsilon", float(self.epsilon))  # 1 and 1.0 are the same cell in a record
+        if not math.isfinite(self.epsilon) or self.epsilon <= 0:
+            raise ThreatModelError(f"epsilon must be a number above 0; got {self.epsilon:g}.")
+
+    @abstractmethod
+    def at(self, image_size: int) -> ThreatModel:
+        """This threat model at an image side in pixels. Raises ThreatModelError where it makes no sense there."""
+
+    @abstractmethod
+    def random_start(self, x: Tensor, noise: Noise) -> Tensor:
+        """Images uniform in the ball around x, then cut to [0, 1]."""
+
+    @abstractmethod
+    def steepest_step(self, gradient: Tensor, step_size: float) -> Tensor:
+        """The step of length `step_size` in this norm that a linear objective gains most by; zero for no gradient."""
+
+    @abstractmethod
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """x_adv brought into the ball around the ORIGINAL image x, then into [0, 1] (Eq. 3.1, 3.2).
+
+        The result is still in the ball: x lies in [0, 1], so cutting to [0, 1] moves no pixel away from x.
+        """
+
+    @abstractmethod
+    def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """How far each image is from its original in this norm, (B,)."""
+
+    @abstractmethod
+    def tolerance(self, x: Tensor) -> float:
+        """By how much a projected image can exceed epsilon because pixels are rounded to x's dtype."""
+
+    def inside(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Whether each image is in the ball (up to rounding) and, exactly, in [0, 1], (B,) bool; NaN is outside."""
+        in_ball = self.distance(x_adv, x) <= self.epsilon + self.tolerance(x)
+        return in_ball & ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
+
+    def assert_inside(self, x_adv: Tensor, x: Tensor) -> None:
+        """Raise ThreatModelError unless every image of x_adv is one that this threat model allows for x."""
+        self.assert_comparable(x_adv, x)
+        outside = ~self.inside(x_adv, x)
+        if bool(outside.any()):
+            worst = float(self.distance(x_adv, x).max())
+            raise ThreatModelError(
+                f"{int(outside.sum())} of {len(x)} adversarial images are outside the {self.norm} ball of radius "
+                f"{self.epsilon:g} or the range [0, 1] (largest distance {worst:g}, values {float(x_adv.min()):g} to "
+                f"{float(x_adv.max()):g}); the attack that made them must project."
+            )
+
+    @staticmethod
+    def assert_comparable(x_adv: Tensor, x: Tensor) -> None:
+        """Raise ThreatModelError unless x_adv has x's shape, dtype and device and is finite."""
+        if x_adv.shape != x.shape or x_adv.dtype != x.dtype or x_adv.device != x.device:
+            raise ThreatModelError(
+                f"Adversarial images must be {x.dtype} {tuple(x.shape)} on {x.device} as the clean ones are; got "
+                f"{x_adv.dtype} {tuple(x_adv.shape)} on {x_adv.device}."
+            )
+        broken = ~torch.isfinite(x_adv).flatten(1).all(1)
+        if bool(broken.any()):
+            raise ThreatModelError(
+                f"{int(broken.sum())} of {len(x)} adversarial images hold values that are not finite; "
+                "the attack that made them must not step along NaN."
+            )
+
+
+@dataclass(frozen=True)
+class LInf(ThreatModel):
+    """No pixel changes by more than epsilon."""
+
+    norm: ClassVar[str] = "linf"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epsilon > 1:
+            raise ThreatModelError(
+                f"epsilon {self.epsilon:g} looks like a 0-255 value: write {self.epsilon:g}/255 "
+                "(epsilon is measured on [0, 1])."
+            )
+
+    def at(self, image_size: int) -> LInf:
+        """The same at every size."""
+        return self
+
+    def random_start(self, x: Tensor, noise: Noise) -> Tensor:
+        """Every pixel's change uniform in [-epsilon, epsilon]."""
+        change = noise.uniform(x.shape[1:], stream="attack-start", like=x) * 2 - 1
+        return self.project(x + self.epsilon * change, x)
+
+    def steepest_step(self, gradient: Tensor, step_size: float) -> Tensor:
+        """step_size * sign(gradient) (Eq. 3.1)."""
+        return gradient.sign().mul_(step_size)
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Each pixel into [x - epsilon, x + epsilon], then into [0, 1]."""
+        return torch.clamp(x_adv, x - self.epsilon, x + self.epsilon).clamp_(0, 1)
+
+    def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """The largest change of a pixel, (B,)."""
+        return (x_adv - x).abs().flatten(1).amax(1)
+
+    def tolerance(self, x: Tensor) -> float:
+        """A pixel is rounded by at most half a unit in the last place of 1; x + epsilon and epsilon itself are too."""
+        return 4 * torch.finfo(x.dtype).eps
+
+
+@dataclass(frozen=True)
+class L2(ThreatModel):
+    """The Euclidean length of the whole image's change is at most epsilon."""
+
+    norm: ClassVar[str] = "l2"
+
+    def at(self, image_size: int) -> L2:
+        """The same, unless the ball is larger than the whole range of such images."""
+        diameter = math.sqrt(3) * image_size
+        if self.epsilon > diameter:
+            raise ThreatModelError(
+                f"l2 epsilon {self.epsilon:g} exceeds {diameter:.1f}, the distance from the black to the white "
+                f"{image_size}x{image_size} image; epsilon is measured on [0, 1], not on 0-255: divide it by 255."
+            )
+        return self
+
+    def random_start(self, x: Tensor, noise: Noise) -> Tensor:
+        """Uniform in the ball: a uniform direction times epsilon * u^(1/d)."""
+        direction = noise.normal(x.shape[1:], stream="attack-start", like=x)
+        u = noise.uniform((), stream="attack-start-radius", like=x)
+        radius = self.epsilon * u ** (1 / x[0].numel())
+        return self.project(x + direction * _per_image(radius / _length(direction)), x)
+
+    def steepest_step(self, gradient: Tensor, step_size: float) -> Tensor:
+        """step_size * gradient / |gradient| (Eq. 3.2); no gradient, no step."""
+        # Scaled to a largest entry of 1 first: the squares of a gradient of 1e-25 are zero in float32, and a tiny
+        # gradient would pass for none.
+        largest = torch.linalg.vector_norm(gradient.flatten(1), torch.inf, dim=1)
+        scaled = gradient / _per_image(torch.where(largest > 0, largest, 1))
+        return scaled.mul_(_per_image(step_size / _length(scaled).clamp_min(1)))
+
+    def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """Pull the change back to length epsilon where it is longer, then cut to [0, 1]."""
+        change = x_adv - x
+        shrink = (self.epsilon / _length(change).clamp_min(torch.finfo(x.dtype).tiny)).clamp(max=1)
+        return change.mul_(_per_image(shrink)).add_(x).clamp_(0, 1)
+
+    def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
+        """The Euclidean length of the change, (B,)."""
+        return _length(x_adv - x)
+
+    def tolerance(self, x: Tensor) -> float:
+        """Each of the d pixels is rounded by at most a quarter of the dtype's eps, the length's sum by a little."""
+        return torch.finfo(x.dtype).eps * (0.5 * math.sqrt(x[0].numel()) + 16 * self.epsilon)
+
+
+@dataclass(frozen=True)
+class ScaledL2:
+    """An l2 ball whose radius grows with the image's side: equal energy per pixel at every resolution.
+
+    Attributes:
+        epsilon_at_256: the radius at 256x256.
+    """
+
+    epsilon_at_256: float = L2_EPSILON_AT_256
+    norm: ClassVar[str] = "l2"
+
+    def at(self, image_size: int) -> L2:
+        """The ball at an image side in pixels."""
+        return L2(self.epsilon_at_256 * image_size / 256).at(image_size)
+
+
+Threat = ThreatModel | ScaledL2
+
+
+def threat_model(norm: str, epsilon: float | None = None) -> Threat:
+    """The threat model of a norm ("linf", "l2"): of this radius, or the default one (l2's depends on the image's side).
+
+    Raises:
+        ThreatModelError: an unknown norm or an epsilon that makes no sense.
+    """
+    if norm == LInf.norm:
+        return LInf(LINF_EPSILON if epsilon is None else epsilon)
+    if norm == L2.norm:
+        return ScaledL2() if epsilon is None else L2(epsilon)
+    raise ThreatModelError(f"There is no norm {norm!r}; use 'linf' or 'l2'.")
+
+
+def scaled_l2_epsilon(side: int) -> float:
+    """The default l2 epsilon at an image side in pixels: 0.2 * side / 256."""
+    return ScaledL2().at(side).epsilon
+
+
+def parse_epsilon(text: str, *, norm: str = "linf") -> float:
+    """An epsilon as a user writes it, "2/255" or "0.0078", as a number on [0, 1].
+
+    Raises:
+        ThreatModelError: it is no positive number, or an l-inf epsilon that looks like a 0-255 value.
+    """
+    match = _EPSILON.fullmatch(text)
+    if match is None or (match[2] is not None and float(match[2]) == 0):
+        raise ThreatModelError(f"epsilon {text!r} is no positive number; write a fraction or a decimal such as 2/255.")
+    epsilon = float(match[1]) / float(match[2] or 1)
+    threat_model(norm, epsilon)  # raises where the norm has no such ball
+    return epsilon
+
+
+def _per_image(values: Tensor) -> Tensor:
+    return values[:, None, None, None]  # (B,) to (B, 1, 1, 1)
+
+
+def _length(images: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(images.flatten(1), dim=1)  # (B,)
+    return length

@@ -1,0 +1,1 @@
+"""RADBench: the benchmark for the adversarial robustness of image anomaly detectors."""

@@ -1,0 +1,99 @@
+"""What a record's figures may be called: which one ranks, what it bounds, and what speaks against believing it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bench.intervals import Estimate, score_interval
+from bench.markup import epsilon_text, norm_text, one_line
+from bench.records import Record
+
+
+def estimate(record: Record, which: str) -> Estimate | None:
+    """The figure that is ranked: the AUC, and under the strict protocol the strict AUC. None for a failed cell."""
+    figures = record.clean if which == "clean" else record.robust
+    if figures is None:
+        return None
+    if not counts_ties_as_lost(record):
+        return Estimate(figures.auc, figures.low, figures.high)
+    value = figures.strict_auc
+    if value is None:
+        return None
+    if figures.strict_low is not None and figures.strict_high is not None:
+        return Estimate(value, figures.strict_low, figures.strict_high)
+    return score_interval(value, int(record.subset["normals"]), int(record.subset["anomalies"]))
+
+
+def counts_ties_as_lost(record: Record) -> bool:
+    """`strict` and `strict-lite` do."""
+    return record.protocol.startswith("strict")
+
+
+def failure_flags(record: Record) -> list[str]:
+    """What makes this record's robust AUC no claim, as sentences: the attack's own flags, and the signs of a masked
+    gradient in its indicators (after Pintor et al. 2022)."""
+    if not record.ok:
+        return []
+    indicators = record.indicators
+    flags = [one_line(flag) for flag in _list(indicators.get("flags"))]
+    if _number(indicators.get("zero_gradient_share")) > 0.1:
+        flags.append(f"the gradient was zero in {100 * _number(indicators['zero_gradient_share']):.0f} % of the steps")
+    if _number(indicators.get("nonfinite_gradient_share")) > 0:
+        flags.append("some gradients were not finite")
+    if _number(indicators.get("last_worse_than_best_share")) > 0.5 and record.attack.get("keep") == "last":
+        flags.append("most last iterates were worse than the best one and the last was kept")
+    if record.clean and record.robust and record.robust.auc > record.clean.auc + 1.0:
+        flags.append("the attack raised the AUC")
+    return flags
+
+
+def claim(record: Record) -> str:
+    """What a robust column is: "PGD-20, upper bound". Every attack gives an upper bound on the robust AUC."""
+    attack, steps = record.attack, record.attack.get("steps")
+    name = one_line(attack.get("title") or record.attack_name.split("-")[0].upper(), 40)
+    return f"{name}-{steps}, upper bound" if steps is not None else f"{name}, upper bound"
+
+
+def facts(records: Sequence[Record]) -> tuple[str, ...]:
+    """The heading of a leaderboard of these records: what a reader must know before believing a number."""
+    first = records[0]
+    attack, protocol, subset = first.attack, first.cell["protocol"], first.subset
+    sizes = sorted({(int(r.subset["normals"]), int(r.subset["anomalies"])) for r in records})
+    counts = ", ".join(f"{n} normal and {a} anomalous" for n, a in sizes[:6]) + (", ..." if len(sizes) > 6 else "")
+    verdicts = sorted({int(r.cell["draws"]["verdict"]) for r in records})
+    eot = sorted({int(_number(r.attack.get("eot"))) for r in records} - {0, 1})
+    settings = {
+        "steps": attack.get("steps"), "step size": attack.get("step_size"), "restarts": attack.get("restarts"),
+        "random start": attack.get("random_start"), "iterate kept": attack.get("keep"),
+        "EOT draws": "/".join(map(str, eot)) or None,
+    }  # fmt: skip
+    sentences = [
+        f"Protocol {first.protocol} (version {protocol['version']}), preset {first.preset}, "
+        f"{first.image_size}x{first.image_size} pixels.",
+        f"Test images per category: {counts}"
+        + (f" (at most {subset['per_class']} per class)." if subset.get("per_class") else "."),
+        f"Attack {first.attack_name}: {norm_text(first.norm)} epsilon {epsilon_text(first.epsilon, first.norm)}"
+        + "".join(f", {name} {_plain(value)}" for name, value in settings.items() if value is not None)
+        + f"; robust AUC is {claim(first)}.",
+        f"Verdict draws: {'/'.join(map(str, verdicts))} (1 where the detector is deterministic); an AUC is the mean of "
+        "single-draw AUCs, anomalous the positive class, in per cent"
+        + (", ties counted as lost." if counts_ties_as_lost(first) else "."),
+        "Brackets: 95 % intervals over images and noise, not over training seeds.",
+    ]
+    remarks = sorted({one_line(r.cell.get("remark") or "") for r in records})
+    return tuple(text for text in [*sentences, one_line(protocol.get("statement") or ""), *remarks] if text)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else one_line(value, 40)
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -1,0 +1,147 @@
+"""What a user asked for, checked once."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shlex
+import sys
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench import presets, protocol
+from bench.errors import BenchError
+
+
+def default_cache() -> Path:
+    """RADBENCH_CACHE, or a folder in the user's cache."""
+    base = os.environ.get("RADBENCH_CACHE")
+    if base:
+        return Path(base)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radbench"
+
+
+@dataclass(frozen=True)
+class Override:
+    """`--set DETECTOR.SETTING[@CATEGORY]=VALUE`."""
+
+    detector: str
+    setting: str
+    category: str | None
+    value: Any
+
+    @classmethod
+    def parse(cls, text: str) -> Override:
+        """Raises BenchError where the text has another form."""
+        left, equals, value = text.partition("=")
+        path, at, category = left.partition("@")
+        detector, dot, setting = path.partition(".")
+        if not (equals and dot and detector and setting and value) or (at and not category):
+            raise BenchError(f"--set takes DETECTOR.SETTING=VALUE or DETECTOR.SETTING@CATEGORY=VALUE; got {text!r}.")
+        return cls(detector, setting, category or None, _value(value))
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run: which cells, how, and where its files go.
+
+    Attributes:
+        detectors, attacks: registry names.
+        dataset, data_root, categories: what is tested; categories None means all.
+        preset, protocol: names.
+        epsilons: per attack; empty means each attack's default. l-inf in [0, 1] units.
+        steps, step_size, restarts, eot: None means the protocol's (the record says what was used).
+        seed: of attack, selection and verdict noise. fit_seed: of fitting.
+        limit: at most this many training normals, and test images per class; marked in the record.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        refit: fit again even where a checkpoint is there.
+        out: results folder. cache: checkpoints.
+    """
+
+    detectors: tuple[str, ...]
+    attacks: tuple[str, ...] = ("pgd-linf",)
+    dataset: str = "elpv"
+    data_root: Path | None = None
+    categories: tuple[str, ...] | None = None
+    preset: str = "quick"
+    protocol: str = "quick"
+    epsilons: tuple[float, ...] = ()
+    steps: int | None = None
+    step_size: float | None = None
+    restarts: int = 1
+    eot: int = 1
+    seed: int = 0
+    fit_seed: int = 0
+    limit: int | None = None
+    image_size: int | None = None
+    batch_size: int | None = None
+    device: str = "auto"
+    refit: bool = False
+    overrides: tuple[Override, ...] = ()
+    out: Path = Path("results")
+    cache: Path = field(default_factory=default_cache)
+
+    def __post_init__(self) -> None:
+        presets.get(self.preset)
+        protocol.get(self.protocol)
+        for name in ("steps", "restarts", "eot", "limit", "image_size", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise BenchError(f"--{name.replace('_', '-')} must be at least 1; got {value}.")
+        if self.step_size is not None and not 0 < self.step_size <= 1:
+            raise BenchError(f"--step-size is on the [0, 1] pixel scale, e.g. 0.25/255; got {self.step_size}.")
+
+    def overrides_for(self, detector: str, category: str) -> dict[str, Any]:
+        """The settings that the user set for a detector; those for the category win."""
+        general = {o.setting: o.value for o in self.overrides if o.detector == detector and o.category is None}
+        special = {o.setting: o.value for o in self.overrides if o.detector == detector and o.category == category}
+        return general | special
+
+    def torch_device(self) -> torch.device:
+        """The device to compute on. Raises BenchError where it is not there."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(self.device)
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError):
+            raise BenchError(f"This machine has no device {self.device!r}; use --device cpu.") from None
+        return device
+
+
+def check_overrides(overrides: tuple[Override, ...], detectors: tuple[str, ...], categories: tuple[str, ...]) -> None:
+    """Raise BenchError for a `--set` that could touch nothing."""
+    for override in overrides:
+        pairs = [("detector", override.detector, detectors)]
+        if override.category is not None:
+            pairs.append(("category", override.category, categories))
+        for kind, name, known in pairs:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+                raise BenchError(f"--set names the {kind} {name!r}, which is not in this run; did you mean {near}?")
+
+
+def command_line() -> str:
+    """The command as the user typed it, for records."""
+    program = Path(sys.argv[0]).name
+    name = "python -m bench" if program == "__main__.py" else program
+    return shlex.join([*name.split(), *sys.argv[1:]])
+
+
+def public_fields(config: RunConfig) -> dict[str, Any]:
+    """The configuration as plain values."""
+    return {f.name: getattr(config, f.name) for f in fields(config)}

@@ -1,0 +1,119 @@
+"""Reading pictures and masks from files that anybody may have written.
+
+Whatever its mode, a picture becomes 8-bit RGB:
+- grey, palette, 1-bit, CMYK and YCbCr are converted; 16-bit grey is scaled from 0..65535 (never clipped, and never
+  stretched to the range that the picture happens to use, which would change its brightness);
+- an alpha channel is dropped, not blended: that is what `convert("RGB")` does in every detector's own loader;
+- EXIF orientation is applied; of a file with several frames the first counts.
+"""
+
+import io
+import warnings
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch.nn import functional as F
+
+from bench.errors import DataError
+
+EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+MASK_EXTENSIONS = frozenset({".png", ".bmp", ".tif", ".tiff"})  # lossless: JPEG's ringing would count as a defect
+MAX_PIXELS = 178_956_970  # where Pillow, by default, stops opening files by itself
+# A closed list: Pillow would hand some other formats (EPS) to external programs, whatever the file's extension says.
+_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name counts as a picture; hidden files (macOS leaves `._000.png`) do not."""
+    return not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
+
+
+def read_image(source: bytes | str | Path, name: str | None = None) -> Image.Image:
+    """One picture as 8-bit RGB, upright, at its own size.
+
+    `source` is a path or the bytes of a file; `name` is what error messages call it.
+    Raises DataError where it is missing, empty, cut off, no image, too large, or of 32-bit pixels.
+    """
+    name = name or ("the image" if isinstance(source, bytes) else str(source))
+    image, file_format = _decode(source if isinstance(source, bytes) else read_bytes(Path(source)), name)
+    try:
+        return _to_rgb(image, file_format, name)
+    except ValueError as error:  # a mode that Pillow cannot convert (LAB)
+        raise DataError(f"{name} has colours that cannot be turned into RGB ({error}): save it as RGB.") from error
+
+
+def read_bytes(file: Path | Traversable) -> bytes:
+    """A file's content; DataError, naming it, where it is missing or cannot be read."""
+    try:
+        return file.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"There is no file {file}: check the path.") from error
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}): check that it is a file you may read.") from error
+
+
+def resize(image: Image.Image, size: int) -> torch.Tensor:
+    """uint8 (3, size, size) of an RGB picture; the aspect ratio is not kept, as is usual in anomaly detection.
+
+    Bilinear with Pillow's antialiasing: it cannot overshoot, so nothing is clipped, unlike with Lanczos or bicubic.
+    """
+    small = image.resize((size, size), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
+
+
+def read_rgb_tensor(path: str | Path, size: int) -> torch.Tensor:
+    """uint8 (3, size, size) of the picture at `path`, prepared exactly as a dataset's; DataError as `read_image`."""
+    return resize(read_image(path), size)
+
+
+def read_mask(content: bytes, name: str, image_size: tuple[int, int], size: int) -> torch.Tensor:
+    """bool (size, size), True = defective, of a mask in which every pixel that is not black is defective.
+
+    A cell is defective as soon as it overlaps one defective pixel, so that a tiny defect does not vanish.
+    Raises DataError where the mask cannot be read, or is not as large as its picture, `image_size` (width, height).
+    """
+    mask, _ = _decode(content, name)
+    if mask.size != image_size:
+        raise DataError(
+            f"The mask {name} has {mask.width}x{mask.height} pixels and its picture {image_size[0]}x{image_size[1]}: "
+            "give them the same size, or take away the folder ground_truth to go without masks."
+        )
+    deep = mask.mode in ("I", "F") or mask.mode.startswith("I;16")
+    values = np.asarray(mask) if deep else np.asarray(_to_rgb(mask, "", name)).max(axis=2)
+    defective = torch.from_numpy((values != 0).astype(np.float32))
+    return F.adaptive_max_pool2d(defective[None, None], size)[0, 0] > 0
+
+
+def _decode(content: bytes, name: str) -> tuple[Image.Image, str]:
+    """The upright picture in its own mode, and the format of its file."""
+    if not content:
+        raise DataError(f"{name} is an empty file: replace it, or take it out of the folder.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on size, our limit decides; on odd metadata, nobody would act
+            image = Image.open(io.BytesIO(content), formats=_FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            return ImageOps.exif_transpose(image), image.format or ""
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name} has more than {MAX_PIXELS // 10**6} million pixels: scale it down first.") from error
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"{name} is not a PNG, JPEG, BMP, TIFF or WebP image: replace it, or take it out of the folder."
+        ) from error
+    except Exception as error:  # on broken files Pillow's decoders raise whatever they stumble over
+        raise DataError(f"{name} is damaged ({error}): replace it, or take it out of the folder.") from error
+
+
+def _to_rgb(image: Image.Image, file_format: str, name: str) -> Image.Image:
+    if image.mode.startswith("I;16") or (image.mode == "I" and file_format == "PNG"):  # older Pillow: 16-bit PNG is "I"
+        grey = np.asarray(image).astype(np.uint32)
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")  # 65535 / 257 = 255
+    if image.mode in ("I", "F"):
+        raise DataError(f"{name} has 32-bit pixels, whose range nothing defines: save it with 8 or 16 bits.")
+    if image.mode in ("P", "PA"):  # straight to RGB, Pillow warns about transparent palette entries
+        image = image.convert("RGBA")
+    return image.convert("RGB")

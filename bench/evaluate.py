@@ -1,0 +1,253 @@
+"""One cell: attack a fitted detector on a test set, then score clean and attacked images on fresh noise.
+
+The adversarial image is fixed before its verdict: attack, selection and verdict draw from sources that cannot be computed
+from each other. Clean and attacked images are scored on the same verdict draws.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attacks.base import Attack, AttackResult
+from bench.data.base import ImageSet
+from bench.errors import CellError
+from detectors.base import Detector
+from detectors.noise import NoiseSeed
+
+log = logging.getLogger(__name__)
+Floats = NDArray[np.float64]
+Tick = Callable[[int, str], None]
+EXAMPLES_PER_CLASS = 1
+
+
+@dataclass(frozen=True)
+class Draws:
+    """How a stochastic detector's verdict is taken, and the seed of all noise."""
+
+    verdict: int
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a cell found.
+
+    Attributes:
+        clean, robust: scores on the verdict draws, (D, N); D = 1 for a deterministic detector.
+        calibration: scores of held-out normals, (D, M); M = 0 where none were held out.
+        clean_maps, robust_maps: anomaly maps under the first verdict draw, (N, S, S), or None.
+        zero_gradients, non_finite_gradients: share of the gradient steps, (N,).
+        last_worse: whether the last iterate was worse than the best one, bool (N,).
+        reprojected: how many images the attack had left outside the ball.
+        forwards, gradients: passes per image of the attack.
+        examples: tensors for the picture panel.
+        seconds: of attack and verdict.
+    """
+
+    clean: Floats
+    robust: Floats
+    calibration: Floats
+    clean_maps: NDArray[np.float32] | None
+    robust_maps: NDArray[np.float32] | None
+    zero_gradients: Floats
+    non_finite_gradients: Floats
+    last_worse: NDArray[np.bool_]
+    reprojected: int
+    forwards: int
+    gradients: int
+    examples: dict[str, Tensor] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def run_cell(
+    detector: Detector,
+    attack: Attack,
+    test: ImageSet,
+    held_out: ImageSet,
+    draws: Draws,
+    *,
+    batch_size: int,
+    device: torch.device,
+    tick: Tick,
+) -> Outcome:
+    """Attack and judge every test image.
+
+    Args:
+        detector: fitted, on the device.
+        attack: with its threat model settled.
+        test, held_out: images to attack; normals for the threshold.
+        draws: number of verdict draws and the seed.
+        batch_size: images at a time; halved when memory runs out. It changes no result.
+        device: where to compute.
+        tick: told how many images are done, and of what.
+
+    Raises:
+        CellError: scores are NaN.
+    """
+    chunks: list[_Chunk] = []
+    examples = _example_indices(test)
+    start = 0
+    while start < len(test):
+        part = slice(start, min(start + batch_size, len(test)))
+        try:
+            chunks.append(_run_chunk(detector, attack, test, part, draws, device, examples))
+        except torch.OutOfMemoryError:
+            if batch_size == 1:
+                raise CellError("A single image does not fit into the device's memory; use a smaller preset.") from None
+            batch_size = max(1, batch_size // 2)
+            torch.cuda.empty_cache()
+            log.warning("Out of memory: going on with batches of %d images.", batch_size)
+            continue
+        tick(part.stop - part.start, "attack")
+        start = part.stop
+    calibration = [
+        _verdict(detector, held_out.pixels(part).to(device), _keys(held_out, part), draws)
+        for part in _parts(len(held_out), batch_size)
+    ]
+    count = _draw_count(detector, draws)
+    outcome = _joined(chunks, np.concatenate(calibration, axis=1) if calibration else np.empty((count, 0)))
+    for what, scores in (("clean", outcome.clean), ("attacked", outcome.robust), ("normal", outcome.calibration)):
+        if not np.isfinite(scores).all():
+            bad = int((~np.isfinite(scores)).any(axis=0).sum())
+            raise CellError(
+                f"The scores of {bad} of {scores.shape[1]} {what} images are not finite numbers; look for a division "
+                f"by zero, a square root at zero or an overflow in {detector.name}."
+            )
+    return outcome
+
+
+@dataclass(frozen=True, eq=False)
+class _Chunk:
+    clean: Floats
+    robust: Floats
+    maps: tuple[NDArray[np.float32], NDArray[np.float32]] | None
+    result: AttackResult
+    examples: dict[str, Tensor]
+    seconds: tuple[float, float]
+
+
+def _run_chunk(
+    detector: Detector,
+    attack: Attack,
+    test: ImageSet,
+    part: slice,
+    draws: Draws,
+    device: torch.device,
+    examples: Sequence[int],
+) -> _Chunk:
+    x, y, keys = test.pixels(part).to(device), test.labels[part].to(device), _keys(test, part)
+    root = NoiseSeed(draws.seed)
+    started = time.monotonic()
+    result = attack.run(
+        detector, x, y, noise=root.source("attack", keys), selection=root.source("selection", keys)
+    )
+    attacked = time.monotonic()
+    maps = None
+    if detector.has_map and test.masks is not None:
+        maps = (_maps(detector, x, keys, draws), _maps(detector, result.images, keys, draws))
+    chosen = [i - part.start for i in examples if part.start <= i < part.stop]
+    chunk = _Chunk(
+        clean=_verdict(detector, x, keys, draws),
+        robust=_verdict(detector, result.images, keys, draws),
+        maps=maps,
+        result=result,
+        examples=_examples(detector, x, y, result.images, keys, chosen, draws) if chosen else {},
+        seconds=(attacked - started, time.monotonic() - attacked),
+    )
+    return chunk
+
+
+def _keys(images: ImageSet, part: slice) -> list[str]:
+    return list(images.ids[part])
+
+
+def _parts(count: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _draw_count(detector: Detector, draws: Draws) -> int:
+    return draws.verdict if detector.is_stochastic else 1
+
+
+def _verdict(detector: Detector, x: Tensor, keys: list[str], draws: Draws) -> Floats:
+    source = NoiseSeed(draws.seed).source("verdict", keys)
+    with torch.no_grad():
+        scores = [detector.score(x, noise=source.at(draw)) for draw in range(_draw_count(detector, draws))]
+    return np.asarray(torch.stack(scores).double().cpu().numpy())
+
+
+def _maps(detector: Detector, x: Tensor, keys: list[str], draws: Draws) -> NDArray[np.float32]:
+    with torch.no_grad():
+        maps = detector.anomaly_map(x, noise=NoiseSeed(draws.seed).source("verdict", keys).at(0))
+    return np.asarray(maps.float().cpu().numpy())
+
+
+def _example_indices(test: ImageSet) -> list[int]:
+    """The first normal and the first anomaly by name: not picked by how they look."""
+    found: list[int] = []
+    for label in (1, -1):
+        found += [i for i in range(len(test)) if int(test.labels[i]) == label][:EXAMPLES_PER_CLASS]
+    return sorted(found)
+
+
+def _examples(
+    detector: Detector, x: Tensor, y: Tensor, adversarial: Tensor, keys: list[str], chosen: list[int], draws: Draws
+) -> dict[str, Tensor]:
+    """Pictures of a few images for the panel, small enough to keep beside a record."""
+    source = NoiseSeed(draws.seed).source("verdict", [keys[i] for i in chosen]).at(0)
+    before, after = x[chosen], adversarial[chosen]
+    found = {"image": _bytes(before), "adversarial": _bytes(after), "labels": y[chosen].to(torch.int8).cpu()}
+    # 8 bits cannot hold a perturbation of less than a grey level, so it is kept on its own.
+    found["perturbation"] = (after - before).half().cpu()
+    with torch.no_grad():
+        if detector.has_map:
+            found["map"] = detector.anomaly_map(before, noise=source).half().cpu()
+            found["adversarial_map"] = detector.anomaly_map(after, noise=source).half().cpu()
+        reconstruct = getattr(detector, "reconstruct", None)
+        if reconstruct is not None:
+            for name, images in (("reconstruction", before), ("adversarial_reconstruction", after)):
+                small = reconstruct(images, noise=source)
+                found[name] = _bytes(torch.nn.functional.interpolate(small, size=images.shape[-2:], mode="bilinear"))
+        found["scores"] = torch.stack([detector.score(before, noise=source), detector.score(after, noise=source)]).cpu()
+    return found
+
+
+def _bytes(images: Tensor) -> Tensor:
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+
+
+def _joined(chunks: list[_Chunk], calibration: Floats) -> Outcome:
+    def per_image(name: str) -> NDArray[np.float64]:
+        return np.concatenate([getattr(c.result, name).double().cpu().numpy() for c in chunks])
+
+    with_maps = [c.maps for c in chunks if c.maps is not None]
+    examples: dict[str, Tensor] = {}
+    for name in next((c.examples for c in chunks if c.examples), {}):
+        axis = 1 if name == "scores" else 0
+        examples[name] = torch.cat([c.examples[name] for c in chunks if c.examples], dim=axis)
+    return Outcome(
+        clean=np.concatenate([c.clean for c in chunks], axis=1),
+        robust=np.concatenate([c.robust for c in chunks], axis=1),
+        calibration=calibration,
+        clean_maps=np.concatenate([m[0] for m in with_maps]) if with_maps else None,
+        robust_maps=np.concatenate([m[1] for m in with_maps]) if with_maps else None,
+        zero_gradients=per_image("zero_gradients"),
+        non_finite_gradients=per_image("non_finite_gradients"),
+        last_worse=per_image("last_loss") < per_image("best_loss"),
+        reprojected=int(sum(int(c.result.reprojected.sum()) for c in chunks)),
+        forwards=max(c.result.forwards for c in chunks),
+        gradients=max(c.result.gradients for c in chunks),
+        examples=examples,
+        seconds={
+            "attack": round(sum(c.seconds[0] for c in chunks), 2),
+            "verdict": round(sum(c.seconds[1] for c in chunks), 2),
+        },
+    )

@@ -1,0 +1,221 @@
+"""Fitted detectors: found among the cached or the shipped checkpoints by the hash of what they depend on, or fitted.
+
+The hash covers the data (fingerprint, category, the images left after the hold-out), the input size, the detector with
+its revision, settings and pretrained weights, and the seed. A change in one of them leads to another checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import detectors
+from bench import auto, config, environment, presets
+from bench.config import RunConfig
+from bench.data.base import Dataset, ImageSet, id_hash
+from bench.errors import BenchError
+from detectors import checkpoint
+from detectors.base import Detector, Progress, silent
+from detectors.errors import CheckpointError
+from detectors.registry import override
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """A category's normals: those to fit on, and those kept from every detector to choose settings and thresholds on."""
+
+    fit: ImageSet
+    held_out: ImageSet
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A fitted detector and where it came from.
+
+    Attributes:
+        detector: on the device.
+        origin: "shipped" (with the package), "cached" (fitted on this machine earlier) or "fitted" (just now).
+        key: the hash of what it depends on.
+        tensors_sha256: the hash of its tensors.
+        fit_seconds: what the fit took when it was made.
+        path: the checkpoint.
+    """
+
+    detector: Detector
+    origin: str
+    key: str
+    tensors_sha256: str
+    fit_seconds: float
+    path: Path
+
+    def describe(self) -> dict[str, Any]:
+        """For the record."""
+        return {"origin": self.origin, "key": self.key, "seconds": self.fit_seconds}
+
+
+def training_data(dataset: Dataset, category: str, image_size: int, run: RunConfig) -> TrainingData:
+    """Split the training normals. The held-out ones are chosen by a hash of their names: 32, or a tenth of few."""
+    normals = dataset.train(category, image_size, limit=run.limit)
+    wanted = presets.get(run.preset).holdout
+    count = min(wanted, len(normals) // 10)
+    order = sorted(range(len(normals)), key=lambda i: id_hash("hold-out " + normals.ids[i]))
+    held_out = set(order[:count])
+    return TrainingData(
+        normals.subset([i for i in range(len(normals)) if i not in held_out]), normals.subset(sorted(held_out))
+    )
+
+
+def build(name: str, category: str, image_size: int, run: RunConfig) -> Detector:
+    """The unfitted detector with the run's settings for this category. Raises DetectorError, WeightsError."""
+    cls = detectors.get(name)
+    settings = cls.settings_for(run.preset, image_size)
+    return cls(override(settings, run.overrides_for(name, category), owner=name), image_size)
+
+
+def dependencies(
+    detector: Detector, dataset: Dataset, category: str, ids: Sequence[str], run: RunConfig
+) -> dict[str, Any]:
+    """Everything that a fit's outcome depends on."""
+    return {
+        "dataset": dataset.name,
+        "fingerprint": dataset.fingerprint(category),
+        "category": category,
+        "train_ids_sha256": hashlib.sha256("\n".join(ids).encode("utf-8", "surrogateescape")).hexdigest(),
+        "image_size": detector.image_size,
+        "detector": detector.name,
+        "revision": detector.revision,
+        "settings": asdict(detector.settings),
+        "frozen": detector.frozen_hashes(),
+        "auto": auto.REVISION if auto.open_setting(detector) else 0,
+        "seed": run.fit_seed,
+    }
+
+
+def key_of(depends: dict[str, Any]) -> str:
+    """The hash of the dependencies."""
+    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()
+
+
+def cached_path(run: RunConfig, depends: dict[str, Any], key: str) -> Path:
+    """Where this machine keeps the checkpoint."""
+    return run.cache / "checkpoints" / depends["detector"].replace(":", "-") / f"{key[:24]}.safetensors"
+
+
+def shipped_path(detector: Detector, key: str) -> Path | None:
+    """The checkpoint with this key among those that the detector's package brings."""
+    for path in detector.shipped_checkpoints():
+        if checkpoint.read_description(path).get("key") == key:
+            return path
+    return None
+
+
+def obtain(
+    detector: Detector,
+    dataset: Dataset,
+    category: str,
+    data: TrainingData,
+    run: RunConfig,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Load the detector's checkpoint, or fit it and keep the checkpoint.
+
+    Raises:
+        BenchError, DetectorError: what the user can mend.
+    """
+    depends = dependencies(detector, dataset, category, data.fit.ids, run)
+    key = key_of(depends)
+    device = run.torch_device()
+    cached = cached_path(run, depends, key)
+    shipped = None if run.refit else shipped_path(detector, key)
+    for origin, path in (("shipped", shipped), ("cached", None if run.refit else cached)):
+        if path is None or not checkpoint.exists(path):
+            continue
+        try:
+            detector.load(path)
+        except CheckpointError as error:
+            # A damaged file must not stop a run that can make a new one; the shipped one is the package's to mend.
+            if origin == "shipped":
+                raise
+            log.warning("%s Fitting again.", error)
+            continue
+        return _found(detector.to(device), origin, key, path)
+    return _fit(detector, data, run, depends, key, cached, device, progress, dataset.licence)
+
+
+def _found(detector: Detector, origin: str, key: str, path: Path) -> Fitted:
+    description = checkpoint.read_description(path)
+    return Fitted(detector, origin, key, description["tensors_sha256"], float(description.get("seconds", 0.0)), path)
+
+
+def _fit(
+    detector: Detector,
+    data: TrainingData,
+    run: RunConfig,
+    depends: dict[str, Any],
+    key: str,
+    path: Path,
+    device: torch.device,
+    progress: Progress | None,
+    licence: str,
+) -> Fitted:
+    workdir = path.parent / f"{key[:24]}.work"
+    if run.refit:
+        _forget(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    normals: Tensor = data.fit.pixels().to(device)
+    detector.to(device)
+    detector.fit(normals, seed=run.fit_seed, progress=progress, workdir=workdir)
+    if auto.open_setting(detector):
+        detector.fit_report["auto"] = auto.choose(
+            detector, data.fit, data.held_out, seed=run.fit_seed, progress=progress or silent
+        )
+    seconds = round(time.monotonic() - started, 1)
+    detector.save(
+        path,
+        extra={
+            "key": key,
+            "depends": depends,
+            "seconds": seconds,
+            "command": config.command_line(),
+            "environment": environment.describe(device),
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            "notice": licence,
+        },
+    )
+    # Back through the file: what is scored is what was stored, and the next run will score the same.
+    detector.load(path)
+    _forget(workdir)
+    return Fitted(
+        detector.to(device), "fitted", key, checkpoint.read_description(path)["tensors_sha256"], seconds, path
+    )
+
+
+def _forget(workdir: Path) -> None:
+    if workdir.is_dir():
+        for path in workdir.iterdir():
+            path.unlink(missing_ok=True)
+        workdir.rmdir()
+
+
+def export(fitted: Fitted, folder: Path, stem: str) -> Path:
+    """Copy a checkpoint and its description, e.g. into the package, so that it ships. Raises BenchError."""
+    if not stem or "/" in stem or stem.startswith("."):
+        raise BenchError(f"{stem!r} is no file name for a checkpoint; use letters, digits and hyphens.")
+    tensors = folder / f"{stem}.safetensors"
+    checkpoint.write_atomically(tensors, fitted.path.read_bytes())
+    source = checkpoint.description_path(fitted.path)
+    checkpoint.write_atomically(checkpoint.description_path(tensors), source.read_bytes())
+    return tensors

@@ -1,0 +1,99 @@
+"""Text made safe for Markdown, LaTeX, CSV and matplotlib: strangers name detectors, datasets and image files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+MISSING = "–"  # noqa: RUF001  an en dash, as tables use for "not there"
+
+_MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"} | {c: f"\\{c}" for c in "\\`*_[]#~$!"}
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
+    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
+    "|": r"\textbar{}", '"': r"\textquotedbl{}", "`": r"\textasciigrave{}",
+    # After the \\ of a row, [ and * would be read as its arguments.
+    "[": "{[}", "]": "{]}", "*": "{*}",
+    MISSING: "--", "—": "---", "†": r"\dag{}", "‡": r"\ddag{}", "§": r"\S{}", "¶": r"\P{}", "≥": r"$\geq$",
+    "ε": r"$\varepsilon$", "∞": r"$\infty$", "×": r"$\times$", "±": r"$\pm$", "−": "$-$",  # noqa: RUF001
+}  # fmt: skip
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
+
+
+def one_line(text: object, limit: int = 300) -> str:
+    """Without control characters and line breaks, cut to `limit` characters."""
+    cleaned = _CONTROL.sub(" ", str(text)).strip()
+    return cleaned if len(cleaned) <= limit else cleaned[: limit - 1] + "…"
+
+
+def escape_markdown(text: object) -> str:
+    """For GitHub's Markdown, inside a table or a line: no HTML, no links (bare ones included), no formatting."""
+    escaped = "".join(_MARKDOWN.get(c, c) for c in one_line(text))
+    # GitHub links bare addresses and notifies @names; an entity shows the same and is not recognised.
+    escaped = re.sub(r"(?i)(https?|ftp|mailto|xmpp):", r"\1&#58;", escaped)
+    return re.sub(r"(?i)\bwww\.", lambda m: m.group()[:3] + "&#46;", escaped).replace("@", "&#64;")
+
+
+def escape_latex(text: object) -> str:
+    """For LaTeX with T1 fonts; what those fonts lack becomes a question mark."""
+    return "".join(_LATEX.get(c, c if ord(c) < 0x180 else "?") for c in one_line(text))
+
+
+def escape_csv(text: object) -> str:
+    """For a CSV that a spreadsheet may open: a text that would run as a formula gets an apostrophe in front."""
+    cleaned = one_line(text, limit=2000)
+    return f"'{cleaned}" if cleaned[:1] in tuple("=+-@") else cleaned
+
+
+def plain(text: object, limit: int = 60) -> str:
+    """For matplotlib, to which dollar signs mean mathematics (and an unbalanced one an exception)."""
+    return one_line(text, limit).replace("$", r"\$")
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, first column left, the others right. Cells must be escaped already."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (header, *rows)]
+    lines.insert(1, "|:--" + "|--:" * (len(header) - 1) + "|")
+    return "\n".join(lines) + "\n"
+
+
+def latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str, notes: Sequence[str]) -> str:
+    """A booktabs table (needs \\usepackage{booktabs} and T1 fonts). Everything must be escaped already."""
+    lines = [
+        r"% \usepackage[T1]{fontenc} \usepackage{textcomp,booktabs}",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{caption}}}",
+        rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
+        r"\toprule",
+        " & ".join(header) + r" \\",
+        r"\midrule",
+        *(" & ".join(row) + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(rf"\par\footnotesize {note}" for note in notes),
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def epsilon_text(epsilon: float, norm: str) -> str:
+    """ "2/255" for l-inf where it is that, else the shortest decimal number."""
+    levels = epsilon * 255
+    if norm == "linf" and round(levels) >= 1 and abs(levels - round(levels)) < 1e-6:
+        return f"{round(levels)}/255"
+    return f"{epsilon:.6g}"
+
+
+def norm_text(norm: str) -> str:
+    """The norm as the field writes it in plain text."""
+    return {"linf": "l-inf", "l2": "l2"}.get(norm, norm)
+
+
+def interval_text(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """ "93.1 [88.0, 96.2]" in per cent; a missing value is a dash, never a zero."""
+    if value is None or value != value:
+        return MISSING
+    return f"{value:.1f}" if low is None or high is None else f"{value:.1f} [{low:.1f}, {high:.1f}]"

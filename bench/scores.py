@@ -1,0 +1,76 @@
+"""Per-image scores of one cell, and their CSV: image, label, draw, clean, robust; one line per image and draw.
+
+Numbers are written by repr and come back bit by bit.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.errors import RecordError
+
+COLUMNS = ("image", "label", "draw", "clean", "robust")
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """The verdict's scores.
+
+    Attributes:
+        images: N names, each once.
+        labels: (N,), +1 normal, -1 anomalous.
+        clean, robust: (D, N) over D draws (1 for a deterministic detector).
+    """
+
+    images: tuple[str, ...]
+    labels: NDArray[np.int64]
+    clean: NDArray[np.float64]
+    robust: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        shape = (len(self.clean), len(self.images))
+        if self.clean.shape != shape or self.robust.shape != shape or self.labels.shape != shape[1:]:
+            raise ValueError(
+                f"{len(self.images)} images need labels (N,) and scores (D, N); got {self.labels.shape}, "
+                f"{self.clean.shape} and {self.robust.shape}."
+            )
+        if len(set(self.images)) != len(self.images):
+            raise ValueError("Every image must be named once.")
+
+
+def render_scores(scores: Scores) -> str:
+    """The CSV's text."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for draw, (clean, robust) in enumerate(zip(scores.clean, scores.robust, strict=True)):
+        for index, image in enumerate(scores.images):
+            label = int(scores.labels[index])
+            writer.writerow((image, label, draw, repr(float(clean[index])), repr(float(robust[index]))))
+    return stream.getvalue()
+
+
+def parse_scores(text: str) -> Scores:
+    """Raises RecordError where lines are missing, doubled or unreadable."""
+    try:
+        # newline="" keeps line ends inside a quoted name as they are.
+        rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        if not rows or tuple(rows[0]) != COLUMNS:
+            raise RecordError(f"the first line should read {','.join(COLUMNS)}; run the cell again.")
+        entries = [(r[0], int(r[1]), int(r[2]), float(r[3]), float(r[4])) for r in rows[1:] if len(r) == len(COLUMNS)]
+    except (csv.Error, ValueError) as error:
+        raise RecordError(f"a line cannot be read ({error}); run the cell again.") from None
+    if not entries or len(entries) != len(rows) - 1:
+        raise RecordError("lines are missing or cut short; run the cell again.")
+    labels = {image: label for image, label, *_ in entries}
+    draws = 1 + max(entry[2] for entry in entries)
+    expected = [(image, label, draw) for draw in range(draws) for image, label in labels.items()]
+    if [entry[:3] for entry in entries] != expected:
+        raise RecordError("every image should appear once per draw, in the same order; run the cell again.")
+    values = np.array([entry[3:] for entry in entries]).reshape(draws, len(labels), 2)
+    return Scores(tuple(labels), np.array(list(labels.values())), values[..., 0].copy(), values[..., 1].copy())

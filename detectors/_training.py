@@ -1,0 +1,43 @@
+"""What every trained detector needs: initial weights and an order of images that depend on the seed alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+def initialise_(module: nn.Module, generator: torch.Generator) -> None:
+    """Draw all weights anew, in place, from the generator: PyTorch's default distributions.
+
+    Convolutions and linear layers: Kaiming-uniform with a = sqrt(5), biases uniform in +-1 / sqrt(fan in) (He et al.
+    2015, as in torch.nn). Norms: weight 1, bias 0, fresh running statistics. So a fit does not depend on what the
+    constructors drew from torch's global random state.
+
+    Raises:
+        TypeError: a layer with weights of its own that is none of these; initialise it yourself.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
+            fan_in, _ = nn.init._calculate_fan_in_and_fan_out(layer.weight)
+            nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+            if layer.bias is not None:
+                nn.init.uniform_(layer.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in), generator=generator)
+        elif isinstance(layer, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm):
+            layer.reset_parameters()  # constants only  # type: ignore[no-untyped-call]
+        elif next(layer.parameters(recurse=False), None) is not None:
+            raise TypeError(f"initialise_ does not know {type(layer).__name__}; give it its own initialisation.")
+
+
+def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """One epoch: the indices 0..count-1 in random order, in batches of `size`, the last one smaller."""
+    yield from torch.randperm(count, generator=generator).split(size)  # type: ignore[no-untyped-call]
+
+
+def holdout(count: int, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Two disjoint sets of indices, sorted: what to train on, and what to stop early on (at least one of each)."""
+    held = min(count - 1, max(1, round(count * fraction)))
+    order = torch.randperm(count, generator=generator)
+    return order[held:].sort().values, order[:held].sort().values

@@ -1,0 +1,291 @@
+"""The contract of a detector: `fit` on normal images, then a score where higher means more anomalous.
+
+A detector is one class in one file of this folder, with frozen `Settings` for each preset, registered by name:
+
+    @register
+    class MyDetector(Detector):
+        name = "mine"
+        ...
+
+Subclasses write `_fit`, `_score` and, where the method has one, `_anomaly_map`; the public methods around them check
+inputs, follow the input's device and dtype, and replace a missing noise source with fresh entropy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from detectors import checkpoint
+from detectors import noise as noise_module
+from detectors.errors import DetectorError, NoAnomalyMapError
+from detectors.noise import Noise
+
+
+class Progress(Protocol):
+    """Told how far a long job is: `done` of `total` steps, and a few words about the last one."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+
+
+def silent(done: int, total: int, note: str = "") -> None:
+    """A `Progress` that says nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The settings of a detector; each detector derives its own frozen dataclass from this one."""
+
+
+class Detector(nn.Module, ABC):
+    """An image anomaly detector behind one differentiable score.
+
+    Images are float32 or float64, shape (B, 3, H, W), in [0, 1]; normalisation and resizing happen inside. Each image's
+    score depends on that image alone.
+
+    Attributes:
+        name: the registry's name.
+        title: the name as the field writes it.
+        paper: where the method comes from.
+        revision: raised whenever a change of code can change scores.
+        is_stochastic: whether the score draws noise.
+        is_defence: whether its authors claim robustness (a high robust AUC elsewhere is suspicious).
+        has_map: whether it has an anomaly map.
+        auto_choices: settings that may be "auto", with the values that the suite tries (see `choose`).
+        frozen_prefixes: state that comes from elsewhere (a pretrained backbone), is not trained and not saved.
+        elastic_buffers: buffers whose first dimension is learned (a memory bank).
+        min_normals: how many training images it needs.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    revision: ClassVar[int] = 1
+    is_stochastic: ClassVar[bool] = False
+    is_defence: ClassVar[bool] = False
+    has_map: bool = False  # may depend on the settings
+    auto_choices: ClassVar[dict[str, tuple[int, ...]]] = {}
+    frozen_prefixes: ClassVar[tuple[str, ...]] = ()
+    elastic_buffers: ClassVar[frozenset[str]] = frozenset()
+    min_normals: ClassVar[int] = 2
+
+    def __init__(self, settings: Settings, image_size: int) -> None:
+        """Build the untrained detector.
+
+        Args:
+            settings: this detector's frozen settings.
+            image_size: side of the square input pictures in pixels (the preset's resolution).
+        """
+        super().__init__()
+        self.settings: Any = settings
+        self.image_size = image_size
+        self.is_fitted = False
+        self.fit_report: dict[str, Any] = {}
+
+    @classmethod
+    @abstractmethod
+    def settings_for(cls, preset: str, image_size: int) -> Settings:
+        """The settings at a preset ("quick", "paper")."""
+
+    # -- what a subclass writes ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
+        """Learn from normal images (N, 3, H, W); may fill `self.fit_report` with what the user should know."""
+
+    @abstractmethod
+    def _score(self, x: Tensor, noise: Noise) -> Tensor:
+        """(B, 3, H, W) to (B,)."""
+
+    def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
+        """(B, 3, H, W) to (B, H, W)."""
+        raise NoAnomalyMapError(f"{self.name} scores whole images and has no anomaly map.")
+
+    def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
+        return self._score(x, noise)
+
+    # -- what everybody calls -----------------------------------------------------------------------------------------
+
+    def fit(
+        self, normals: Tensor, *, seed: int, progress: Progress | None = None, workdir: Path | None = None
+    ) -> Self:
+        """Learn what normal looks like.
+
+        Args:
+            normals: normal images only, float (N, 3, H, W) in [0, 1].
+            seed: the source of all randomness in fitting.
+            progress: told about each step.
+            workdir: a folder in which a long fit may keep what it needs to go on after a kill.
+
+        Raises:
+            DetectorError: too few images, or images of the wrong shape or range.
+        """
+        self._check(normals)
+        lowest, highest = float(normals.min()), float(normals.max())
+        if not (lowest >= -1e-3 and highest <= 1.0 + 1e-3):  # so written that NaN is refused, too
+            raise DetectorError(
+                f"Training images must lie in [0, 1]; these go from {lowest:g} to {highest:g}; rescale them."
+            )
+        if len(normals) < self.min_normals:
+            raise DetectorError(
+                f"{self.name} needs at least {self.min_normals} normal training images, got {len(normals)}; add more."
+            )
+        self.fit_report = {"normals": len(normals), "seed": seed}
+        self.is_fitted = False
+        # Always in float32, so that what is learned survives the way to float64 and back, and a checkpoint.
+        normals = normals.detach().to(torch.float32)
+        self.to(device=normals.device, dtype=torch.float32)
+        self.train()
+        for key, parameter in self.named_parameters():
+            parameter.requires_grad_(not key.startswith(self.frozen_prefixes or ("\0",)))
+        with torch.inference_mode(False), torch.enable_grad():
+            self._fit(normals, seed=seed, progress=progress or silent, workdir=workdir)
+        self._freeze()
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch, but a fitted detector stays in evaluation mode: batch statistics would couple its images."""
+        return super().train(mode and not self.is_fitted)
+
+    def score(self, x: Tensor, *, noise: Noise | None = None) -> Tensor:
+        """Anomaly score, (B,), higher is more anomalous, differentiable with respect to x (B, 3, H, W) in [0, 1]."""
+        return self._score(*self._ready(x, noise))
+
+    def anomaly_map(self, x: Tensor, *, noise: Noise | None = None) -> Tensor:
+        """Anomaly map, (B, H, W), at the size of x. Raises NoAnomalyMapError where the method has none."""
+        return self._anomaly_map(*self._ready(x, noise))
+
+    def surrogate_score(self, x: Tensor, *, noise: Noise | None = None) -> Tensor:
+        """What BPDA differentiates, (B,): the score, unless its honest forward pass has no useful gradient."""
+        return self._surrogate_score(*self._ready(x, noise))
+
+    def save(self, path: Path, *, extra: dict[str, Any] | None = None) -> Path:
+        """Write `path` (.safetensors) and, beside it, a .json that describes it. Returns the path of the tensors."""
+        self._require_fitted()
+        return checkpoint.write(
+            path,
+            {k: self._stored(k, v) for k, v in self._own_state().items()},
+            {
+                "detector": self.name,
+                "revision": self.revision,
+                "image_size": self.image_size,
+                "settings": dataclasses.asdict(self.settings),
+                "frozen": self.frozen_hashes(),
+                "fit": self.fit_report,
+                **(extra or {}),
+            },
+        )
+
+    def load(self, path: Path) -> Self:
+        """Take over a checkpoint of this detector with these settings.
+
+        Raises:
+            CheckpointError: it is missing, damaged, tampered with, or of another detector, size or architecture.
+        """
+        tensors, description = checkpoint.read(path)
+        checkpoint.check_description(
+            path, description, detector=self.name, revision=self.revision, image_size=self.image_size,
+            settings=dataclasses.asdict(self.settings), frozen=self.frozen_hashes(),
+        )
+        own = {k: self._stored(k, v) for k, v in self._own_state().items()}
+        tensors = self._adapt(tensors, own)
+        checkpoint.check_tensors(path, tensors, own)
+        self.to(dtype=torch.float32)
+        self.load_state_dict(tensors, strict=False)
+        report = description.get("fit")
+        self.fit_report = report if isinstance(report, dict) else {}
+        self._freeze()
+        return self
+
+    def choose(self, setting: str, value: int, normals: Tensor, *, seed: int) -> Self:
+        """Set one of `auto_choices` after the fit, given the normals that the fit saw."""
+        raise DetectorError(f"{self.name} has no setting {setting!r} that can be chosen after the fit.")
+
+    def shipped_checkpoints(self) -> list[Path]:
+        """Checkpoints that the detector's package brings."""
+        return []
+
+    def frozen_hashes(self) -> dict[str, str]:
+        """Names and hashes of the pretrained weights that this detector stands on."""
+        return {}
+
+    def stored_dtypes(self) -> dict[str, torch.dtype]:
+        """Prefixes of tensors that a checkpoint stores in another dtype, because their values were rounded to it."""
+        return {}
+
+    # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _own_state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: the state without its frozen parts, in float32 even after a check in float64."""
+        own = {k: v for k, v in self.state_dict().items() if not k.startswith(self.frozen_prefixes or ("\0",))}
+        return {k: v.to(torch.float32) if v.is_floating_point() else v for k, v in own.items()}
+
+    def _stored(self, key: str, value: Tensor) -> Tensor:
+        for prefix, dtype in self.stored_dtypes().items():
+            if key.startswith(prefix):
+                return value.to(dtype)
+        return value
+
+    def _adapt(self, tensors: dict[str, Tensor], own: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Buffers whose first dimension is learned (a memory bank) take its size from what is loaded."""
+        for key in self.elastic_buffers & tensors.keys() & own.keys():
+            mine, loaded = own[key], tensors[key]
+            if mine.shape[1:] == loaded.shape[1:] and mine.dtype == loaded.dtype:
+                parent, _, name = key.rpartition(".")
+                self.get_submodule(parent).register_buffer(name, loaded.to(mine.device))
+                own[key] = loaded
+        return tensors
+
+    def _freeze(self) -> None:
+        # No gradient ever flows into the weights after fitting: an attack needs the input's gradient alone.
+        self.eval()
+        self.requires_grad_(False)
+        self.is_fitted = True
+
+    def _require_fitted(self) -> None:
+        if not self.is_fitted:
+            raise DetectorError(f"{self.name} is not fitted yet; call fit(normals, seed=...) or load(path) first.")
+
+    def _check(self, x: Tensor) -> None:
+        if x.ndim != 4 or x.shape[1] != 3 or x.shape[0] == 0:
+            raise DetectorError(f"Images must have the shape (B, 3, H, W) with B > 0; got {tuple(x.shape)}.")
+        if x.shape[-2:] != (self.image_size, self.image_size):
+            raise DetectorError(
+                f"{self.name} was built for {self.image_size}x{self.image_size} images and got "
+                f"{x.shape[-2]}x{x.shape[-1]}; resize them or fit the detector at that size."
+            )
+        if x.dtype not in (torch.float32, torch.float64):
+            raise DetectorError(f"Images must be float32 or float64 in [0, 1]; got {x.dtype}; divide bytes by 255.")
+
+    def _ready(self, x: Tensor, noise: Noise | None) -> tuple[Tensor, Noise]:
+        self._require_fitted()
+        self._check(x)
+        state = chain(self.parameters(), self.buffers())
+        reference = next((tensor for tensor in state if tensor.is_floating_point()), x)
+        if reference.device != x.device or reference.dtype != x.dtype:
+            with torch.inference_mode(False):  # weights born in inference mode could never again carry a gradient
+                self.to(device=x.device, dtype=x.dtype)  # float32 to float64 and back is exact
+        if noise is None:
+            noise = noise_module.fresh(len(x))
+        elif len(noise) != len(x):
+            raise DetectorError(f"The noise source is for {len(noise)} images, the batch has {len(x)}.")
+        return x, noise
+
+
+@contextmanager
+def evaluation(module: nn.Module) -> Iterator[None]:
+    """Within it the module is in evaluation mode (statistics inside a fit must not depend on dropout or batches)."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)

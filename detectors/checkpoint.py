@@ -1,0 +1,113 @@
+"""Checkpoints: tensors in safetensors, their description in JSON beside them, never a pickle.
+
+The JSON carries the SHA-256 of the tensor file, so a checkpoint that was damaged or changed on the way is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from detectors.errors import CheckpointError
+
+FORMAT = 1
+
+
+def description_path(path: Path) -> Path:
+    """The JSON beside a tensor file."""
+    return path.with_suffix(".json")
+
+
+def write(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> Path:
+    """Write both files, each atomically, the description last: a checkpoint without one does not exist."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = save_tensors({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+    described = {"format": FORMAT, **description, "tensors_sha256": hashlib.sha256(data).hexdigest()}
+    write_atomically(path, data)
+    write_atomically(description_path(path), (json.dumps(described, indent=2, sort_keys=True) + "\n").encode())
+    return path
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write the file so that whoever looks finds the old content or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def exists(path: Path) -> bool:
+    """Whether both files are there."""
+    return path.is_file() and description_path(path).is_file()
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """The JSON of a checkpoint. Raises CheckpointError."""
+    try:
+        description = json.loads(description_path(path).read_text())
+    except FileNotFoundError:
+        raise CheckpointError(f"There is no checkpoint at {path} or its .json is missing; fit again.") from None
+    except (OSError, UnicodeDecodeError, ValueError) as error:
+        raise CheckpointError(f"{description_path(path)} cannot be read ({error}); fit again.") from None
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise CheckpointError(f"{description_path(path)} is no checkpoint of format {FORMAT}; fit the detector again.")
+    return description
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and description. Raises CheckpointError where a file is missing, damaged or changed."""
+    description = read_description(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"The checkpoint {path} cannot be read ({error}); fit the detector again.") from None
+    if hashlib.sha256(data).hexdigest() != description.get("tensors_sha256"):
+        raise CheckpointError(
+            f"The checkpoint {path} is not the file that its description was written for (SHA-256 differs): "
+            "it was damaged or tampered with; delete it and fit again."
+        )
+    try:
+        return load_tensors(data), description
+    except SafetensorError as error:
+        raise CheckpointError(f"The checkpoint {path} is no safetensors file ({error}); fit again.") from None
+
+
+def check_description(path: Path, description: dict[str, Any], **expected: Any) -> None:
+    """Raise CheckpointError where the checkpoint belongs to something else than what is expected."""
+    for key, value in expected.items():
+        # Through JSON once, since tuples come back as lists.
+        if description.get(key) != json.loads(json.dumps(value)):
+            raise CheckpointError(
+                f"The checkpoint {path} is for {key} {description.get(key)!r}, not {value!r}; "
+                "use the settings it was made with or fit again."
+            )
+
+
+def check_tensors(path: Path, tensors: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    """Raise CheckpointError where names, shapes or dtypes differ from the detector's own, or a value is not finite."""
+    if tensors.keys() != own.keys():
+        odd = sorted(tensors.keys() ^ own.keys())[:3]
+        raise CheckpointError(f"The checkpoint {path} is of another architecture (tensors {odd}); fit again.")
+    for key, tensor in tensors.items():
+        if tensor.shape != own[key].shape or tensor.dtype != own[key].dtype:
+            raise CheckpointError(
+                f"The checkpoint {path} is of another architecture: {key} is {tensor.dtype} {tuple(tensor.shape)}, "
+                f"expected {own[key].dtype} {tuple(own[key].shape)}; fit again."
+            )
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"The checkpoint {path} holds values that are not finite ({key}); fit again.")

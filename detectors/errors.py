@@ -1,0 +1,17 @@
+"""What goes wrong in a detector, as sentences for the user."""
+
+
+class DetectorError(Exception):
+    """A detector cannot do what was asked; the text says why and what to do."""
+
+
+class CheckpointError(DetectorError):
+    """A checkpoint is missing, damaged, tampered with, or belongs to another detector."""
+
+
+class WeightsError(DetectorError):
+    """Pretrained weights cannot be had."""
+
+
+class NoAnomalyMapError(DetectorError):
+    """The method scores whole images only."""

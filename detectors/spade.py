@@ -1,0 +1,162 @@
+"""SPADE: the distance to the nearest normal training images in the feature space of an ImageNet network.
+
+Cohen & Hoshen 2020, "Sub-Image Anomaly Detection with Deep Pyramid Correspondences". Nothing is trained. The image score
+is the mean Euclidean distance to the K nearest training features of the global average pool; the neighbours are chosen
+anew at every call, so an attack cannot leave them behind.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from detectors import _backbones, _presets
+from detectors._backbones import POOLED, Backbone
+from detectors._images import resize
+from detectors.base import Detector, Progress, Settings
+from detectors.errors import DetectorError, NoAnomalyMapError
+from detectors.noise import Noise
+from detectors.registry import register
+
+_SMALLEST_SQUARE = 1e-12  # the square root has an infinite slope at 0
+_CHUNK = 32
+
+
+@dataclass(frozen=True)
+class SPADESettings(Settings):
+    """Settings of SPADE.
+
+    Attributes:
+        backbone: timm's name of the network.
+        neighbours: K; 5 in the implementation whose numbers the FreeRAD paper's SPADE column shows, 50 in its own paper.
+        pixel_map: keep the training images' feature maps, and offer the anomaly map made from them (memory!).
+        map_layers: the layers that it is made of, finest first.
+        input_size: side to which images are resized; 0 leaves them.
+        crop: side of the centre crop that follows; 0: none.
+        weights: "pretrained"; "random" is for tests.
+    """
+
+    backbone: str = _backbones.PAPER
+    neighbours: int = 5
+    pixel_map: bool = False
+    map_layers: tuple[str, ...] = ("layer1", "layer2", "layer3")
+    input_size: int = 256
+    crop: int = 224
+    weights: str = "pretrained"
+
+
+@register
+class SPADE(Detector):
+    """K-nearest-neighbour distance of pooled features (module docstring)."""
+
+    name = "spade"
+    title = "SPADE"
+    paper = "Cohen & Hoshen 2020, arXiv 2005.02357"
+    frozen_prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)
+
+    bank: Tensor
+
+    def __init__(self, settings: SPADESettings, image_size: int) -> None:
+        """Raises WeightsError where the backbone's weights cannot be had, DetectorError for settings that cannot be."""
+        super().__init__(settings, image_size)
+        if settings.neighbours < 1:
+            raise DetectorError(f"spade's neighbours must be at least 1; got {settings.neighbours}.")
+        maps = settings.map_layers if settings.pixel_map else ()
+        if settings.pixel_map and not maps:
+            raise DetectorError("spade's pixel_map needs at least one of map_layers.")
+        self.backbone = Backbone(
+            settings.backbone, (POOLED, *maps), size=settings.input_size or None, crop=settings.crop or None,
+            weights=settings.weights,
+        )
+        self.has_map = settings.pixel_map
+        self.register_buffer("bank", torch.empty(0, self.backbone.channels[0]))
+        self._banks_of_maps = [f"map_bank_{i}" for i in range(len(maps))]
+        with torch.no_grad():
+            blank = self.backbone(torch.zeros(1, 3, image_size, image_size))[1:]
+        for key, features in zip(self._banks_of_maps, blank, strict=True):
+            self.register_buffer(key, features[:0].contiguous())
+
+    @property
+    def elastic_buffers(self) -> frozenset[str]:  # type: ignore[override]
+        """The banks have as many rows as there were training images."""
+        return frozenset({"bank", *self._banks_of_maps})
+
+    @classmethod
+    def settings_for(cls, preset: str, image_size: int) -> SPADESettings:
+        """`quick`: a small network on the images as they come. `paper`: Resize 256, CenterCrop 224, WideResNet-50-2."""
+        quick = SPADESettings(
+            backbone=_backbones.QUICK, map_layers=("blocks.1", "blocks.2", "blocks.4"), input_size=0, crop=0
+        )
+        return _presets.choose(preset, quick=quick, paper=SPADESettings())
+
+    def frozen_hashes(self) -> dict[str, str]:
+        """The backbone's."""
+        return {self.settings.backbone: self.backbone.sha256}
+
+    def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
+        if len(normals) < self.settings.neighbours:
+            raise DetectorError(
+                f"spade with {self.settings.neighbours} neighbours needs as many training images and got "
+                f"{len(normals)}; add images or lower neighbours."
+            )
+        rows: list[list[Tensor]] = []
+        with torch.no_grad():
+            for start in range(0, len(normals), _CHUNK):
+                rows.append(self.backbone(normals[start : start + _CHUNK]))
+                progress(min(start + _CHUNK, len(normals)), len(normals), "features")
+        for key, features in zip(["bank", *self._banks_of_maps], zip(*rows, strict=True), strict=True):
+            self.register_buffer(key, torch.cat(features).contiguous())
+
+    def _score(self, x: Tensor, noise: Noise) -> Tensor:
+        pooled = self.backbone(x)[0]
+        neighbours = self.bank[self._nearest(pooled)]  # (B, K, C)
+        return _distance(pooled[:, None], neighbours).mean(dim=1)
+
+    def _nearest(self, pooled: Tensor) -> Tensor:
+        """(B, C) to the indices of the K nearest rows of the bank, (B, K)."""
+        return _squared_distances(pooled, self.bank).topk(self.settings.neighbours, dim=1, largest=False).indices
+
+    def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
+        """Each position's distance to the nearest of all positions in the K neighbours' maps (their section 3.2)."""
+        if not self.has_map:
+            raise NoAnomalyMapError("spade was built without its anomaly map; set pixel_map=True and fit it again.")
+        pooled, *maps = self.backbone(x)
+        side = maps[0].shape[-1]
+        queries = torch.cat([resize(m, side) for m in maps], dim=1).flatten(2).transpose(1, 2)  # (B, P, C)
+        rows = []
+        for query, chosen in zip(queries, self._nearest(pooled), strict=True):  # one image's gallery at a time: memory
+            banks = [getattr(self, key)[chosen] for key in self._banks_of_maps]
+            gallery = torch.cat([resize(m, side) for m in banks], dim=1).transpose(0, 1).flatten(1).T  # (K P, C)
+            nearest = _squared_distances(query, gallery).argmin(dim=1)
+            rows.append(_distance(query, gallery[nearest]))
+        return self._place(torch.stack(rows).view(len(x), 1, side, side), x)
+
+    def _place(self, coarse: Tensor, x: Tensor) -> Tensor:
+        """The map of the crop (B, 1, side, side), on the whole image (B, H, W); what was cropped away gets 0."""
+        working = self.settings.input_size or x.shape[-1]
+        crop = min(self.settings.crop or working, working)
+        before = (working - crop) // 2
+        after = working - crop - before
+        framed = torch.nn.functional.pad(resize(coarse, crop), (before, after, before, after))
+        return resize(framed, x.shape[-1])[:, 0]
+
+
+@torch.no_grad()
+def _squared_distances(queries: Tensor, bank: Tensor) -> Tensor:
+    """(Q, C) and (N, C) to (Q, N) by one matrix product.
+
+    Only for choosing: for near duplicates the difference of large numbers loses its digits. Centring loses fewer.
+    """
+    centre = bank.mean(dim=0)
+    queries, bank = queries - centre, bank - centre
+    squares = queries.square().sum(dim=1)[:, None] + bank.square().sum(dim=1) - 2 * queries @ bank.T
+    return squares
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    """Euclidean distance over the last dimension, from the difference itself: exact for near duplicates, too."""
+    return (a - b).square().sum(dim=-1).clamp_min(_SMALLEST_SQUARE).sqrt()

@@ -1,0 +1,401 @@
+import numpy as np
+import pytest
+import torch
+from attack_fakes import (
+    Fake,
+    Flat,
+    Linear,
+    NaNWhereDark,
+    NoisyWavy,
+    PureNoise,
+    Saturated,
+    Tent,
+    Wavy,
+    images,
+    labels,
+    saturated_images,
+    source,
+)
+from scipy.optimize import brentq
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from attacks import L2, PGD, LInf
+from attacks.errors import GradientCutError
+from attacks.pgd import PGDSettings
+
+THREATS = [LInf(2 / 255), L2(0.2)]
+
+
+def pgd(threat, **settings):
+    return PGD(threat, PGDSettings(**settings))
+
+
+def signed_weight(detector, y):
+    return y[:, None, None, None] * detector.weight.detach()
+
+
+# -- against exact solutions ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_linf_finds_the_exact_optimum_of_a_linear_score_box_included(keep):
+    detector, x, y = Linear(), saturated_images(20), labels(20)
+    found = pgd(LInf(8 / 255), keep=keep)(detector, x, y)
+    exact = (x + 8 / 255 * signed_weight(detector, y).sign()).clamp(0, 1)
+    torch.testing.assert_close(found, exact, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_l2_finds_the_exact_optimum_of_a_linear_score_inside_the_box(keep):
+    detector, x, y = Linear(), images(20, low=0.3, high=0.7), labels(20)
+    direction = signed_weight(detector, y) / detector.weight.detach().norm()
+    torch.testing.assert_close(pgd(L2(0.5), keep=keep)(detector, x, y), x + 0.5 * direction, rtol=0, atol=1e-5)
+
+
+def kkt_optimum(x, gradient, epsilon):
+    """argmax <g, z> over the l2 ball and the box: z(t) = clip(x + t g), t > 0 so that |z(t) - x| = epsilon."""
+
+    def z(t):
+        return np.clip(x + t * gradient, 0, 1)
+
+    def excess(t):
+        return np.linalg.norm(z(t) - x) - epsilon
+
+    return z(brentq(excess, 0, 1e6)) if excess(1e6) > 0 else z(1e6)
+
+
+def test_l2_reaches_the_optimum_where_the_box_cuts_the_ball():
+    detector, x, y = Linear(), saturated_images(10), labels(10)
+    gradient = signed_weight(detector, y).double().numpy()
+    found = pgd(L2(3.0), steps=500, step_size=0.01)(detector, x, y).double().numpy()
+    for image, g, adversarial in zip(x.double().numpy(), gradient, found, strict=True):
+        best = kkt_optimum(image, g, 3.0)
+        assert np.mean((best == 0) | (best == 1)) > 0.01  # the box matters here
+        gain, exact = np.sum(g * (adversarial - image)), np.sum(g * (best - image))
+        assert 0.99 * exact < gain <= exact * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("threat", THREATS, ids=repr)
+def test_normals_go_up_and_anomalies_go_down(threat):
+    detector, x = Wavy(), images(10, low=0.2, high=0.8)
+    for y in (1, -1):
+        moved = detector.score(pgd(threat)(detector, x, torch.full((10,), y))) - detector.score(x)
+        assert (y * moved > 0).all()
+
+
+def test_one_step_from_the_clean_image_is_equation_3_1():
+    detector, x, y = Wavy(), images(3), labels(3)
+    leaf = x.clone().requires_grad_(True)
+    (y * detector.score(leaf)).sum().backward()
+    expected = (x + 0.01 * leaf.grad.sign()).clamp(0, 1)
+    torch.testing.assert_close(pgd(LInf(0.05), steps=1, step_size=0.01, keep="last")(detector, x, y), expected)
+
+
+def test_default_step_size_can_cross_the_ball():
+    attack = pgd(LInf(0.08), steps=20)
+    assert attack.step_size(attack.threat) == pytest.approx(0.01)
+    assert attack.describe()["step_size"] == pytest.approx(0.01)
+
+
+# -- the ball ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("detector", [Wavy(), NoisyWavy()], ids=["deterministic", "stochastic"])
+@pytest.mark.parametrize("norm", [LInf, L2])
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_pgd_stays_in_the_ball_and_the_box(detector, norm, keep):
+    generator = np.random.default_rng(0)
+    for case in range(8):
+        epsilon = float(10 ** generator.uniform(-3, -0.1))
+        x = saturated_images(50, seed=case)
+        attack = pgd(norm(epsilon), steps=4, step_size=float(10 ** generator.uniform(-3, 1)), restarts=2, keep=keep)
+        change = (attack(detector, x, labels(50), noise=source(50)).double() - x.double()).flatten(1)
+        distance = change.abs().amax(1) if norm is LInf else change.norm(dim=1)
+        assert (distance <= epsilon * (1 + 1e-5) + 1e-7).all()
+        assert ((x + change.view_as(x) >= 0) & (x + change.view_as(x) <= 1)).all()
+
+
+# -- gradients that are no use ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threat", THREATS, ids=repr)
+def test_no_gradient_gives_the_clean_image_no_nan_and_a_full_count(threat):
+    x = images(2)
+    result = pgd(threat).run(Flat(), x, labels(2))
+    assert torch.equal(result.images, x)
+    assert result.zero_gradients.tolist() == [1, 1]
+    assert result.non_finite_gradients.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("threat", THREATS, ids=repr)
+def test_nan_gradients_are_counted_and_the_rest_of_the_gradient_is_used(threat):
+    x = images(2, low=0.2, high=0.8)
+    x[:, 2, -1, -1] = torch.tensor([0.9, 0.1])
+    result = pgd(threat).run(NaNWhereDark(), x, torch.ones(2))
+    assert result.non_finite_gradients.tolist() == [0, 1]
+    assert result.zero_gradients.tolist() == [0, 0]
+    assert (result.best_loss > result.clean_loss).all()
+    assert result.images[1, 0, 0, 0] == x[1, 0, 0, 0]  # where the NaN was
+
+
+def test_a_cut_gradient_stops_the_attack():
+    class CutUnlessBright(Linear):
+        def _score(self, x, noise):
+            return super()._score(x.detach(), noise)
+
+    with pytest.raises(GradientCutError):
+        pgd(LInf(0.1))(CutUnlessBright(), images(2), labels(2))
+
+
+def test_bpda_breaks_a_saturated_score_that_pgd_cannot():
+    class Cliff(Saturated):
+        """1 as soon as <w, x> has grown by 0.3 over that of the grey image, with no gradient on the way."""
+
+        def _score(self, x, noise):
+            return torch.sigmoid(1e9 * (self._surrogate_score(x - 0.5, noise) - 0.3))
+
+    detector, x, y = Cliff(), torch.full((1, 3, 8, 8), 0.5), torch.ones(1)
+    plain, bpda = (pgd(LInf(0.01), differentiate=which).run(detector, x, y) for which in ("score", "surrogate"))
+    assert plain.zero_gradients.item() == 1 and detector.score(plain.images).item() == 0
+    assert bpda.zero_gradients.item() == 0 and detector.score(bpda.images).item() == 1
+    assert bpda.best_loss.item() == 1  # the loss is the score's, not the surrogate's
+
+
+# -- which iterate is kept --------------------------------------------------------------------------------------------
+
+
+def test_best_is_better_than_last_on_a_score_that_oscillates():
+    detector, x, y = Tent(), torch.full((1, 3, 8, 8), 0.47), torch.ones(1)
+    settings = {"steps": 6, "step_size": 0.05}
+    last, best = (pgd(LInf(0.2), keep=keep, **settings).run(detector, x, y) for keep in ("last", "best"))
+    # .47 .52 .47 .52 ...: the last of the seven iterates is the clean image again.
+    torch.testing.assert_close(last.images, x)
+    torch.testing.assert_close(best.images, torch.full_like(x, 0.52))
+    assert torch.equal(last.trace, best.trace) and last.trace.shape == (7, 1)
+    torch.testing.assert_close(best.trace[:, 0], torch.tensor([-0.03, -0.02] * 3 + [-0.03]), rtol=0, atol=1e-6)
+    for result in (last, best):  # the indicator "last worse than best" needs both, whichever is kept
+        assert result.last_loss.item() == pytest.approx(-0.03, abs=1e-6)
+        assert result.best_loss.item() == pytest.approx(-0.02, abs=1e-6)
+
+
+def test_best_of_a_deterministic_detector_is_the_best_of_the_trace_and_costs_one_forward():
+    detector, x, y = Wavy(), images(20), labels(20)
+    result = pgd(LInf(0.3), steps=12, step_size=0.25).run(detector, x, y)
+    assert torch.equal(result.best_loss, result.trace.amax(0))
+    assert torch.equal(result.clean_loss, result.trace[0])
+    assert torch.equal(result.last_loss, result.trace[-1])
+    assert (result.forwards, result.gradients) == (13, 12)
+    torch.testing.assert_close(y * detector.score(result.images), result.best_loss)
+    assert (result.last_loss < result.best_loss).any()
+
+
+@pytest.mark.parametrize("random_start", [False, True])
+@pytest.mark.parametrize("threat", [LInf(0.3), L2(3.0)], ids=repr)
+def test_best_is_never_worse_than_the_clean_image(random_start, threat):
+    detector, x, y = Wavy(), images(20), labels(20)
+    attack = pgd(threat, steps=2, step_size=5.0, random_start=random_start)
+    result = attack.run(detector, x, y, noise=source(20))
+    clean = y * detector.score(x)
+    assert (y * detector.score(result.images) >= clean).all()
+    assert torch.equal(result.clean_loss, clean)
+    assert torch.equal(result.images[result.best_loss == clean], x[result.best_loss == clean])
+    assert result.forwards == 3 + random_start
+
+
+def test_a_last_iterate_whose_score_is_nan_is_not_replaced_by_the_clean_image():
+    class BreaksAbove(Linear):
+        def _score(self, x, noise):
+            return super()._score(x, noise) + torch.where(x.flatten(1).amax(1) > 0.6, torch.nan, 0.0)
+
+    x = images(2, low=0.4, high=0.5)
+    last, best = (pgd(LInf(0.2), keep=keep).run(BreaksAbove(), x, labels(2)) for keep in ("last", "best"))
+    assert last.last_loss.isnan().all() and not (last.images == x).flatten(1).all(1).any()
+    assert not best.best_loss.isnan().any() and (best.best_loss > best.clean_loss).all()
+
+
+def test_more_restarts_are_never_worse_and_the_trace_is_of_the_kept_one():
+    detector, x, y = Wavy(), images(20), labels(20)
+    one, four = (pgd(LInf(0.3), steps=5, restarts=r).run(detector, x, y, noise=source(20)) for r in (1, 4))
+    assert (four.best_loss >= one.best_loss).all() and (four.best_loss > one.best_loss).any()
+    assert four.trace.shape == (6, 20) and four.gradients == 20
+    assert torch.equal(four.trace.amax(0), four.best_loss)
+    last = pgd(LInf(0.3), steps=5, restarts=4, keep="last").run(detector, x, y, noise=source(20))
+    assert torch.equal(last.trace[-1], last.last_loss) and (last.last_loss >= one.last_loss).all()
+    torch.testing.assert_close(y * detector.score(last.images), last.last_loss)
+
+
+def test_first_restart_is_as_configured_and_further_ones_are_random():
+    starts = []
+
+    class Watching(Wavy):
+        def _score(self, x, noise):
+            if x.requires_grad:
+                starts.append(x.detach().clone())
+            return super()._score(x, noise)
+
+    x = images(2, low=0.2, high=0.8)
+    pgd(LInf(0.1), steps=1, restarts=3).run(Watching(), x, labels(2), noise=source(2))
+    assert torch.equal(starts[0], x)
+    assert not torch.equal(starts[1], x) and not torch.equal(starts[1], starts[2])
+    starts.clear()
+    pgd(LInf(0.1), steps=1, random_start=True).run(Watching(), x, labels(2), noise=source(2))
+    assert not torch.equal(starts[0], x)
+
+
+# -- noise ------------------------------------------------------------------------------------------------------------
+
+
+def test_no_two_gradients_see_the_same_noise():
+    detector = NoisyWavy()
+    attack = pgd(LInf(0.1), steps=6, restarts=2, eot=3)
+    attack.run(detector, images(2), labels(2), noise=source(2))
+    drawn = [z.item() for under_gradient, _, z in detector.seen if under_gradient]
+    assert len(drawn) == len(set(drawn)) == 6 * 2 * 3
+
+
+def test_an_attack_nests_its_draws_inside_those_it_was_given():
+    # An ensemble gives each of its members noise.sub(member): they must not all see the same numbers.
+    drawn = []
+    for member in range(2):
+        detector = NoisyWavy()
+        pgd(LInf(0.1), steps=3).run(detector, images(2), labels(2), noise=source(2).sub(member))
+        drawn += [z.item() for under_gradient, _, z in detector.seen if under_gradient]
+    assert len(set(drawn)) == 6
+
+
+def test_candidates_are_compared_on_common_draws_of_the_selection_source_alone():
+    detector, noise, selection = NoisyWavy(), source(2), source(2, purpose="selection")
+    verdict = source(2, purpose="verdict")
+    pgd(LInf(0.1), steps=10, restarts=2, selection_draws=3).run(
+        detector, images(2), labels(2), noise=noise, selection=selection
+    )
+    assert {n.key for under_gradient, n, _ in detector.seen if under_gradient} == {noise.key}
+    compared = [z.item() for _, n, z in detector.seen if n.key == selection.key]
+    # Clean, and of both restarts the iterates 2, 4, 6, 8 and 10: each on the same three draws.
+    assert len(compared) == (1 + 2 * 5) * 3 and len(set(compared)) == 3
+    assert compared == compared[:3] * 11
+    assert {n.key for _, n, _ in detector.seen} == {noise.key, selection.key}
+    drawn = {z.item() for _, _, z in detector.seen}
+    probe = images(2)
+    foreseen = {
+        verdict.at(*draw).normal(probe.shape[1:], stream="fake", like=probe)[0, 0, 0, 0].item()
+        for draw in [(d,) for d in range(30)] + [n.draw for _, n, _ in detector.seen]
+    }
+    assert not drawn & foreseen
+
+
+def test_a_score_of_pure_noise_offers_nothing_to_select():
+    x, y = images(50), labels(50)
+    result = pgd(LInf(0.1), steps=10, restarts=5).run(PureNoise(), x, y, noise=source(50))
+    # On common draws all candidates are equal; on each step's own noise the luckiest of 50 would win by two sigma.
+    assert torch.equal(result.best_loss, result.clean_loss) and torch.equal(result.images, x)
+    assert (result.trace.amax(0) > result.clean_loss).float().mean() > 0.9
+
+
+def test_selected_luck_does_not_pass_the_verdict():
+    class RandomSlope(Fake):
+        """<z, x> with a fresh z in each forward pass: no image is better than another."""
+
+        is_stochastic = True
+
+        def _score(self, x, noise):
+            return (x * noise.normal(x.shape[1:], stream="fake", like=x)).flatten(1).sum(1)
+
+    detector, x, y, verdict = RandomSlope(), images(200), labels(200), source(200, purpose="verdict")
+    adversarial = pgd(LInf(0.1), steps=10, eot=2)(detector, x, y, noise=source(200))
+    gains = [
+        y * (detector.score(adversarial, noise=verdict.sub(d)) - detector.score(x, noise=verdict.sub(d)))
+        for d in range(5)
+    ]
+    gain = torch.stack(gains)
+    assert abs(gain.mean() / gain.std()) < 4 / np.sqrt(gain.numel())
+
+
+def test_eot_helps_against_noise():
+    class Drowned(Linear):
+        """<w + 6 z, x>: the useful slope drowns in a random one."""
+
+        is_stochastic = True
+
+        def _score(self, x, noise):
+            return ((self.weight + 6 * noise.normal(x.shape[1:], stream="fake", like=x)) * x).flatten(1).sum(1)
+
+    detector, x, y = Drowned(), images(20), labels(20)
+
+    def gain(eot):
+        change = pgd(L2(0.2), steps=10, eot=eot, keep="last")(detector, x, y, noise=source(20)) - x
+        return (signed_weight(detector, y) * change).flatten(1).sum(1).mean()
+
+    assert gain(20) > 1.5 * gain(1) > 0
+
+
+def test_stochastic_losses_are_comparable_means_over_the_selection_draws():
+    detector, x, y, selection = NoisyWavy(), images(10), labels(10), source(10, purpose="selection")
+    for keep in ("best", "last"):
+        result = pgd(LInf(0.1), steps=10, keep=keep, selection_draws=4).run(
+            detector, x, y, noise=source(10), selection=selection
+        )
+
+        def mean(z):
+            return torch.stack([y * detector.score(z, noise=selection.sub(d)) for d in range(4)]).mean(0)
+
+        torch.testing.assert_close(result.clean_loss, mean(x))
+        torch.testing.assert_close(result.best_loss if keep == "best" else result.last_loss, mean(result.images))
+        assert (result.best_loss >= result.last_loss).all() and (result.best_loss >= result.clean_loss).all()
+
+
+def test_the_same_noise_repeats_an_attack_and_none_does_not():
+    detector, x, y = NoisyWavy(), images(4), labels(4)
+    attack = pgd(LInf(0.1), steps=3)
+    assert torch.equal(attack(detector, x, y, noise=source(4)), attack(detector, x, y, noise=source(4)))
+    assert not torch.equal(attack(detector, x, y, noise=source(4)), attack(detector, x, y, noise=source(4, seed=1)))
+    assert not torch.equal(attack(detector, x, y), attack(detector, x, y))
+
+
+# -- the batch --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("detector", [Wavy(), NoisyWavy(), NaNWhereDark()], ids=lambda d: type(d).__name__)
+@pytest.mark.parametrize("threat", [LInf(0.1), L2(0.5)], ids=repr)
+def test_neighbours_order_and_splits_of_the_batch_change_nothing(detector, threat):
+    x, y, noise, selection = saturated_images(7), labels(7), source(7), source(7, purpose="selection")
+    attack = pgd(threat, steps=6, restarts=2, random_start=True)
+
+    def run(indices):
+        sources = {"noise": noise.pick(indices), "selection": selection.pick(indices)}
+        return attack.run(detector, x[indices], y[indices], **sources)
+
+    whole = run(list(range(7)))
+    order = [3, 0, 6, 5, 1, 4, 2]
+    for parts in ([[i] for i in range(7)], [[0, 1, 2, 3], [4, 5, 6]], [order]):
+        for part in parts:
+            result = run(part)
+            for field in ("images", "clean_loss", "last_loss", "best_loss", "zero_gradients", "non_finite_gradients"):
+                assert torch.equal(getattr(result, field), getattr(whole, field)[part]), field
+            assert torch.equal(result.trace, whole.trace[:, part])
+
+
+@pytest.mark.parametrize("detector", [Wavy(), NoisyWavy()], ids=["deterministic", "stochastic"])
+@pytest.mark.parametrize("threat", [LInf(0.1), L2(0.5)], ids=repr)
+def test_nothing_is_copied_to_the_host_inside_the_loop(detector, threat):
+    class Counter(TorchDispatchMode):
+        syncs = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.syncs += "_local_scalar_dense" in str(func) or "nonzero" in str(func)
+            return func(*args, **(kwargs or {}))
+
+    counts = []
+    for steps in (2, 20):
+        with Counter() as counter:
+            pgd(threat, steps=steps, restarts=2).run(detector, images(2), labels(2))
+        counts.append(counter.syncs)
+    assert counts[0] == counts[1] > 0
+
+
+def test_progress_counts_every_step_of_every_restart():
+    told = []
+    pgd(LInf(0.1), steps=3, restarts=2).run(
+        Wavy(), images(1), labels(1), progress=lambda done, total, note="": told.append((done, total))
+    )
+    assert told == [(i, 6) for i in range(1, 7)]
