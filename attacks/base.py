@@ -147,7 +147,7 @@ class Attack(ABC):
         # Clones, and outside of inference mode: an attack that steps in place can't touch the caller's images, and
         # can differentiate whatever mode it is called in.
         with torch.inference_mode(False), torch.no_grad():
-            clean, sign = x.detach().clone(), y.detach().to(device=x.device, dtype=x.dtype).clone()
+            clean, sign = x.detach(), y.detach().to(device=x.device, dtype=x.dtype).clone()
             result = self._run(
                 detector, clean.clone(), sign, threat, noise=noise, selection=selection, progress=progress or _silent
             )

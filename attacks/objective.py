@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from attacks.errors import AttackError, GradientCutError
+from attacks.threat import largest_entry
 from detectors.noise import Noise
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def loss_and_gradient(
     for i in range(1, eot):
         losses, gradient, finite = _usable_draw(detector, x, y, noise.sub(i), differentiate)
         total_loss, total_gradient, is_finite = total_loss + losses, total_gradient + gradient, is_finite & finite
-    is_zero = is_finite & (_largest(total_gradient) == 0)
+    is_zero = is_finite & (largest_entry(total_gradient) == 0)
     if eot > 1:
         total_loss, total_gradient = total_loss / eot, total_gradient / eot
     return Evaluation(total_loss, total_gradient, is_zero, is_finite)
@@ -76,14 +77,9 @@ def _usable_draw(
     detector: Detector, x: Tensor, y: Tensor, noise: Noise, differentiate: Differentiate
 ) -> tuple[Tensor, Tensor, Tensor]:
     losses, gradient = _single_draw(detector, x, y, noise, differentiate)
-    is_finite = torch.isfinite(_largest(gradient))
+    is_finite = torch.isfinite(largest_entry(gradient))
     # Only the bad entries: what is left of a gradient makes a stronger attack than none, and all of it is counted.
     return losses, gradient.nan_to_num(nan=0, posinf=0, neginf=0), is_finite
-
-
-def _largest(gradient: Tensor) -> Tensor:
-    largest: Tensor = torch.linalg.vector_norm(gradient.flatten(1), torch.inf, dim=1)  # (B,); NaN where there is one
-    return largest
 
 
 def _single_draw(

@@ -134,7 +134,7 @@ class LInf(ThreatModel):
 
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """The largest change of a pixel, (B,)."""
-        return (x_adv - x).abs().flatten(1).amax(1)
+        return largest_entry(x_adv - x)
 
     def tolerance(self, x: Tensor) -> float:
         """A pixel is rounded by at most half a unit in the last place of 1; x + epsilon and epsilon itself are too."""
@@ -168,7 +168,7 @@ class L2(ThreatModel):
         """step_size * gradient / |gradient| (Eq. 3.2); no gradient, no step."""
         # Scaled to a largest entry of 1 first: the squares of a gradient of 1e-25 are zero in float32, and a tiny
         # gradient would pass for none.
-        largest = torch.linalg.vector_norm(gradient.flatten(1), torch.inf, dim=1)
+        largest = largest_entry(gradient)
         scaled = gradient / _per_image(torch.where(largest > 0, largest, 1))
         return scaled.mul_(_per_image(step_size / _length(scaled).clamp_min(1)))
 
@@ -236,6 +236,12 @@ def parse_epsilon(text: str, *, norm: str = "linf") -> float:
     epsilon = float(match[1]) / float(match[2] or 1)
     threat_model(norm, epsilon)  # raises where the norm has no such ball
     return epsilon
+
+
+def largest_entry(images: Tensor) -> Tensor:
+    """The largest absolute value of each image, (B,); NaN where it holds one."""
+    flat = images.flatten(1)
+    return torch.maximum(flat.amax(1), -flat.amin(1))  # several times faster on a CPU than |.| or the infinity norm
 
 
 def _per_image(values: Tensor) -> Tensor:

@@ -50,6 +50,9 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     """Write stem.png (200 dpi) and stem.pdf atomically. Raises RecordError where the disk refuses."""
     paths = []
     with style():
+        # The layout is computed once and kept: it takes longer than drawing.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
         for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=suffix[1:], dpi=200, metadata=metadata)

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:
-    """A category's normals: those to fit on, and those kept from every detector to choose settings and thresholds on."""
+    """A category's normals: those to fit on, and those kept from every fit to choose settings and thresholds on."""
 
     fit: ImageSet
     held_out: ImageSet
@@ -110,7 +110,8 @@ def key_of(depends: dict[str, Any]) -> str:
 
 def cached_path(run: RunConfig, depends: dict[str, Any], key: str) -> Path:
     """Where this machine keeps the checkpoint."""
-    return run.cache / "checkpoints" / depends["detector"].replace(":", "-") / f"{key[:24]}.safetensors"
+    folder = str(depends["detector"]).replace(":", "-")
+    return run.cache / "checkpoints" / folder / f"{key[:24]}.safetensors"
 
 
 def shipped_path(detector: Detector, key: str) -> Path | None:
@@ -119,6 +120,17 @@ def shipped_path(detector: Detector, key: str) -> Path | None:
         if checkpoint.read_description(path).get("key") == key:
             return path
     return None
+
+
+def origin(detector: Detector, dataset: Dataset, category: str, data: TrainingData, run: RunConfig) -> str:
+    """What `obtain` would find: "shipped", "cached" or "to be fitted"."""
+    depends = dependencies(detector, dataset, category, data.fit.ids, run)
+    key = key_of(depends)
+    if run.refit:
+        return "to be fitted"
+    if shipped_path(detector, key) is not None:
+        return "shipped"
+    return "cached" if checkpoint.exists(cached_path(run, depends, key)) else "to be fitted"
 
 
 def obtain(
@@ -139,18 +151,18 @@ def obtain(
     device = run.torch_device()
     cached = cached_path(run, depends, key)
     shipped = None if run.refit else shipped_path(detector, key)
-    for origin, path in (("shipped", shipped), ("cached", None if run.refit else cached)):
+    for where, path in (("shipped", shipped), ("cached", None if run.refit else cached)):
         if path is None or not checkpoint.exists(path):
             continue
         try:
             detector.load(path)
         except CheckpointError as error:
             # A damaged file must not stop a run that can make a new one; the shipped one is the package's to mend.
-            if origin == "shipped":
+            if where == "shipped":
                 raise
             log.warning("%s Fitting again.", error)
             continue
-        return _found(detector.to(device), origin, key, path)
+        return _found(detector.to(device), where, key, path)
     return _fit(detector, data, run, depends, key, cached, device, progress, dataset.licence)
 
 

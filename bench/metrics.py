@@ -75,7 +75,7 @@ def fpr_at_95_tpr(scores: ArrayLike, labels: ArrayLike) -> Floats:
     """Share of normals flagged at the highest threshold that still flags 95 % of the anomalies; (..., N) to (...)."""
     values, anomalous = _checked(scores, labels)
     positives = int(anomalous.sum())
-    needed = -(-95 * positives // 100)  # the ceiling in integers: 0.95 * n rounds up by one too many for some n
+    needed = -(-95 * positives // 100)  # the ceiling, in integers
     threshold = np.sort(values[..., anomalous], axis=-1)[..., positives - needed]
     return np.asarray(100.0 * (values[..., ~anomalous] >= threshold[..., None]).mean(axis=-1))
 

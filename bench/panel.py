@@ -130,8 +130,10 @@ def panel_figure(record: Record, examples: Examples) -> Figure:
     shown = [(title, data, is_map) for title, data, is_map in pictures if data is not None]
     top = _common_top([m[rows] for m in (examples.anomaly_map, examples.adversarial_map) if m is not None])
     with style():
-        side = TEXT_WIDTH / 6.6
-        figure = Figure(figsize=(side * len(shown) + 0.75, (side + 0.16) * len(rows) + 0.85))
+        side = (TEXT_WIDTH - 0.8) / 6  # the full set of columns fills the text width
+        figure = Figure(
+            figsize=(side * len(shown) + 0.8, (side * 0.96 + 0.2 * (examples.score is not None)) * len(rows) + 0.62)
+        )
         figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
         grid = figure.subplots(len(rows), len(shown), squeeze=False)
         mappable = None

@@ -72,16 +72,20 @@ def security_curve_figure(records: Sequence[Record]) -> Figure:
             for index, (label, records_of_line) in enumerate(lines.items()):
                 own = [r for r in records_of_line if r.category == category]
                 if own:
-                    _curve(axes, own, label, index)
+                    _curve(axes, own, label, index, band=0.14 if len(lines) <= 4 else 0.06)
             axes.axhline(50, color="0.6", linewidth=0.7, zorder=0)
             axes.set_title(plain(category, 30))
             axes.set_ylim(-3, 103)
             axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.label_outer()
+        for axes in grid.flat[max(0, len(categories) - columns) : len(categories)]:
+            axes.tick_params(labelbottom=True)  # the lowest panel of its column, also above a panel that is not there
         if usable:
             first = usable[0]
             unit = " (1/255)" if first.norm == "linf" else ""
-            figure.supxlabel(f"{norm_text(first.norm)} epsilon{unit}", fontsize=8)
+            # Not a supxlabel: it would be laid over a legend that is outside.
+            for axes in grid.flat[max(0, len(categories) - columns) : len(categories)]:
+                axes.set_xlabel(f"{plain(norm_text(first.norm), 10)} epsilon{unit}")
             figure.supylabel("AUC (%)", fontsize=8)
             title = f"{first.dataset}, {first.attack_name}, protocol {first.protocol}, {first.image_size} px"
             figure.suptitle(plain(f"{title} – 95 % bands, grey line: chance", 110), fontsize=8.5)  # noqa: RUF001
@@ -93,7 +97,7 @@ def security_curve_figure(records: Sequence[Record]) -> Figure:
     return figure
 
 
-def _curve(axes: Axes, records: Sequence[Record], label: str, index: int) -> None:
+def _curve(axes: Axes, records: Sequence[Record], label: str, index: int, band: float) -> None:
     ordered = sorted(records, key=lambda r: r.epsilon)
     scale = 255.0 if ordered[0].norm == "linf" else 1.0
     figures = [ordered[0].clean, *(r.robust for r in ordered)]
@@ -101,7 +105,7 @@ def _curve(axes: Axes, records: Sequence[Record], label: str, index: int) -> Non
     points = [(at, f.auc, f.low, f.high) for at, f in zip(x, figures, strict=True) if f is not None]
     at, value, low, high = np.array(points).T
     colour = COLOURS[index % len(COLOURS)]
-    axes.fill_between(at, low, high, color=colour, alpha=0.13, linewidth=0)
+    axes.fill_between(at, low, high, color=colour, alpha=band, linewidth=0)
     axes.plot(
         at, value, color=colour, linestyle=LINES[index % len(LINES)], marker=MARKERS[index % len(MARKERS)],
         label=plain(label, 40), clip_on=False,
@@ -111,7 +115,9 @@ def _curve(axes: Axes, records: Sequence[Record], label: str, index: int) -> Non
 def histogram_figure(record: Record, scores: Scores) -> Figure:
     """Scores of normal and anomalous images before (top) and after (bottom) the attack, draws pooled, same bins."""
     with style():
-        figure = Figure(figsize=(TEXT_WIDTH / 2, 2.9), layout="constrained")
+        # Fixed margins: there is one of these per cell, and a computed layout takes most of the time.
+        figure = Figure(figsize=(TEXT_WIDTH / 2, 2.9))
+        figure.subplots_adjust(left=0.16, right=0.97, top=0.80, bottom=0.22, hspace=0.42)
         panels = figure.subplots(2, 1, sharex=True, sharey=True)
         finite = np.concatenate([scores.clean.ravel(), scores.robust.ravel()])
         edges, logarithmic = _bins(finite[np.isfinite(finite)])
@@ -137,7 +143,7 @@ def histogram_figure(record: Record, scores: Scores) -> Figure:
             fontsize=8.5,
         )
         handles, names = panels[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False)
+        figure.legend(handles, names, loc="lower center", ncols=2, frameon=False)
     return figure
 
 

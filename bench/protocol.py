@@ -43,8 +43,8 @@ PROTOCOLS = (
     Protocol(
         "paper", 1, steps=40, keep="last", per_class=None, verdict_draws=10, selection_draws=3,
         column="PGD-40, last iterate",
-        statement="What the paper did, as far as it says: plain PGD, last iterate, all test images. Steps (40) and step "
-        "size (2.5 epsilon / 40) are ours: the paper gives neither.",
+        statement="What the paper did, as far as it says: plain PGD, last iterate, all test images. Steps (40) and "
+        "step size (2.5 epsilon / 40) are ours: the paper gives neither.",
     ),
 )
 

@@ -2,10 +2,11 @@
 
 from detectors.base import Detector, Settings
 from detectors.errors import CheckpointError, DetectorError, WeightsError
+from detectors.loading import load, shipped
 from detectors.noise import Noise, NoiseSeed
 from detectors.registry import create, get, names, register
 
 __all__ = [
     "CheckpointError", "Detector", "DetectorError", "Noise", "NoiseSeed", "Settings", "WeightsError", "create", "get",
-    "names", "register",
+    "load", "names", "register", "shipped",
 ]

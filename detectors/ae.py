@@ -29,7 +29,7 @@ class AESettings(Settings):
     """Settings of the autoencoder.
 
     Attributes:
-        work_size: side at which the network works, a power of two times 4; images are resized to it differentiably.
+        work_size: side at which the network works, a multiple of 2^levels; images are resized to it differentiably.
         channels: of the first level; each level doubles them, up to 8 times.
         levels: halvings of the side.
         latent: channels of the narrowest map.
@@ -62,9 +62,10 @@ class Autoencoder(nn.Module):
             down += [nn.Conv2d(before, width, 4, stride=2, padding=1), nn.SiLU()]
         self.encode = nn.Sequential(*down, nn.Conv2d(widths[-1], latent, 1))
         up: list[nn.Module] = [nn.Conv2d(latent, widths[-1], 1), nn.SiLU()]
-        for before, width in zip(widths[::-1], [*widths[-2::-1], channels], strict=True):
+        for before, width in zip(widths[:0:-1], widths[-2::-1], strict=True):
             up += [nn.Upsample(scale_factor=2), nn.Conv2d(before, width, 3, padding=1), nn.SiLU()]
-        self.decode = nn.Sequential(*up, nn.Conv2d(channels, 3, 3, padding=1))
+        # The last doubling by pixel shuffle: convolutions at full size would cost as much as all the others.
+        self.decode = nn.Sequential(*up, nn.Conv2d(channels, 12, 3, padding=1), nn.PixelShuffle(2))
 
     def forward(self, x: Tensor) -> Tensor:
         """The reconstruction; not clamped, since a clamp cuts gradients."""
@@ -85,14 +86,19 @@ class AE(Detector):
         """Raises DetectorError where the work size cannot be halved often enough."""
         super().__init__(settings, image_size)
         multiple = 2**settings.levels
-        if settings.work_size % multiple:
-            raise DetectorError(f"ae's work_size must be a multiple of {multiple} for {settings.levels} levels.")
+        if settings.levels < 1 or settings.work_size < multiple or settings.work_size % multiple:
+            raise DetectorError(
+                f"ae's work_size {settings.work_size} must be a multiple of {multiple} for {settings.levels} levels."
+            )
         self.network = Autoencoder(settings.channels, settings.levels, settings.latent)
 
     @classmethod
     def settings_for(cls, preset: str, image_size: int) -> AESettings:
         """`quick`: 64 pixels inside and a small network, under half a minute on one core."""
-        quick = AESettings(work_size=min(64, image_size), channels=16, levels=3, latent=16, epochs=60, patience=10)
+        quick = AESettings(
+            work_size=min(64, image_size), channels=8, levels=max(2, round(math.log2(min(64, image_size) / 4))), latent=8,
+            epochs=30, batch_size=16, learning_rate=3e-3, patience=10,
+        )
         levels = max(2, round(math.log2(image_size / 8)))  # an 8 x 8 map in the middle
         return _presets.choose(preset, quick=quick, paper=AESettings(work_size=image_size, levels=levels))
 

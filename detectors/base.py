@@ -209,7 +209,8 @@ class Detector(nn.Module, ABC):
         """Set one of `auto_choices` after the fit, given the normals that the fit saw."""
         raise DetectorError(f"{self.name} has no setting {setting!r} that can be chosen after the fit.")
 
-    def shipped_checkpoints(self) -> list[Path]:
+    @classmethod
+    def shipped_checkpoints(cls) -> list[Path]:
         """Checkpoints that the detector's package brings."""
         return []
 

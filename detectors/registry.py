@@ -5,19 +5,20 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 import torch
 
 import detectors
+from detectors import _presets
 from detectors.base import Detector, Settings
 from detectors.errors import DetectorError
 
 ENTRY_POINT = "radbench.detectors"
 _REGISTRY: dict[str, type[Detector]] = {}
-_INFRASTRUCTURE = frozenset({"base", "checkpoint", "errors", "noise", "registry"})
+_INFRASTRUCTURE = frozenset({"base", "checkpoint", "errors", "loading", "noise", "registry"})
 D = TypeVar("D", bound=type[Detector])
 
 
@@ -50,22 +51,46 @@ def create(name: str, *, preset: str = "quick", image_size: int = 128, **overrid
     """A fresh, unfitted detector at a preset's settings, some of them overridden.
 
     Raises:
-        DetectorError: an unknown detector or an unknown setting.
+        DetectorError: an unknown detector, preset or setting.
     """
     cls = get(name)
+    _presets.check(preset)
     with torch.random.fork_rng(devices=[]):  # torch's layers draw when they are built; nobody else may notice
         return cls(override(cls.settings_for(preset, image_size), overrides, owner=name), image_size)
 
 
 def override(settings: Settings, overrides: dict[str, Any], *, owner: str) -> Settings:
-    """The settings with some fields replaced. Raises DetectorError for a field that is not there."""
+    """The settings with some fields replaced; "training.iterations" reaches into nested settings.
+
+    Raises:
+        DetectorError: a field that is not there, or a value of another type.
+    """
+    for path, value in overrides.items():
+        settings = _replaced(settings, path.split("."), value, owner=owner)
+    return settings
+
+
+def _replaced(settings: Any, path: list[str], value: Any, *, owner: str) -> Any:
+    name, *rest = path
     known = [f.name for f in fields(settings)]
-    for key in overrides:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            hint = f"; did you mean {near[0]!r}?" if near else "; it has none."
-            raise DetectorError(f"{owner} has no setting {key!r}{hint}")
-    return replace(settings, **overrides)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        hint = f"; did you mean {near[0]!r}?" if near else "; it has none."
+        raise DetectorError(f"{owner} has no setting {name!r}{hint}")
+    current = getattr(settings, name)
+    if is_dataclass(current) and not isinstance(current, type):
+        if not rest:
+            inner = ", ".join(f"{name}.{f.name}" for f in fields(current))
+            raise DetectorError(f"{owner}'s setting {name!r} has parts: set {inner}.")
+        return replace(settings, **{name: _replaced(current, rest, value, owner=f"{owner}.{name}")})
+    if rest:
+        raise DetectorError(f"{owner}'s setting {name!r} has no parts.")
+    if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    # A setting that may be "auto" takes a number too; anything else keeps its type.
+    if type(value) is not type(current) and current is not None and not {type(value), type(current)} == {int, str}:
+        raise DetectorError(f"{owner}'s setting {name!r} is like {current!r}; {value!r} cannot take its place.")
+    return replace(settings, **{name: value})
 
 
 def _discover() -> None:

@@ -1,8 +1,8 @@
 """FreeRAD: reconstruct by diffusing and denoising, score by the reconstruction error.
 
-"Robustness for Free: Adversarially Robust Anomaly Detection Through Diffusion Model" (ICLR 2023 submission), Algorithms
-1 to 4. The image is diffused to timestep k and denoised in one step (Algorithm 2, the default), in k steps (Algorithm 1)
-or in any number between (Algorithm 3). The noise is fresh at every call: the randomness is part of the defence.
+"Robustness for Free: Adversarially Robust Anomaly Detection Through Diffusion Model" (ICLR 2023 submission),
+Algorithms 1 to 4. The image is diffused to timestep k and denoised in one step (Algorithm 2, the default), in k steps
+(Algorithm 1) or in any number between (Algorithm 3). The noise is fresh at every call: it is part of the defence.
 """
 
 from __future__ import annotations
@@ -237,7 +237,8 @@ class FreeRAD(Detector):
         """The U-Net's weights were rounded to the storage dtype, so nothing is lost by storing them in it."""
         return {"unet.": getattr(torch, self.settings.storage)}
 
-    def shipped_checkpoints(self) -> list[Path]:
+    @classmethod
+    def shipped_checkpoints(cls) -> list[Path]:
         """Those beside this file (made by `bench fit --export`)."""
         return sorted(CHECKPOINTS.glob("*.safetensors"))
 

@@ -1,8 +1,8 @@
 """Gaussian diffusion: the forward process, the posterior, the hybrid objective.
 
 Ho et al. 2020 (DDPM) and Nichol & Dhariwal 2021 (learned variance), as the paper uses them (Algorithms 1 to 3,
-appendices A to C). Timesteps are numbered 1..T: step t uses `alpha_bar[t - 1]` of the 0-based array. Images live on [-1, 1] here.
-Subsequences of the timesteps get their own betas (Nichol & Dhariwal, section 4).
+appendices A to C). Timesteps are numbered 1..T: step t uses `alpha_bar[t - 1]` of the 0-based array. Images live on
+[-1, 1] here. Subsequences of the timesteps get their own betas (Nichol & Dhariwal, section 4).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One cell: attack a fitted detector on a test set, then score clean and attacked images on fresh noise.
 
-The adversarial image is fixed before its verdict: attack, selection and verdict draw from sources that cannot be computed
-from each other. Clean and attacked images are scored on the same verdict draws.
+The adversarial image is fixed before its verdict: attack, selection and verdict draw from sources that cannot be
+computed from each other. Clean and attacked images are scored on the same verdict draws.
 """
 
 from __future__ import annotations
@@ -216,7 +216,8 @@ def _examples(
             for name, images in (("reconstruction", before), ("adversarial_reconstruction", after)):
                 small = reconstruct(images, noise=source)
                 found[name] = _bytes(torch.nn.functional.interpolate(small, size=images.shape[-2:], mode="bilinear"))
-        found["scores"] = torch.stack([detector.score(before, noise=source), detector.score(after, noise=source)]).cpu()
+        found["score"] = detector.score(before, noise=source).cpu()
+        found["adversarial_score"] = detector.score(after, noise=source).cpu()
     return found
 
 
@@ -231,8 +232,7 @@ def _joined(chunks: list[_Chunk], calibration: Floats) -> Outcome:
     with_maps = [c.maps for c in chunks if c.maps is not None]
     examples: dict[str, Tensor] = {}
     for name in next((c.examples for c in chunks if c.examples), {}):
-        axis = 1 if name == "scores" else 0
-        examples[name] = torch.cat([c.examples[name] for c in chunks if c.examples], dim=axis)
+        examples[name] = torch.cat([c.examples[name] for c in chunks if c.examples])
     return Outcome(
         clean=np.concatenate([c.clean for c in chunks], axis=1),
         robust=np.concatenate([c.robust for c in chunks], axis=1),

@@ -1,0 +1,252 @@
+"""The command line: `python -m bench run | fit | score | list | reproduce`."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from attacks.errors import AttackError
+from attacks.registry import get_class
+from attacks.threat import parse_epsilon
+from bench import costs, fitting, presets, runner, scoring, terminal
+from bench import plan as planning
+from bench.config import Override, RunConfig, default_cache
+from bench.errors import BenchError
+from bench.paper import render, reproduce, tables
+from bench.progress import ConsoleReporter
+from bench.records import read_all
+from detectors.errors import DetectorError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="RADBench: the adversarial robustness of image anomaly detectors.",
+)
+
+Detectors = Annotated[str, typer.Option(help="Names, comma-separated, or all.")]
+DatasetName = Annotated[str, typer.Option(help="See `list datasets`.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Where the dataset lies.")]
+Categories = Annotated[str, typer.Option(help="Comma-separated, or all.")]
+PresetName = Annotated[str, typer.Option(help="quick or paper: image size and network sizes.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+FitSeed = Annotated[int, typer.Option(help="Seed of fitting; shipped checkpoints have 0.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="DETECTOR.SETTING[@CATEGORY]=VALUE, e.g. freerad.k@mono=100.")
+]
+ImageSize = Annotated[int | None, typer.Option(help="Side of the input pictures instead of the preset's.")]
+Limit = Annotated[int | None, typer.Option(help="At most so many training normals, and test images per class.")]
+Refit = Annotated[bool, typer.Option("--refit", help="Fit again even where a checkpoint is there.")]
+Cache = Annotated[Path | None, typer.Option(help="Checkpoint cache (default: RADBENCH_CACHE or ~/.cache/radbench).")]
+Out = Annotated[Path, typer.Option(help="Folder for records, leaderboards and plots.")]
+
+
+@app.command()
+def run(
+    detectors: Detectors = "all",
+    attack: Annotated[str, typer.Option(help="Names, comma-separated, or all.")] = "pgd-linf",
+    dataset: DatasetName = "elpv",
+    data_root: DataRoot = None,
+    categories: Categories = "all",
+    preset: PresetName = "quick",
+    protocol: Annotated[str, typer.Option(help="quick or paper: steps, subset, draws.")] = "quick",
+    epsilon: Annotated[str, typer.Option(help="Radius on the [0, 1] scale, e.g. 2/255; several with commas.")] = "",
+    steps: Annotated[int | None, typer.Option(help="Gradient steps instead of the protocol's.")] = None,
+    step_size: Annotated[str, typer.Option(help="On the [0, 1] scale (default 2.5 epsilon / steps).")] = "",
+    restarts: Annotated[int, typer.Option(help="Starts; all but the first are random.")] = 1,
+    eot: Annotated[int, typer.Option(help="Noise draws that each gradient is averaged over.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of attack, selection and verdict noise.")] = 0,
+    fit_seed: FitSeed = 0,
+    limit: Limit = None,
+    image_size: ImageSize = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images at a time; changes no result.")] = None,
+    device: Device = "auto",
+    settings: Settings = None,
+    refit: Refit = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its estimated cost.")] = False,
+    out: Out = Path("results"),
+    cache: Cache = None,
+) -> None:
+    """Fit, attack, judge, and write leaderboards."""
+    console = Console()
+    config = RunConfig(
+        detectors=_names(detectors), attacks=_names(attack), dataset=dataset, data_root=data_root,
+        categories=None if categories == "all" else _names(categories), preset=preset, protocol=protocol,
+        epsilons=tuple(_radius(e, attack) for e in _names(epsilon)), steps=steps,
+        step_size=_radius(step_size, attack) if step_size else None, restarts=restarts, eot=eot, seed=seed,
+        fit_seed=fit_seed, limit=limit, image_size=image_size, batch_size=batch_size, device=device, refit=refit,
+        overrides=tuple(Override.parse(s) for s in settings or ()), out=out, cache=cache or default_cache(),
+    )
+    plan = planning.make(config)
+    if dry_run:
+        _show_costs(plan, console)
+        return
+    runner.deterministic(config.torch_device())
+    with ConsoleReporter(console, plan.cells) as reporter:
+        result = runner.run_plan(plan, reporter)
+    terminal.write_results(out, console)
+    terminal.show_result(plan, result, console)
+    raise typer.Exit(terminal.failures(result.records))
+
+
+def _show_costs(plan: planning.Plan, console: Console) -> None:
+    rows = []
+    for category in plan.categories:
+        data = fitting.training_data(plan.dataset, category, plan.image_size, plan.run)
+        for name in plan.detectors:
+            detector = fitting.build(name, category, plan.image_size, plan.run)
+            origin = fitting.origin(detector, plan.dataset, category, data, plan.run)
+            rows.append((name, category, origin, costs.estimate(plan, name, fits=origin == "to be fitted")))
+    terminal.show_plan(plan, rows, console)
+
+
+@app.command()
+def fit(
+    detectors: Detectors = "all",
+    dataset: DatasetName = "elpv",
+    data_root: DataRoot = None,
+    categories: Categories = "all",
+    preset: PresetName = "quick",
+    fit_seed: FitSeed = 0,
+    limit: Limit = None,
+    image_size: ImageSize = None,
+    device: Device = "auto",
+    settings: Settings = None,
+    refit: Refit = False,
+    export: Annotated[Path | None, typer.Option(help="Also copy the checkpoints into this folder.")] = None,
+    cache: Cache = None,
+) -> None:
+    """Fit detectors and keep their checkpoints; a killed fit goes on where it was."""
+    console = Console()
+    config = RunConfig(
+        detectors=_names(detectors), dataset=dataset, data_root=data_root, preset=preset, fit_seed=fit_seed,
+        categories=None if categories == "all" else _names(categories), limit=limit, image_size=image_size,
+        device=device, refit=refit, overrides=tuple(Override.parse(s) for s in settings or ()),
+        cache=cache or default_cache(),
+    )
+    plan = planning.make(config)
+    runner.deterministic(config.torch_device())
+    with ConsoleReporter(console, len(plan.categories) * len(plan.detectors)) as reporter:
+        for category in plan.categories:
+            data = fitting.training_data(plan.dataset, category, plan.image_size, config)
+            for name in plan.detectors:
+                detector = fitting.build(name, category, plan.image_size, config)
+                fitted = fitting.obtain(
+                    detector, plan.dataset, category, data, config, reporter.fitting(name, category)
+                )
+                path = fitted.path
+                if export is not None:
+                    path = fitting.export(fitted, export, f"{plan.dataset.name}-{category}-{preset}")
+                console.print(
+                    f"{name} on {category}: {fitted.origin}, {fitted.fit_seconds:.0f} s of fitting: {path}",
+                    markup=False, highlight=False, soft_wrap=True,
+                )
+
+
+@app.command()
+def score(
+    images: Annotated[list[Path], typer.Argument(help="Pictures of parts.")],
+    detector: Annotated[str, typer.Option(help="A detector, fitted on --dataset and --category.")] = "freerad",
+    dataset: DatasetName = "elpv",
+    data_root: DataRoot = None,
+    category: Annotated[str, typer.Option(help="Whose normals it was fitted on.")] = "mono",
+    checkpoint: Annotated[str, typer.Option(help="A checkpoint file or shipped name, instead of the above.")] = "",
+    preset: PresetName = "quick",
+    draws: Annotated[int, typer.Option(help="Noise draws of a random detector.")] = 10,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    device: Device = "auto",
+    settings: Settings = None,
+    cache: Cache = None,
+) -> None:
+    """Score pictures with a fitted detector: higher is more anomalous."""
+    console = Console()
+    config = RunConfig(
+        detectors=(detector,), dataset=dataset, data_root=data_root, categories=(category,), preset=preset,
+        device=device, overrides=tuple(Override.parse(s) for s in settings or ()), cache=cache or default_cache(),
+    )
+    found = scoring.score_files(images, config, checkpoint=checkpoint or None, draws=draws, console=console)
+    if as_json:
+        sys.stdout.write(scoring.as_json(found))
+    else:
+        console.print(scoring.as_table(found))
+        console.print(found.explanation, style="dim", markup=False, highlight=False)
+
+
+@app.command("list")
+def list_names(what: Annotated[str, typer.Argument(help="detectors, attacks, datasets or presets")]) -> None:
+    """Say what there is."""
+    Console().print(terminal.listing(what))
+
+
+@app.command("reproduce")
+def reproduce_table(
+    table: Annotated[str, typer.Argument(help="table1, table2, table3 or table14")],
+    records: Annotated[Path, typer.Option(help="Folder of records.")] = Path("results/records"),
+    preset: Annotated[str, typer.Option(help="Whose records to compare.")] = "paper",
+    protocol: Annotated[str, typer.Option(help="Whose records to compare.")] = "paper",
+    image_size: ImageSize = None,
+    out: Out = Path("results"),
+) -> None:
+    """Put a table of the paper beside what was measured; what is missing is marked as not run."""
+    console = Console()
+    recipe = tables.recipe_of(table)
+    if (preset, protocol) != (recipe.preset, recipe.protocol) or image_size is not None:
+        recipe = recipe.at_size(
+            image_size or presets.get(preset).side(recipe.dataset), preset=preset, protocol=protocol
+        )
+    found_records, problems = read_all(records)
+    found = reproduce.reproduce(table, found_records, recipe=recipe, revisions=terminal.revisions())
+    console.print(render.terminal(found))
+    for note in (*found.notes, *problems):
+        console.print(f"- {note}", style="dim", markup=False, highlight=False)
+    moves = reproduce.sensitivity(table, found_records, recipe=recipe)
+    if len(moves):
+        console.print("How the robust AUC moves with steps and step size, which the paper does not give:")
+        console.print(moves.to_string(index=False), markup=False, highlight=False)
+    commands = found.commands()
+    if commands:
+        console.print("To run what is missing:", highlight=False)
+        for command in commands:
+            console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
+    for path in render.write(found, out):
+        console.print(f"Written: {path}", markup=False, highlight=False)
+
+
+def _radius(text: str, attack: str) -> float:
+    """An epsilon or step size on [0, 1]; checked as l-inf unless every attack is l2."""
+    norms = set() if attack == "all" else {get_class(name).norm for name in _names(attack)}
+    return parse_epsilon(text, norm="l2" if norms == {"l2"} else "linf")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def main() -> None:
+    """Run the command line; what the user can mend becomes one sentence and exit code 2."""
+    errors = Console(stderr=True)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(message)s",
+        handlers=[RichHandler(console=errors, show_time=False, show_path=False, markup=False)],
+    )
+    try:
+        app()
+    except (BenchError, DetectorError, AttackError) as error:
+        _fail(errors, str(error), getattr(error, "exit_code", 2))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        _fail(errors, f"Cannot write{where} ({error.strerror}); free space or choose another folder; run it again.", 2)
+    except KeyboardInterrupt:
+        _fail(errors, "Stopped. What was finished is kept; the same command goes on from there.", 130)
+
+
+def _fail(console: Console, sentence: str, code: int) -> None:
+    console.print(f"Error: {sentence}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+    raise SystemExit(code)

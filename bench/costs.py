@@ -1,0 +1,114 @@
+"""What a plan will cost, estimated from cells that were measured before.
+
+The seconds come from records: the user's own, or else the table `costs.json` of a reference machine, scaled by how fast
+this machine multiplies matrices. `python -m bench.costs FOLDER` makes the table anew from a folder of records.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from attacks.base import Attack
+from bench import protocol
+from bench.plan import Plan
+from bench.records import Record, read_all
+from detectors import registry
+
+TABLE = Path(__file__).with_name("costs.json")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one detector at one preset and image side.
+
+    Attributes:
+        fit: of one category.
+        gradient: of one image and gradient step, the attack's own forward passes included.
+        forward: of one image and verdict draw.
+        gflops: of this machine's matrix product when they were measured; 0 means the machine at hand.
+    """
+
+    detector: str
+    preset: str
+    image_size: int
+    fit: float
+    gradient: float
+    forward: float
+    gflops: float
+
+
+def matrix_gflops() -> float:
+    """How fast this machine multiplies float32 matrices, in GFLOP/s (about 0.3 s)."""
+    a = torch.ones(1024, 1024)
+    a @ a
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < 0.3:
+        a @ a
+        count += 1
+    return 2 * 1024**3 * count / (time.perf_counter() - started) / 1e9
+
+
+def from_records(records: Sequence[Record], gflops: float) -> list[Cost]:
+    """The newest complete record of each detector, preset and side, as a cost."""
+    found: dict[tuple[str, str, int], Cost] = {}
+    for record in sorted((r for r in records if r.ok), key=lambda r: r.written):
+        images = record.subset["normals"] + record.subset["anomalies"]
+        gradients = float(record.indicators.get("gradients_per_image") or 0)
+        attack, verdict = record.seconds.get("attack"), record.seconds.get("verdict")
+        if not gradients or attack is None or verdict is None:
+            continue
+        draws = 2 * int(record.cell["draws"]["verdict"])  # clean and attacked
+        cost = Cost(
+            record.detector_name, record.preset, record.image_size, float(record.seconds.get("fit") or 0),
+            round(float(attack) / images / gradients, 6), round(float(verdict) / images / draws, 6), gflops,
+        )
+        found[(cost.detector, cost.preset, cost.image_size)] = cost
+    return list(found.values())
+
+
+def estimate(plan: Plan, detector: str, fits: bool) -> float | None:
+    """Seconds for one category of a detector with all attacks of the plan, or None where nothing is known.
+
+    Args:
+        plan: the plan.
+        detector: its name.
+        fits: whether it has to be fitted first.
+    """
+    own, _ = read_all(plan.run.out / "records")
+    cost = _find(from_records(own, 0.0), plan, detector) or _find(_table(), plan, detector)
+    if cost is None:
+        return None
+    images = 2 * (plan.per_class or 100)
+    draws = protocol.get(plan.run.protocol).verdict_draws if registry.get(detector).is_stochastic else 1
+    attacks = sum(images * (_gradients(attack) * cost.gradient + 2 * draws * cost.forward) for attack in plan.attacks)
+    slower = cost.gflops / matrix_gflops() if cost.gflops else 1.0
+    return slower * (attacks + (cost.fit if fits else 0.0))
+
+
+def _gradients(attack: Attack) -> int:
+    described = attack.describe()
+    return int(described.get("steps", 1)) * int(described.get("restarts", 1)) * int(described.get("eot", 1))
+
+
+def _find(costs: Sequence[Cost], plan: Plan, detector: str) -> Cost | None:
+    wanted = (detector, plan.run.preset, plan.image_size)
+    return next((c for c in costs if (c.detector, c.preset, c.image_size) == wanted), None)
+
+
+def _table() -> list[Cost]:
+    try:
+        return [Cost(**row) for row in json.loads(TABLE.read_text())]
+    except FileNotFoundError:
+        return []
+
+
+if __name__ == "__main__":
+    measured = from_records(read_all(Path(sys.argv[1]))[0], round(matrix_gflops(), 1))
+    TABLE.write_text(json.dumps([asdict(cost) for cost in measured], indent=1) + "\n")

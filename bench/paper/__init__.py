@@ -1,0 +1,1 @@
+"""The paper's reference numbers and the recipe of each of its tables."""

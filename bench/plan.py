@@ -1,0 +1,152 @@
+"""The plan of a run: which cells there are. Whatever is wrong with the request is found here, before any fit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import attacks
+from attacks.base import Attack
+from bench import presets, protocol
+from bench.config import RunConfig, check_overrides
+from bench.data import registry as datasets
+from bench.data.base import Dataset, ImageSet
+from bench.errors import BenchError
+from bench.fitting import build
+from detectors import registry as detector_registry
+from detectors.base import Detector
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A checked run: every detector, category and attack of it exists and can be built.
+
+    Attributes:
+        run: what the user asked for.
+        dataset: opened and validated.
+        categories, detectors: in the order in which they are run.
+        attacks: with their threat models settled, one for each epsilon.
+        image_size: of the one input resolution.
+    """
+
+    run: RunConfig
+    dataset: Dataset
+    categories: tuple[str, ...]
+    detectors: tuple[str, ...]
+    attacks: tuple[Attack, ...]
+    image_size: int
+
+    @property
+    def cells(self) -> int:
+        return len(self.categories) * len(self.detectors) * len(self.attacks)
+
+    @property
+    def per_class(self) -> int | None:
+        """Test images per class at most: the protocol's, and the user's limit."""
+        limits = [n for n in (protocol.get(self.run.protocol).per_class, self.run.limit) if n is not None]
+        return min(limits, default=None)
+
+    @property
+    def limits(self) -> list[str]:
+        """Why this is not a full run of its protocol; empty where it is one."""
+        defaults = protocol.get(self.run.protocol)
+        found = []
+        if self.run.limit is not None:
+            found.append(f"--limit {self.run.limit}: at most so many training normals, and test images per class")
+        if self.run.steps is not None and self.run.steps < defaults.steps:
+            found.append(f"--steps {self.run.steps}: fewer than the protocol's {defaults.steps}")
+        return found
+
+
+def make(run: RunConfig) -> Plan:
+    """Check a run and lay it out.
+
+    Raises:
+        BenchError, DetectorError, AttackError, WeightsError: with a sentence on what to change.
+    """
+    preset = presets.get(run.preset)
+    names = _resolve(run.detectors, detector_registry.names())
+    for name in names:
+        detector_registry.get(name)
+    attack_names = _resolve(run.attacks, attacks.names())
+    dataset = datasets.get(run.dataset, run.data_root)
+    available = dataset.categories()
+    categories = run.categories or available
+    for category in categories:
+        dataset.check_category(category)
+    check_overrides(run.overrides, names, available)
+    run.torch_device()
+    image_size = run.image_size or preset.side(run.dataset)
+    made = tuple(a for name in attack_names for a in _attacks(name, run, image_size))
+    for category in categories:
+        dataset.validate(category)
+        for name in names:
+            build(name, category, image_size, run)
+    return Plan(run, dataset, tuple(dict.fromkeys(categories)), names, made, image_size)
+
+
+def _resolve(asked: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    if not asked:
+        raise BenchError(f"Name at least one of: {', '.join(known)}; or all.")
+    return tuple(known) if list(asked) == ["all"] else tuple(dict.fromkeys(asked))
+
+
+def _attacks(name: str, run: RunConfig, image_size: int) -> list[Attack]:
+    defaults = protocol.get(run.protocol)
+    settings = {
+        "steps": run.steps or defaults.steps,
+        "step_size": run.step_size,
+        "keep": defaults.keep,
+        "restarts": run.restarts,
+        "eot": run.eot,
+        "selection_draws": defaults.selection_draws,
+    }
+    return [
+        attacks.get(name, image_size=image_size, epsilon=epsilon, **settings) for epsilon in (run.epsilons or (None,))
+    ]
+
+
+def subset_of(test: ImageSet, per_class: int | None) -> dict[str, Any]:
+    """What a record says about the test images."""
+    names = "\n".join(test.ids).encode("utf-8", "surrogateescape")
+    return {
+        "per_class": per_class,
+        "normals": int((test.labels == 1).sum()),
+        "anomalies": int((test.labels == -1).sum()),
+        "sha256": hashlib.sha256(names).hexdigest(),
+    }
+
+
+def cell_of(
+    plan: Plan, category: str, detector: Detector, attack: Attack, tensors_sha256: str, subset: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything that the cell's figures depend on; its hash is the cell's key."""
+    run, rules = plan.run, protocol.get(plan.run.protocol)
+    return {
+        "protocol": {"name": rules.name, "version": rules.version, "statement": rules.statement},
+        "dataset": plan.dataset.name,
+        "fingerprint": plan.dataset.fingerprint(category),
+        "remark": plan.dataset.remark(category),
+        "category": category,
+        "subset": subset,
+        "preset": run.preset,
+        "image_size": plan.image_size,
+        "detector": {
+            "name": detector.name,
+            "title": detector.title,
+            "revision": detector.revision,
+            "settings": asdict(detector.settings),
+            "checkpoint_sha256": tensors_sha256,
+            "frozen": detector.frozen_hashes(),
+            "is_stochastic": detector.is_stochastic,
+        },
+        "attack": {**attack.describe(), "title": attack.title},
+        "draws": {
+            "verdict": rules.verdict_draws if detector.is_stochastic else 1,
+            "selection": rules.selection_draws if detector.is_stochastic else 0,
+        },
+        "seed": run.seed,
+        "fit_seed": run.fit_seed,
+    }

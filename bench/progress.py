@@ -1,0 +1,109 @@
+"""What a run shows while it works: bars with the time left on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from bench.records import Record
+from detectors.base import Progress as FitProgress
+
+QUIET_SECONDS = 30.0  # between two plain lines about the same job
+
+
+class ConsoleReporter:
+    """A `runner.Reporter` on a console; use it in a `with` statement."""
+
+    def __init__(self, console: Console, cells: int) -> None:
+        self.console = console
+        self._bars = Progress(
+            SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=18),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"), TimeElapsedColumn(), TimeRemainingColumn(compact=True),
+            console=console, transient=True, disable=not console.is_terminal,
+        )
+        self._cells = self._bars.add_task("cells", total=cells)
+        self._count, self._total = 0, cells
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def fitting(self, detector: str, category: str) -> FitProgress:
+        """Shows a fit; the bar appears with the first step, so a loaded checkpoint shows none."""
+        task: TaskID | None = None
+        plain = _PlainLines(self.console, f"fitting {detector} on {category}")
+
+        def show(done: int, total: int, note: str = "") -> None:
+            nonlocal task
+            if task is None:
+                task = self._bars.add_task(f"fit {detector} {category}", total=total)
+            self._bars.update(task, completed=done, total=total, description=f"fit {detector} {category} {note}")
+            plain.show(done, total, note)
+            if done >= total:
+                self._bars.remove_task(task)
+                task = None
+
+        return show
+
+    @contextmanager
+    def attacking(self, detector: str, category: str, attack: str, images: int) -> Iterator[Callable[[int, str], None]]:
+        """Shows the images of a cell."""
+        what = f"{attack} on {detector} {category}"
+        task = self._bars.add_task(what, total=images)
+        plain, count = _PlainLines(self.console, what), 0
+
+        def tick(done: int, note: str) -> None:
+            nonlocal count
+            count += done
+            self._bars.update(task, completed=count)
+            plain.show(count, images, note)
+
+        try:
+            yield tick
+        finally:
+            self._bars.remove_task(task)
+
+    def done(self, record: Record, reused: bool) -> None:
+        """One line for each cell that was computed."""
+        self._count += 1
+        self._bars.update(self._cells, completed=self._count)
+        head = f"[{self._count}/{self._total}] {record.detector_name} {record.category} {record.attack_name}"
+        if not record.ok:
+            self.console.print(f"{head} FAILED: {record.reason}", style="bold red", markup=False, highlight=False)
+        elif reused:
+            self.console.print(f"{head}: already there", style="dim", markup=False, highlight=False)
+        elif record.clean and record.robust:
+            self.console.print(
+                f"{head}: clean {record.clean.auc:.1f}, robust {record.robust.auc:.1f} "
+                f"({record.checkpoint.get('origin')} checkpoint, {record.seconds.get('total', 0):.0f} s)",
+                markup=False, highlight=False,
+            )
+
+
+class _PlainLines:
+    """For logs and pipes: a line at the start and every half minute."""
+
+    def __init__(self, console: Console, what: str) -> None:
+        self._console, self._what = console, what
+        self._started = time.monotonic()
+        self._last = self._started - QUIET_SECONDS / 2
+
+    def show(self, done: int, total: int, note: str) -> None:
+        now = time.monotonic()
+        if self._console.is_terminal or now - self._last < QUIET_SECONDS or done >= total:
+            return
+        self._last = now
+        left = (now - self._started) / max(done, 1) * (total - done)
+        text = f"{self._what}: {done}/{total}, about {left:.0f} s left. {note}"
+        self._console.print(text, markup=False, highlight=False)

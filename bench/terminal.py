@@ -1,0 +1,134 @@
+"""What a run prints at its end, and what `bench list` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import attacks
+from attacks.registry import get_class
+from bench import leaderboard, leaderboard_files, panel, plots, presets, protocol
+from bench.data import registry as datasets
+from bench.errors import BenchError
+from bench.plan import Plan
+from bench.records import Record, Revisions, read_all
+from bench.runner import RunResult
+from detectors import registry as detector_registry
+
+
+def revisions() -> Revisions:
+    """The revisions of the code at hand: what makes a record stale."""
+    return Revisions(
+        detectors={name: detector_registry.get(name).revision for name in detector_registry.names()},
+        attacks={name: get_class(name).revision for name in attacks.names()},
+        protocols={p.name: p.version for p in protocol.PROTOCOLS},
+    )
+
+
+def write_results(out: Path, console: Console) -> list[Path]:
+    """Leaderboards, plots and panels from all records below `out`. Returns what was written."""
+    records, problems = read_all(out / "records")
+    now = revisions()
+    written = leaderboard_files.write(records, out, now)
+    plotted, without_scores = plots.write_all(records, out / "plots", now)
+    written += plotted
+    for record in (r for r in records if r.ok):
+        written += panel.write_panel(record, out / "plots")
+    for problem in [*problems, *without_scores]:
+        console.print(f"Warning: {problem}", style="yellow", markup=False, highlight=False)
+    return written
+
+
+def show_result(plan: Plan, result: RunResult, console: Console) -> None:
+    """The leaderboard of the run's own records, what it means, and where the files are."""
+    for board in leaderboard.build(result.records, revisions()):
+        console.print()
+        for fact in board.facts:
+            console.print(fact, style="dim", markup=False, highlight=False)
+        console.print(leaderboard_files.terminal(board))
+        console.print(_meaning(board), markup=False, highlight=False)
+    for record in result.failed:
+        console.print(
+            f"Failed: {record.detector_name} on {record.category}: {record.reason}", style="bold red", markup=False,
+            highlight=False,
+        )
+    out = plan.run.out
+    console.print(
+        f"\nRecords: {out / 'records'}   Leaderboard: {out / 'leaderboard.md'} (.csv, .tex)   Plots: {out / 'plots'}",
+        markup=False, highlight=False,
+    )
+    reused = f", {result.reused} of them from earlier runs" if result.reused else ""
+    console.print(f"{len(result.records)} cells{reused}; {result.seconds:.0f} s.", markup=False, highlight=False)
+    if plan.dataset.licence:
+        console.print(f"Data: {plan.dataset.licence}", style="dim", markup=False, highlight=False)
+
+
+def _meaning(board: leaderboard.Leaderboard) -> str:
+    """The numbers in one sentence."""
+    return (
+        "AUC: how often an anomalous image scores above a normal one, in per cent (50 is chance); robust: after every "
+        "image, normal or anomalous, was perturbed within the ball to mislead this very detector, so an upper bound "
+        "that a stronger attack can only lower."
+    )
+
+
+def show_plan(plan: Plan, estimates: Sequence[tuple[str, str, str, float | None]], console: Console) -> None:
+    """What a run would do: rows of (detector, category, checkpoint, seconds)."""
+    table = Table(title=Text(f"{plan.cells} cells on {plan.dataset.name} at {plan.image_size} px"))
+    for column, justify in (("detector", "left"), ("category", "left"), ("checkpoint", "left"), ("about", "right")):
+        table.add_column(column, justify="right" if justify == "right" else "left")
+    for detector, category, origin, seconds in estimates:
+        table.add_row(detector, category, origin, "not known" if seconds is None else duration(seconds))
+    console.print(table)
+    known = [seconds for *_, seconds in estimates if seconds is not None]
+    console.print(f"Attacks: {', '.join(_attack_text(a.describe()) for a in plan.attacks)}.", highlight=False)
+    more = "" if len(known) == len(estimates) else " (without those not known)"
+    console.print(f"Estimated time in all: {duration(sum(known))}{more}. Nothing was run.", highlight=False)
+
+
+def _attack_text(described: dict[str, object]) -> str:
+    return f"{described['name']} (epsilon {described['epsilon']:.6g}, {described.get('steps')} steps)"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def listing(what: str) -> Table:
+    """The table of `bench list`. Raises BenchError for a kind that is not there."""
+    table = Table(box=None, pad_edge=False)
+    rows: list[tuple[str, ...]]
+    if what == "detectors":
+        header: tuple[str, ...] = ("name", "method", "noise", "source")
+        classes = [detector_registry.get(name) for name in detector_registry.names()]
+        rows = [(c.name, c.title, "random" if c.is_stochastic else "none", c.paper) for c in classes]
+    elif what == "attacks":
+        header = ("name", "what it does")
+        rows = [(name, get_class(name).summary) for name in attacks.names()]
+    elif what == "datasets":
+        header = ("name", "what it is", "needs")
+        found = [datasets.find(name) for name in datasets.names()]
+        rows = [(d.name, d.summary, "--data-root" if d.needs_root else "nothing") for d in found]
+    elif what == "presets":
+        header = ("name", "what it is")
+        rows = [(p.name, p.summary) for p in presets.PRESETS]
+        rows += [(f"protocol {p.name}", p.statement) for p in protocol.PROTOCOLS]
+    else:
+        raise BenchError(f"There is no list of {what!r}; ask for detectors, attacks, datasets or presets.")
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def failures(records: Sequence[Record]) -> int:
+    """The exit code of a run with these records: 2 where a cell failed."""
+    return 2 if any(not record.ok for record in records) else 0

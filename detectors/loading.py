@@ -1,0 +1,71 @@
+"""A fitted detector from its checkpoint alone: the JSON beside the tensors names the detector and its settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from pathlib import Path
+from typing import Any
+
+from detectors import checkpoint, registry
+from detectors.base import Detector, Settings
+from detectors.errors import CheckpointError
+
+
+def load(name: str | Path) -> Detector:
+    """A fitted detector.
+
+    Args:
+        name: a .safetensors file with its .json beside it, or the name of a checkpoint that ships with a detector
+            ("freerad-elpv-mono-quick"; `shipped()` lists them).
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is damaged, tampered with or of an unknown detector.
+    """
+    path = Path(name)
+    if path.suffix != ".safetensors":
+        known = shipped()
+        if str(name) not in known:
+            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise CheckpointError(f"There is no shipped checkpoint {str(name)!r}; give a .safetensors file.{hint}")
+        path = known[str(name)]
+    description = checkpoint.read_description(path)
+    cls = registry.get(str(description.get("detector")))
+    size, stored = description.get("image_size"), description.get("settings")
+    if not isinstance(size, int) or not isinstance(stored, dict) or not 8 <= size <= 4096:
+        raise CheckpointError(f"{path} does not say its image size and settings; fit the detector again.")
+    default = cls.settings_for("quick", size)
+    try:
+        settings = _restored(default, stored)
+    except (TypeError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} has settings that {cls.name} does not know ({error}); fit again.") from None
+    return cls(settings, size).load(path)
+
+
+def shipped() -> dict[str, Path]:
+    """The checkpoints that come with the installed detectors, by name."""
+    found = {}
+    for name in registry.names():
+        for path in registry.get(name).shipped_checkpoints():
+            found[f"{name}-{path.stem}"] = path
+    return found
+
+
+def _restored(default: Settings, stored: dict[str, Any]) -> Settings:
+    """The settings that `dataclasses.asdict` and JSON made this of; the default tells the types."""
+    return dataclasses.replace(default, **_values(default, stored))
+
+
+def _values(default: Any, stored: dict[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(default)}
+    if stored.keys() != names:
+        raise KeyError(f"{sorted(stored.keys() ^ names)}")
+    values: dict[str, Any] = {}
+    for name, value in stored.items():
+        current = getattr(default, name)
+        if dataclasses.is_dataclass(current) and not isinstance(current, type):
+            values[name] = dataclasses.replace(current, **_values(current, value))
+        else:
+            values[name] = tuple(value) if isinstance(value, list) else value
+    return values

@@ -1,0 +1,193 @@
+"""Leaderboards: what is averaged, what is ranked, what may share a table, and what strangers cannot do to it."""
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_records import make_failed, make_record, make_scores, with_auc
+from rich.console import Console
+
+from bench import leaderboard, leaderboard_files, markup
+from bench.errors import RecordError
+from bench.leaderboard import Leaderboard
+from bench.records import Record, Revisions
+
+
+def cell(detector: str, category: str, robust: float, clean: float = 90.0, **fields: object) -> Record:
+    return with_auc(make_record(detector=detector, category=category, **fields), clean=clean, robust=robust)
+
+
+def only(records: list[Record], revisions: Revisions | None = None) -> Leaderboard:
+    boards = leaderboard.build(records, revisions)
+    assert len(boards) == 1
+    return boards[0]
+
+
+def test_rows_are_ranked_by_average_robust_auc() -> None:
+    robust = {"ae": (10, 30), "cfa": (20, 60), "spade": (50, 0)}
+    board = only([cell(d, c, r) for d, both in robust.items() for c, r in zip(("mono", "poly"), both, strict=True)])
+    assert [row.name for row in board.rows] == ["cfa", "spade", "ae"]
+    assert [row.robust.value for row in board.rows if row.robust] == pytest.approx([40, 25, 20])
+
+
+def test_the_averages_interval_is_movers() -> None:
+    records = [cell("ae", "mono", 100.0), cell("ae", "poly", 40.0)]
+    found = only(records).rows[0].robust
+    assert found is not None
+    figures = [r.robust for r in records if r.robust]
+    half = np.sqrt(sum((f.auc - f.low) ** 2 for f in figures)) / 2
+    assert found.low == pytest.approx(70.0 - half)
+
+
+def test_a_missing_category_leaves_a_dash_no_average_and_no_rank() -> None:
+    board = only([cell("ae", "mono", 10), cell("ae", "poly", 10), cell("cfa", "mono", 99)])
+    assert [row.name for row in board.rows] == ["ae", "cfa"]  # 99 on the easy half is no first place
+    assert board.rows[1].robust is None
+    line = next(line for line in leaderboard_files.markdown(board).splitlines() if line.startswith("| CFA"))
+    assert line.count("–") == 4 and " 0.0 " not in line  # noqa: RUF001  two of poly, two averages
+    assert np.isnan(leaderboard_files.frame(board).loc["CFA", ("average", "robust", "value")])
+
+
+def test_a_failed_cell_is_a_dash_with_its_reason() -> None:
+    board = only([cell("ae", "mono", 10), make_failed("The scores are NaN.", detector="cfa", category="mono")])
+    text = leaderboard_files.markdown(board)
+    assert "CFA, mono: failed: The scores are NaN." in text
+    assert board.rows[-1].name == "cfa" and board.rows[-1].robust is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"epsilon": 4 / 255}, {"preset": "paper"}, {"protocol": "paper"}, {"attack": "apgd-linf"}, {"dataset": "mvtec"},
+     {"image_size": 64}, {"steps": 40}, {"keep": "best"}, {"restarts": 5}, {"norm": "l2"}],
+)  # fmt: skip
+def test_what_cannot_be_compared_is_not_in_one_table(other: dict[str, object]) -> None:
+    assert len(leaderboard.build([cell("ae", "mono", 10), cell("cfa", "mono", 10, **other)])) == 2
+
+
+def test_eot_and_draws_follow_from_the_detector_and_share_a_table() -> None:
+    stochastic = make_record(make_scores(draws=10), detector="freerad", eot=20)
+    board = only([make_record(detector="ae"), stochastic])
+    assert {row.name for row in board.rows} == {"ae", "freerad"}
+
+
+def test_the_marks_say_what_not_to_believe() -> None:
+    rows = [
+        cell("ae", "mono", 10, brightness=97.0),
+        cell("cfa", "mono", 10, full_run=False),
+        cell("spade", "mono", 10, detector_revision=1),
+        cell("cflow", "mono", 10, fingerprint="0" * 64),
+        cell("fastflow", "mono", 10, indicators={"zero_gradient_share": 0.4}),
+        cell("pls", "mono", 99, clean=50.0),
+    ]
+    board = only(rows, Revisions(detectors={"spade": 2}))
+    marks = {row.name: row.cells["mono"].marks for row in board.rows}
+    assert marks == {
+        "ae": (), "cfa": ("partial",), "spade": ("stale",), "cflow": ("other images",), "fastflow": ("indicator",),
+        "pls": ("indicator",),
+    }  # fmt: skip
+    text = leaderboard_files.markdown(board)
+    assert "mono\\*: clean AUC" in text and "mean brightness alone" in text
+    for needed in ("†", "‡", "§", "the gradient was zero in 40 %", "the attack raised the AUC"):
+        assert needed in text
+
+
+def test_the_strict_protocol_counts_ties_as_lost() -> None:
+    scores = make_scores()
+    collapsed = type(scores)(scores.images, scores.labels, scores.clean, np.zeros_like(scores.robust))
+    for protocol, value in (("strict", 0.0), ("strict-lite", 0.0), ("quick", 50.0)):
+        board = only([make_record(collapsed, protocol=protocol)])
+        assert board.rows[0].robust is not None
+        assert board.rows[0].robust.value == value
+        assert board.rows[0].cells["mono"].marks == ("ties",)
+
+
+def test_a_current_record_hides_a_stale_one_even_if_older() -> None:
+    old = cell("ae", "mono", 80, detector_revision=1, written="2026-01-01")
+    new = cell("ae", "mono", 20, detector_revision=2, written="2025-01-01")
+    board = only([old, new], Revisions(detectors={"ae": 2}))
+    assert board.rows[0].robust is not None and board.rows[0].robust.value == pytest.approx(20)
+    assert "1 older records" in leaderboard_files.markdown(board)
+
+
+def test_settings_that_compete_are_rows_and_settings_per_category_are_not() -> None:
+    competing = only([cell("freerad", "mono", r, settings={"k": k, "width": 8}) for k, r in ((50, 30), (100, 60))])
+    assert [row.label for row in competing.rows] == ["FreeRAD (k=100)", "FreeRAD (k=50)"]
+    chosen = [cell("freerad", c, 50, settings={"k": k}) for c, k in (("mono", 50), ("poly", 200))]
+    assert [row.label for row in only(chosen).rows] == ["FreeRAD"]
+
+
+def test_the_heading_says_what_was_done() -> None:
+    facts = " ".join(only([make_record()]).facts)
+    for needed in ("128x128", "20 normal and 30 anomalous", "at most 30 per class", "steps 20", "iterate kept last",
+                   "epsilon 2/255", "PGD-20, upper bound", "version 1", "not over training seeds"):  # fmt: skip
+        assert needed in facts
+
+
+HOSTILE = '<script>alert(1)</script> | a_b $x$ \\input{/etc/passwd} & 100% #1 ~ ^ [l](http://e.vil) @you `c` "q"\n| new'
+
+
+def test_what_strangers_write_stays_text_in_markdown() -> None:
+    board = only([cell(HOSTILE, HOSTILE, 10.0), make_failed(HOSTILE, detector="cfa", category=HOSTILE)])
+    text = leaderboard_files.markdown(board)
+    assert "<script" not in text and "http:" not in text and "@you" not in text
+    assert not re.search(r"(?<!\\)\]\(", text)
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(table) == 4 and len({line.count("|") for line in table}) == 1
+
+
+def test_what_strangers_write_stays_text_in_latex() -> None:
+    board = only([cell(HOSTILE, HOSTILE, 10.0), make_failed(HOSTILE, detector="cfa", category=HOSTILE)])
+    text = leaderboard_files.latex(board)
+    assert r"\input" not in text and r"\textbackslash{}input\{/etc/passwd\}" in text
+    body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    assert len(body) == 2
+    for line in body:
+        assert line.endswith(r" \\")
+        assert len(re.findall(r"(?<!\\)&", line)) == 4
+        assert not re.search(r"(?<!\\)[%#$_^~]", line)
+        assert not line.startswith(("[", "*"))  # \\ would take them for its arguments
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+
+
+def test_a_formula_does_not_run_in_a_spreadsheet() -> None:
+    assert [markup.escape_csv(t) for t in ("=1+1", "+1", "-1", "@a", "a=1")] == ["'=1+1", "'+1", "'-1", "'@a", "a=1"]
+
+
+def test_the_csv_has_every_cell_with_its_exact_figures(tmp_path: Path) -> None:
+    records = [make_record(), make_record(make_scores(seed=3), category="poly"), make_failed("=1+1", category="x")]
+    paths = leaderboard_files.write(records, tmp_path)
+    assert sorted(p.name for p in paths) == ["leaderboard.csv", "leaderboard.md", "leaderboard.tex"]
+    table = pd.read_csv(tmp_path / "leaderboard.csv").set_index("category")
+    for record in records[:2]:
+        assert record.robust is not None
+        assert table.loc[record.category, "robust_auc"] == record.robust.auc
+        assert table.loc[record.category, "robust_low"] == record.robust.low
+    assert table.loc["x", "status"] == "failed" and np.isnan(table.loc["x", "robust_auc"])
+    assert table.loc["x", "reason"] == "'=1+1"
+
+
+def test_no_records_make_files_that_say_so_and_a_bad_folder_a_sentence(tmp_path: Path) -> None:
+    leaderboard_files.write([], tmp_path)
+    assert "no records yet" in (tmp_path / "leaderboard.md").read_text()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecordError, match="cannot be written"):
+        leaderboard_files.write([], tmp_path / "file" / "below")
+
+
+def test_the_terminal_table_fits_80_columns_and_reads_no_markup() -> None:
+    board = only([cell("[red]x[/red]", c, 10.0) for c in ("mono", "poly")])
+    stream = io.StringIO()
+    Console(file=stream, width=80).print(leaderboard_files.terminal(board))
+    assert "[red]x[/red]" in stream.getvalue()
+    assert "…" not in stream.getvalue() and max(map(len, stream.getvalue().splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "norm", "text"),
+    [(2 / 255, "linf", "2/255"), (0.5 / 255, "linf", "0.00196078"), (0.1, "l2", "0.1"), (1.0, "l2", "1")],
+)
+def test_epsilons_read_as_the_field_writes_them(epsilon: float, norm: str, text: str) -> None:
+    assert markup.epsilon_text(epsilon, norm) == text

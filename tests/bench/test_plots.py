@@ -1,0 +1,180 @@
+"""Plots: what is drawn is what the records say; pictures never travel without their licence."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from fake_records import make_failed, make_record, make_scores, with_auc, write_record
+from matplotlib.colors import to_hex
+from safetensors.numpy import save_file
+
+from bench import leaderboard, panel, plots
+from bench.errors import RecordError
+from bench.figures import COLOURS, save
+from bench.records import EXAMPLES_SUFFIX, Record, companion
+from bench.scores import Scores
+
+
+def curve(detector: str, category: str, values: dict[float, float], clean: float = 95.0) -> list[Record]:
+    return [
+        with_auc(make_record(detector=detector, category=category, epsilon=e / 255), clean=clean, robust=r)
+        for e, r in values.items()
+    ]
+
+
+def test_a_security_curve_starts_at_the_clean_auc_and_is_sorted_in_units_of_1_255() -> None:
+    figure = plots.security_curve_figure(curve("ae", "mono", {8: 0.0, 1: 70.0, 2: 40.0}))
+    line = figure.axes[0].get_lines()[0]
+    np.testing.assert_allclose(line.get_xdata(), [0, 1, 2, 8])
+    np.testing.assert_allclose(line.get_ydata(), [95, 70, 40, 0])
+    assert "1/255" in figure.axes[0].get_xlabel()
+
+
+def test_one_epsilon_is_a_curve_of_two_points_and_l2_has_no_unit() -> None:
+    record = with_auc(make_record(norm="l2", epsilon=0.1), clean=90.0, robust=30.0)
+    axes = plots.security_curve_figure([record]).axes[0]
+    np.testing.assert_allclose(axes.get_lines()[0].get_xdata(), [0, 0.1])
+    assert axes.get_xlabel() == "l2 epsilon"
+
+
+def test_each_category_is_a_panel_and_each_detector_keeps_its_look_in_all_of_them() -> None:
+    records = [r for d in ("ae", "cfa") for c in ("mono", "poly") for r in curve(d, c, {2: 40.0})]
+    records = [r for r in records if (r.detector_name, r.category) != ("ae", "mono")]  # absent in the first panel
+    figure = plots.security_curve_figure(records)
+    looks = {
+        (axes.get_title(), line.get_label()): (to_hex(line.get_color()), line.get_linestyle(), line.get_marker())
+        for axes in figure.axes
+        for line in axes.get_lines()
+    }
+    assert looks["mono", "CFA"] == looks["poly", "CFA"] != looks["poly", "AE"]
+    a, b = looks["poly", "CFA"], looks["poly", "AE"]
+    assert all(x != y for x, y in zip(a, b, strict=True))  # colour is not the only difference
+
+
+def test_two_settings_of_a_detector_are_two_curves() -> None:
+    records = [
+        with_auc(make_record(detector="freerad", settings={"k": k}), clean=90.0, robust=r)
+        for k, r in ((50, 20), (100, 60))
+    ]
+    labels = {line.get_label() for line in plots.security_curve_figure(records).axes[0].get_lines()}
+    assert {"FreeRAD (k=50)", "FreeRAD (k=100)"} <= labels
+
+
+def test_a_histogram_holds_every_score_of_a_class_as_its_share() -> None:
+    scores = make_scores(draws=4)
+    figure = plots.histogram_figure(make_record(scores), scores)
+    for axes in figure.axes:
+        heights = [sum(patch.get_height() for patch in c.patches) for c in axes.containers if len(c.patches) > 1]
+        assert heights == pytest.approx([1.0, 1.0])
+    edges = [[p.get_x() for p in axes.containers[0].patches] for axes in figure.axes]
+    assert edges[0] == edges[1]
+
+
+@pytest.mark.parametrize(
+    "values", [np.zeros(50), np.full(50, np.inf), np.geomspace(1e-9, 1e9, 50), np.full(50, -1e300)]
+)
+def test_odd_scores_do_not_break_a_histogram(tmp_path: Path, values: np.ndarray) -> None:
+    normal = make_scores()
+    scores = Scores(normal.images, normal.labels, values[None], values[None])
+    save(plots.histogram_figure(make_record(normal), scores), tmp_path / "odd.name")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["odd.name.pdf", "odd.name.png"]
+
+
+def test_the_heat_map_writes_the_numbers_and_hatches_what_is_not_there() -> None:
+    records = [*curve("ae", "mono", {2: 12.3}), *curve("ae", "poly", {2: 45.5}), *curve("cfa", "mono", {2: 7.8})]
+    board = leaderboard.build([*records, make_failed(detector="cfa", category="poly")])[0]
+    figure = plots.heat_map_figure(board)
+    texts = [[t.get_text() for t in axes.texts] for axes in figure.axes[:2]]
+    assert texts[1] == ["12.3", "45.5", "28.9", "7.8", "–", "–"]  # noqa: RUF001
+    assert [patch.get_hatch() for patch in figure.axes[1].patches] == ["////", "////"]
+
+
+def test_hostile_names_and_the_callers_settings_survive_plotting(tmp_path: Path) -> None:
+    before = dict(mpl.rcParams)
+    record = write_record(tmp_path / "records", detector="$x_{", category="$\\frac{", attack="a$b")
+    paths, problems = plots.write_all([record], tmp_path / "plots")
+    assert problems == [] and len(paths) == 6
+    assert all(p.is_relative_to(tmp_path / "plots") and p.stat().st_size > 1000 for p in paths)
+    assert dict(mpl.rcParams) == before
+
+
+def test_missing_scores_are_reported_and_the_other_plots_are_made(tmp_path: Path) -> None:
+    record = write_record(tmp_path)
+    assert record.path is not None
+    companion(record.path, ".scores.csv").unlink()
+    paths, problems = plots.write_all([record], tmp_path / "plots")
+    assert len(paths) == 4 and len(problems) == 1
+
+
+def test_the_palette_is_okabe_and_itos() -> None:
+    assert set(COLOURS) < {"#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"}
+
+
+def examples(record: Record, **changes: np.ndarray | None) -> Path:
+    assert record.path is not None
+    generator = np.random.default_rng(0)
+    image = generator.integers(10, 240, (4, 3, 16, 16)).astype(np.uint8)
+    tensors = {
+        "image": image, "adversarial": image + 2, "adversarial_reconstruction": image,
+        "map": generator.random((4, 16, 16)).astype(np.float16), "labels": np.array([-1, 1, -1, 1], dtype=np.int8),
+        "adversarial_map": generator.random((4, 16, 16)).astype(np.float16), **changes,
+    }  # fmt: skip
+    path = companion(record.path, EXAMPLES_SUFFIX)
+    save_file({k: v for k, v in tensors.items() if v is not None}, str(path))
+    return path
+
+
+def test_the_panel_states_its_factor_and_magnifies_around_grey(tmp_path: Path) -> None:
+    record = write_record(tmp_path)
+    figure = panel.panel_figure(record, panel.read_examples(examples(record)))
+    titles = [axes.get_title() for axes in figure.axes]
+    assert "perturbation ×60" in titles  # noqa: RUF001
+    shown = figure.axes[1].get_images()[0].get_array()
+    assert shown is not None
+    np.testing.assert_allclose(shown, 0.5 + 60 * 2 / 255, atol=1e-6)
+    assert [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()] == ["normal"] * 2 + ["anomalous"] * 2
+
+
+def test_a_perturbation_below_one_grey_level_is_shown_where_it_is_stored(tmp_path: Path) -> None:
+    record = write_record(tmp_path)
+    delta = np.full((4, 3, 16, 16), 0.001, dtype=np.float32)
+    image = np.full((4, 3, 16, 16), 100, dtype=np.uint8)  # after rounding the attacked image is the clean one
+    found = panel.read_examples(examples(record, image=image, adversarial=image, perturbation=delta))
+    shown = panel.panel_figure(record, found).axes[1].get_images()[0].get_array()
+    assert shown is not None and float(np.min(shown)) > 0.9
+
+
+def test_a_detector_without_reconstruction_and_map_has_a_narrower_panel(tmp_path: Path) -> None:
+    record = write_record(tmp_path)
+    path = examples(record, adversarial_reconstruction=None, map=None, adversarial_map=None)
+    assert len(panel.panel_figure(record, panel.read_examples(path)).axes) == 4 * 3
+
+
+def test_a_panel_travels_with_the_licence_of_every_picture_beside_it(tmp_path: Path) -> None:
+    for category in ("mono", "poly", "mono"):
+        record = write_record(tmp_path, category=category)
+        examples(record, adversarial_reconstruction=None, map=None, adversarial_map=None)
+        paths = panel.write_panel(record, tmp_path / "panels")
+        assert {p.suffix for p in paths} == {".png", ".pdf", ".txt"}
+    notice = (tmp_path / "panels" / "NOTICE.txt").read_text().splitlines()
+    assert len(notice) == 3 and all("CC BY-NC-SA 4.0" in line for line in notice[1:])
+
+
+def test_without_examples_there_is_no_panel_and_no_notice(tmp_path: Path) -> None:
+    assert panel.write_panel(write_record(tmp_path), tmp_path / "panels") == []
+    assert not (tmp_path / "panels").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"image": None}, {"labels": None}, {"map": np.zeros((4, 8, 8), np.float16)}, {"image": np.zeros((4, 3))}],
+)
+def test_damaged_examples_are_a_sentence(tmp_path: Path, changes: dict[str, np.ndarray | None]) -> None:
+    record = write_record(tmp_path)
+    path = examples(record, **changes)
+    with pytest.raises(RecordError, match="run the cell again"):
+        panel.read_examples(path)
+    path.write_bytes(b"no safetensors")
+    with pytest.raises(RecordError, match="cannot be read"):
+        panel.read_examples(path)

@@ -1,0 +1,247 @@
+"""The contract, over the whole registry. A new detector adds one row."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import FrozenInstanceError, dataclass, field, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import contract_checks as checks
+import pytest
+import torch
+from detector_pictures import anomalous_pictures, normal_pictures, on_the_edge_of_the_ball
+from torch import Tensor
+
+from detectors import registry
+from detectors.base import Detector
+from detectors.errors import CheckpointError, DetectorError
+
+SEED = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """One detector at small settings.
+
+    Attributes:
+        name: the registry's.
+        floor: the AUC on the synthetic defects that it must reach.
+        size: side of the pictures.
+        normals: how many it is fitted on.
+        settings: overrides of the quick preset.
+        change: a setting whose change a checkpoint must notice.
+        variant: tells rows of one detector apart.
+    """
+
+    name: str
+    floor: float
+    size: int = 32
+    normals: int = 32
+    settings: dict[str, Any] = field(default_factory=dict)
+    change: dict[str, Any] = field(default_factory=dict)
+    variant: str = ""
+
+    def build(self) -> Detector:
+        return registry.create(self.name, image_size=self.size, **self.settings)
+
+
+FREERAD = {
+    "k": 100, "work_size": 32, "map_images": 16, "map_draws": 2, "unet.channels": 16, "unet.multipliers": (1, 2),
+    "training.iterations": 60, "training.learning_rate": 3e-3, "training.ema": 0.95,
+}
+
+ROWS = (
+    Row("ae", floor=90, settings={"epochs": 15, "channels": 8}, change={"latent": 5}),
+    Row("brightness", floor=55),
+    Row("freerad", floor=85, settings=FREERAD, change={"filter_size": 3}),
+    Row(
+        "freerad", floor=80, settings={**FREERAD, "denoising_steps": 2, "score_draws": 2}, change={"k": 50},
+        variant="2x2",
+    ),
+    Row("spade", floor=95, size=64, change={"neighbours": 2}),
+    Row(
+        "spade", floor=95, size=64, settings={"pixel_map": True, "input_size": 56, "crop": 48, "neighbours": 2},
+        change={"neighbours": 3}, variant="map",
+    ),
+)
+BY_ID = {row.name + (f"-{row.variant}" if row.variant else ""): row for row in ROWS}
+every_row = pytest.mark.parametrize("row", [pytest.param(row, id=key) for key, row in BY_ID.items()])
+
+
+@cache
+def _pictures(size: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Training normals, test normals, anomalies."""
+    train = normal_pictures(count, size, seed=1)
+    return train, normal_pictures(24, size, seed=2), anomalous_pictures(24, size, seed=4)
+
+
+_FITTED: dict[int, Detector] = {}
+
+
+def _fitted(row: Row) -> Detector:
+    if id(row) not in _FITTED:
+        _FITTED[id(row)] = row.build().fit(_pictures(row.size, row.normals)[0], seed=SEED)
+    return _FITTED[id(row)]
+
+
+@pytest.fixture
+def images(row: Row) -> Tensor:
+    """Three clean normals and two strong anomalies."""
+    _, normals, anomalies = _pictures(row.size, row.normals)
+    return torch.cat([normals[:3], anomalies[:2]])
+
+
+def test_every_detector_has_a_row() -> None:
+    assert set(registry.names()) == {row.name for row in ROWS}, "add a row to ROWS"
+
+
+@every_row
+def test_score_has_one_number_per_image(row: Row, images: Tensor) -> None:
+    checks.check_score_has_one_number_per_image(_fitted(row), images)
+
+
+@every_row
+def test_gradient_is_finite_and_not_zero(row: Row, images: Tensor) -> None:
+    checks.check_gradient_lives(_fitted(row), images)
+    checks.check_gradient_lives(_fitted(row), on_the_edge_of_the_ball(images, 8 / 255, seed=5))
+
+
+@every_row
+@pytest.mark.parametrize("where", ["clean normals", "strong anomalies", "edge of the ball"])
+def test_gradient_equals_finite_differences(row: Row, images: Tensor, where: str) -> None:
+    places = {
+        "clean normals": images[:2],
+        "strong anomalies": images[3:],
+        "edge of the ball": on_the_edge_of_the_ball(images[2:4], 8 / 255, seed=5),
+    }
+    checks.check_finite_differences(_fitted(row), places[where])
+
+
+@every_row
+def test_score_ignores_its_batch_neighbours(row: Row, images: Tensor) -> None:
+    checks.check_ignores_batch_neighbours(_fitted(row), images)
+
+
+@every_row
+def test_score_ignores_the_gradient_mode(row: Row, images: Tensor) -> None:
+    checks.check_ignores_gradient_mode(_fitted(row), images)
+
+
+@every_row
+def test_score_ignores_earlier_calls(row: Row, images: Tensor) -> None:
+    checks.check_ignores_its_history(_fitted(row), images)
+
+
+@every_row
+def test_a_stranger_calling_train_changes_nothing(row: Row, images: Tensor) -> None:
+    checks.check_stays_in_evaluation_mode(_fitted(row), images)
+
+
+@every_row
+def test_score_ignores_global_random_states(row: Row, images: Tensor) -> None:
+    checks.check_ignores_global_randomness(_fitted(row), images)
+
+
+@every_row
+def test_noise_is_honest(row: Row, images: Tensor) -> None:
+    checks.check_noise_is_honest(_fitted(row), images)
+
+
+@every_row
+def test_score_follows_the_dtype(row: Row, images: Tensor) -> None:
+    checks.check_follows_the_dtype(_fitted(row), images)
+
+
+@every_row
+def test_what_is_no_image_is_refused(row: Row, images: Tensor) -> None:
+    checks.check_refuses_what_is_no_image(_fitted(row), images)
+
+
+@every_row
+def test_nan_never_becomes_an_ordinary_score(row: Row, images: Tensor) -> None:
+    checks.check_passes_nan_on(_fitted(row), images)
+
+
+@every_row
+def test_anomaly_map_has_the_size_of_the_image_and_a_true_gradient(row: Row, images: Tensor) -> None:
+    checks.check_map(_fitted(row), images[2:4])
+
+
+@every_row
+def test_surrogate_score_is_differentiable(row: Row, images: Tensor) -> None:
+    detector = _fitted(row)
+    checks.check_gradient_lives(detector, images, score=detector.surrogate_score)
+    checks.check_finite_differences(detector, images[2:4], score=detector.surrogate_score, directions=1)
+
+
+@every_row
+def test_auc_reaches_its_floor(row: Row) -> None:
+    _, normals, anomalies = _pictures(row.size, row.normals)
+    checks.check_beats(_fitted(row), normals, anomalies, row.floor)
+
+
+@every_row
+def test_same_seed_gives_the_same_bits(row: Row) -> None:
+    checks.check_fit_is_reproducible(row.build, _fitted(row), _pictures(row.size, row.normals)[0], seed=SEED)
+
+
+@every_row
+def test_a_loaded_checkpoint_gives_the_same_scores(row: Row, images: Tensor, tmp_path: Path) -> None:
+    detector = _fitted(row)
+    noise = checks.source(len(images))
+    expected = detector.score(images, noise=noise)
+    detector.score(images.double(), noise=noise)  # a float64 check must not find its way into the file
+    path = detector.save(tmp_path / "fitted.safetensors", extra={"why": "test"})
+    loaded = row.build().load(path)
+    assert torch.equal(expected, loaded.score(images, noise=noise))
+    assert torch.equal(expected, loaded.load(path).score(images, noise=noise)), "loading twice changes the score"
+    assert loaded.fit_report == json.loads(json.dumps(detector.fit_report))
+    frozen = [key for key in loaded.state_dict() if key.startswith(detector.frozen_prefixes or ("\0",))]
+    assert bool(frozen) == bool(detector.frozen_hashes()), "frozen weights must be named by a hash"
+
+
+@every_row
+def test_a_checkpoint_of_something_else_is_refused(row: Row, tmp_path: Path) -> None:
+    path = _fitted(row).save(tmp_path / "fitted.safetensors")
+    if row.change:
+        with pytest.raises(CheckpointError, match="settings"):
+            registry.create(row.name, image_size=row.size, **{**row.settings, **row.change}).load(path)
+    other_name = "brightness" if row.name != "brightness" else "ae"
+    with pytest.raises(CheckpointError, match="detector"):
+        registry.create(other_name, image_size=row.size).load(path)
+    with pytest.raises(CheckpointError, match="image_size"):
+        registry.create(row.name, image_size=2 * row.size, **row.settings).load(path)
+
+
+@every_row
+def test_one_flipped_bit_in_a_checkpoint_is_refused(row: Row, tmp_path: Path) -> None:
+    path = _fitted(row).save(tmp_path / "fitted.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    with pytest.raises(CheckpointError, match="tampered"):
+        row.build().load(path)
+
+
+@every_row
+def test_an_unfitted_detector_and_bad_training_images_are_refused(row: Row, images: Tensor) -> None:
+    detector = row.build()
+    with pytest.raises(DetectorError, match="not fitted"):
+        detector.score(images)
+    for bad in (images * 255, images * 2 - 1, images / 0, images[:0]):
+        with pytest.raises(DetectorError):
+            detector.fit(bad, seed=0)
+    assert not detector.is_fitted
+
+
+@every_row
+def test_settings_are_frozen_and_presets_named(row: Row) -> None:
+    settings = type(row.build()).settings_for("quick", 128)
+    if fields(settings):
+        with pytest.raises(FrozenInstanceError):
+            setattr(settings, fields(settings)[0].name, 1)
+    assert replace(settings) == settings
+    with pytest.raises(DetectorError, match="no preset 'fast'"):
+        registry.create(row.name, preset="fast")
