@@ -211,11 +211,9 @@ def _examples(
         if detector.has_map:
             found["map"] = detector.anomaly_map(before, noise=source).half().cpu()
             found["adversarial_map"] = detector.anomaly_map(after, noise=source).half().cpu()
-        reconstruct = getattr(detector, "reconstruct", None)
-        if reconstruct is not None:
-            for name, images in (("reconstruction", before), ("adversarial_reconstruction", after)):
-                small = reconstruct(images, noise=source)
-                found[name] = _bytes(torch.nn.functional.interpolate(small, size=images.shape[-2:], mode="bilinear"))
+        if detector.has_reconstruction:
+            found["reconstruction"] = _bytes(detector.reconstruct(before, noise=source))
+            found["adversarial_reconstruction"] = _bytes(detector.reconstruct(after, noise=source))
         found["score"] = detector.score(before, noise=source).cpu()
         found["adversarial_score"] = detector.score(after, noise=source).cpu()
     return found

@@ -81,6 +81,7 @@ class AE(Detector):
     title = "AE"
     paper = "plain convolutional autoencoder (as attacked by Goodge et al., IJCAI 2020)"
     has_map = True
+    has_reconstruction = True
 
     def __init__(self, settings: AESettings, image_size: int) -> None:
         """Raises DetectorError where the work size cannot be halved often enough."""
@@ -102,10 +103,9 @@ class AE(Detector):
         levels = max(2, round(math.log2(image_size / 8)))  # an 8 x 8 map in the middle
         return _presets.choose(preset, quick=quick, paper=AESettings(work_size=image_size, levels=levels))
 
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """What the autoencoder makes of x, (B, 3, H, W) at the size of x, about [0, 1], not clamped."""
-        ready, _ = self._ready(x, None)
-        return resize(self.network(self._work(ready)), x.shape[-1])
+    def _reconstruct(self, x: Tensor, noise: Noise) -> Tensor:
+        rebuilt: Tensor = self.network(self._work(x))
+        return rebuilt
 
     def _work(self, x: Tensor) -> Tensor:
         return resize(x, self.settings.work_size)

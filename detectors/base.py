@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from detectors import checkpoint
 from detectors import noise as noise_module
-from detectors.errors import DetectorError, NoAnomalyMapError
+from detectors.errors import DetectorError, NoAnomalyMapError, NoReconstructionError
 from detectors.noise import Noise
 
 
@@ -58,7 +58,7 @@ class Detector(nn.Module, ABC):
         revision: raised whenever a change of code can change scores.
         is_stochastic: whether the score draws noise.
         is_defence: whether its authors claim robustness (a high robust AUC elsewhere is suspicious).
-        has_map: whether it has an anomaly map.
+        has_map, has_reconstruction: whether `anomaly_map` and `reconstruct` are there.
         auto_choices: settings that may be "auto", with the values that the suite tries (see `choose`).
         frozen_prefixes: state that comes from elsewhere (a pretrained backbone), is not trained and not saved.
         elastic_buffers: buffers whose first dimension is learned (a memory bank).
@@ -72,6 +72,7 @@ class Detector(nn.Module, ABC):
     is_stochastic: ClassVar[bool] = False
     is_defence: ClassVar[bool] = False
     has_map: bool = False  # may depend on the settings
+    has_reconstruction: bool = False
     auto_choices: ClassVar[dict[str, tuple[int, ...]]] = {}
     frozen_prefixes: ClassVar[tuple[str, ...]] = ()
     elastic_buffers: ClassVar[frozenset[str]] = frozenset()
@@ -108,6 +109,10 @@ class Detector(nn.Module, ABC):
     def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
         """(B, 3, H, W) to (B, H, W)."""
         raise NoAnomalyMapError(f"{self.name} scores whole images and has no anomaly map.")
+
+    def _reconstruct(self, x: Tensor, noise: Noise) -> Tensor:
+        """(B, 3, H, W) to (B, 3, h, w) on about [0, 1], at the size at which the method works."""
+        raise NoReconstructionError(f"{self.name} does not reconstruct images.")
 
     def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
         return self._score(x, noise)
@@ -162,6 +167,13 @@ class Detector(nn.Module, ABC):
     def anomaly_map(self, x: Tensor, *, noise: Noise | None = None) -> Tensor:
         """Anomaly map, (B, H, W), at the size of x. Raises NoAnomalyMapError where the method has none."""
         return self._anomaly_map(*self._ready(x, noise))
+
+    def reconstruct(self, x: Tensor, *, noise: Noise | None = None) -> Tensor:
+        """What the method makes of x, (B, 3, H, W), not clamped. Raises NoReconstructionError where it has no such."""
+        found = self._reconstruct(*self._ready(x, noise))
+        if found.shape[-2:] == x.shape[-2:]:
+            return found
+        return nn.functional.interpolate(found, size=x.shape[-2:], mode="bilinear", align_corners=False)
 
     def surrogate_score(self, x: Tensor, *, noise: Noise | None = None) -> Tensor:
         """What BPDA differentiates, (B,): the score, unless its honest forward pass has no useful gradient."""

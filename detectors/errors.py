@@ -13,5 +13,9 @@ class WeightsError(DetectorError):
     """Pretrained weights cannot be had."""
 
 
+class NoReconstructionError(DetectorError):
+    """The method does not reconstruct images."""
+
+
 class NoAnomalyMapError(DetectorError):
     """The method scores whole images only."""

@@ -95,6 +95,7 @@ class FreeRAD(Detector):
     is_stochastic = True
     is_defence = True
     has_map = True
+    has_reconstruction = True
     auto_choices: ClassVar[dict[str, tuple[int, ...]]] = {"k": (25, 50, 100, 200, 300)}  # the paper's Table 8
 
     def __init__(self, settings: FreeRADSettings, image_size: int) -> None:
@@ -190,15 +191,6 @@ class FreeRAD(Detector):
 
     # -- scoring ------------------------------------------------------------------------------------------------------
 
-    def reconstruct(self, x: Tensor, *, noise: Noise | None = None) -> Tensor:
-        """The reconstruction that the score compares with, (B, 3, work size, work size), about [0, 1], not clamped."""
-        x, noise = self._ready(x, noise)
-        return self._reconstruct(self._work(x), noise)
-
-    def compared(self, x: Tensor) -> Tensor:
-        """The image as the score sees it, (B, 3, work size, work size)."""
-        return self._work(x)
-
     def _work(self, x: Tensor) -> Tensor:
         side = self.settings.work_size
         if x.shape[-1] == side:
@@ -208,6 +200,9 @@ class FreeRAD(Detector):
         return F.interpolate(x, size=(side, side), mode="bilinear", antialias=True)
 
     def _reconstruct(self, x: Tensor, noise: Noise) -> Tensor:
+        return self._rebuilt(self._work(x), noise)
+
+    def _rebuilt(self, x: Tensor, noise: Noise) -> Tensor:
         count = self.settings.denoising_steps or self.k
         # One chain of timesteps 1..k or a subsequence; one-shot is the chain with the single timestep k.
         chain = self.process if count == self.k else process(self.settings.schedule, shots(self.k, count))
@@ -217,7 +212,7 @@ class FreeRAD(Detector):
         draws = self.settings.score_draws
         sources = [noise] if draws == 1 else [noise.sub(draw) for draw in range(draws)]
         maps = [
-            multiscale_error(x, self._reconstruct(x, source), self.settings.scales, self.settings.filter_size)
+            multiscale_error(x, self._rebuilt(x, source), self.settings.scales, self.settings.filter_size)
             for source in sources
         ]
         return torch.stack(maps).mean(dim=0)
