@@ -50,8 +50,8 @@ def failure_flags(record: Record) -> list[str]:
 
 def claim(record: Record) -> str:
     """What a robust column is: "PGD-20, upper bound". Every attack gives an upper bound on the robust AUC."""
-    attack, steps = record.attack, record.attack.get("steps")
-    name = one_line(attack.get("title") or record.attack_name.split("-")[0].upper(), 40)
+    steps = record.attack.get("steps")
+    name = one_line(record.attack_name.split("-")[0].upper(), 40)
     return f"{name}-{steps}, upper bound" if steps is not None else f"{name}, upper bound"
 
 

@@ -65,19 +65,19 @@ def latex(board: Leaderboard) -> str:
 
 
 def terminal(board: Leaderboard) -> Table:
-    """For rich; single categories are shown as long as they fit 80 columns, else the averages alone."""
-    shown = (*board.categories, "average") if len(board.categories) == 1 else ("average",)
-    table = Table(title=Text(board.title), caption=Text(" ".join(board.notes())), caption_justify="left")
-    table.add_column("detector", overflow="fold")
+    """For rich, within 80 columns: a section for each category and one for the average."""
+    table = Table(title=Text(board.title), title_justify="left", pad_edge=False)
+    table.add_column("category", overflow="fold", max_width=18)
+    table.add_column("detector", overflow="fold", max_width=18)
+    table.add_column("clean AUC", justify="right", no_wrap=True)
+    table.add_column(Text(f"robust AUC\n({board.claim})"), justify="right", no_wrap=True)
+    shown = (*board.categories, *(("average",) if len(board.categories) > 1 else ()))
     for category in shown:
-        prefix = f"{category}\n" if len(shown) > 1 else ""
-        table.add_column(Text(f"{prefix}clean AUC"), justify="right", no_wrap=len(shown) == 1)
-        table.add_column(Text(f"{prefix}robust AUC\n{board.claim}"), justify="right", no_wrap=len(shown) == 1)
-    table.add_column("marks")
-    for row in board.rows:
-        marks = "".join(sorted({MARKS[m] for c in row.cells.values() for m in c.marks}))
-        figures = [_figure(row, category, which) for category in shown for which in ("clean", "robust")]
-        table.add_row(Text(one_line(row.label, 60)), *figures, marks)
+        name = one_line(category, 40) + (BRIGHTNESS_MARK if category in board.flagged else "")
+        for number, row in enumerate(board.rows):
+            figures = [_figure(row, category, which) for which in ("clean", "robust")]
+            table.add_row(Text(name if number == 0 else ""), Text(one_line(row.label, 60)), *figures)
+        table.add_section()
     return table
 
 

@@ -1,8 +1,8 @@
 """Painted defects: anomalies made from normal images, for choosing a detector's settings without looking at test data.
 
 Three kinds in turn: a patch of the image pasted elsewhere and a thin scar of it (CutPaste, Li et al. 2021), and a blob
-of Perlin-like noise through which another normal image shows (after DRAEM, Zavrtanik et al. 2021). They are faint on purpose:
-with bold ones every setting reaches an AUC of 99 and nothing can be chosen (measured on ELPV).
+of Perlin-like noise through which another normal image shows (after DRAEM, Zavrtanik et al. 2021). They are faint on
+purpose: with bold ones every setting reaches an AUC of 99 and nothing can be chosen (measured on ELPV).
 """
 
 from __future__ import annotations

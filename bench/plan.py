@@ -142,7 +142,7 @@ def cell_of(
             "frozen": detector.frozen_hashes(),
             "is_stochastic": detector.is_stochastic,
         },
-        "attack": {**attack.describe(), "title": attack.title},
+        "attack": attack.describe(),
         "draws": {
             "verdict": rules.verdict_draws if detector.is_stochastic else 1,
             "selection": rules.selection_draws if detector.is_stochastic else 0,

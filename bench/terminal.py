@@ -14,10 +14,17 @@ from attacks.registry import get_class
 from bench import leaderboard, leaderboard_files, panel, plots, presets, protocol
 from bench.data import registry as datasets
 from bench.errors import BenchError
+from bench.markup import one_line
 from bench.plan import Plan
 from bench.records import Record, Revisions, read_all
 from bench.runner import RunResult
 from detectors import registry as detector_registry
+
+MEANING = (
+    "AUC: how often an anomalous image scores above a normal one, in per cent (50 is chance). Robust: after every "
+    "image, normal or anomalous, was changed within the ball to mislead this very detector; a stronger attack can only "
+    "lower it."
+)
 
 
 def revisions() -> Revisions:
@@ -50,7 +57,8 @@ def show_result(plan: Plan, result: RunResult, console: Console) -> None:
         for fact in board.facts:
             console.print(fact, style="dim", markup=False, highlight=False)
         console.print(leaderboard_files.terminal(board))
-        console.print(_meaning(board), markup=False, highlight=False)
+        for note in (*board.notes(), *_brightness(board), MEANING):
+            console.print(note, markup=False, highlight=False)
     for record in result.failed:
         console.print(
             f"Failed: {record.detector_name} on {record.category}: {record.reason}", style="bold red", markup=False,
@@ -67,13 +75,18 @@ def show_result(plan: Plan, result: RunResult, console: Console) -> None:
         console.print(f"Data: {plan.dataset.licence}", style="dim", markup=False, highlight=False)
 
 
-def _meaning(board: leaderboard.Leaderboard) -> str:
-    """The numbers in one sentence."""
-    return (
-        "AUC: how often an anomalous image scores above a normal one, in per cent (50 is chance); robust: after every "
-        "image, normal or anomalous, was perturbed within the ball to mislead this very detector, so an upper bound "
-        "that a stronger attack can only lower."
-    )
+def _brightness(board: leaderboard.Leaderboard) -> list[str]:
+    """How far brightness alone separates each category."""
+    found: dict[str, float] = {}
+    for row in board.rows:
+        for category, cell in row.cells.items():
+            value = cell.record.results.get("brightness", {}).get("separability")
+            if isinstance(value, float):
+                found[category] = value
+    if not found:
+        return []
+    listed = ", ".join(f"{one_line(category, 40)} {value:.0f}" for category, value in sorted(found.items()))
+    return [f"Separable by brightness alone (AUC, or 100 - AUC where darker is anomalous): {listed}."]
 
 
 def show_plan(plan: Plan, estimates: Sequence[tuple[str, str, str, float | None]], console: Console) -> None:

@@ -1,7 +1,7 @@
 """The plain convolutional autoencoder with mean squared error.
 
-The baseline that Goodge et al. (2020) and Lo et al. (2022) attacked; the architecture is ours. Strided convolutions down
-to a narrow map, and back by nearest-neighbour upsampling; no skip connections, or it could copy defects.
+The baseline that Goodge et al. (2020) and Lo et al. (2022) attacked; the architecture is ours. Strided convolutions
+down to a narrow map, and back by nearest-neighbour upsampling; no skip connections, or it could copy defects.
 """
 
 from __future__ import annotations
@@ -96,9 +96,10 @@ class AE(Detector):
     @classmethod
     def settings_for(cls, preset: str, image_size: int) -> AESettings:
         """`quick`: 64 pixels inside and a small network, under half a minute on one core."""
+        side = min(64, image_size)
         quick = AESettings(
-            work_size=min(64, image_size), channels=8, levels=max(2, round(math.log2(min(64, image_size) / 4))), latent=8,
-            epochs=30, batch_size=16, learning_rate=3e-3, patience=10,
+            work_size=side, channels=8, levels=max(2, round(math.log2(side / 4))), latent=8, epochs=30, batch_size=16,
+            learning_rate=3e-3, patience=10,
         )
         levels = max(2, round(math.log2(image_size / 8)))  # an 8 x 8 map in the middle
         return _presets.choose(preset, quick=quick, paper=AESettings(work_size=image_size, levels=levels))

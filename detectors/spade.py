@@ -1,8 +1,8 @@
 """SPADE: the distance to the nearest normal training images in the feature space of an ImageNet network.
 
-Cohen & Hoshen 2020, "Sub-Image Anomaly Detection with Deep Pyramid Correspondences". Nothing is trained. The image score
-is the mean Euclidean distance to the K nearest training features of the global average pool; the neighbours are chosen
-anew at every call, so an attack cannot leave them behind.
+Cohen & Hoshen 2020, "Sub-Image Anomaly Detection with Deep Pyramid Correspondences". Nothing is trained. The image
+score is the mean Euclidean distance to the K nearest training features of the global average pool; the neighbours are
+chosen anew at every call, so an attack cannot leave them behind.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class SPADESettings(Settings):
 
     Attributes:
         backbone: timm's name of the network.
-        neighbours: K; 5 in the implementation whose numbers the FreeRAD paper's SPADE column shows, 50 in its own paper.
+        neighbours: K; 5 in the implementation whose numbers FreeRAD's paper shows as SPADE, 50 in its own paper.
         pixel_map: keep the training images' feature maps, and offer the anomaly map made from them (memory!).
         map_layers: the layers that it is made of, finest first.
         input_size: side to which images are resized; 0 leaves them.

@@ -72,15 +72,18 @@ class FreeRADSettings(Settings):
 
 
 def quick_settings(image_size: int) -> FreeRADSettings:
-    """Sized for two CPU cores: 64 pixels, a small U-Net on 2 x 2-unshuffled pixels, stored in half precision."""
+    """Sized for two CPU cores: 64 pixels, a small U-Net on 2 x 2-unshuffled pixels, stored in half precision.
+
+    Chosen on painted held-out normals of ELPV mono among 5 networks and schedules and 24 pairs of k and filter size.
+    """
     return FreeRADSettings(
         k="auto",
         filter_size=5,
         work_size=min(64, image_size),
         storage="float16",
-        unet=UNetSettings(channels=64, multipliers=(1, 2, 2), blocks=1, attention_sides=(8,), unshuffle=2),
+        unet=UNetSettings(channels=32, multipliers=(1, 2, 4), blocks=1, attention_sides=(8,), unshuffle=2),
         training=TrainingSettings(
-            iterations=1500, batch_size=8, learning_rate=5e-4, warmup=100, decay=0.4, ema=0.995, gradient_norm=1.0,
+            iterations=7000, batch_size=8, learning_rate=1e-3, warmup=100, decay=0.4, ema=0.998, gradient_norm=1.0,
         ),
     )
 

@@ -190,7 +190,8 @@ def check_follows_the_dtype(detector: Detector, x: Tensor) -> None:
 def check_refuses_what_is_no_image(detector: Detector, x: Tensor) -> None:
     side = detector.image_size
     wrong = [
-        x[0], x[:0], x[:, :1], x[..., : side - 1], (x * 255).to(torch.uint8), x.half(), torch.zeros(1, 3, side, side + 8),
+        x[0], x[:0], x[:, :1], x[..., : side - 1], (x * 255).to(torch.uint8), x.half(),
+        torch.zeros(1, 3, side, side + 8),
     ]
     for bad in wrong:
         with pytest.raises(DetectorError, match=r"\w+.*\.$"):
