@@ -208,6 +208,8 @@ def reproduce_table(
     if len(moves):
         console.print("How the robust AUC moves with steps and step size, which the paper does not give:")
         console.print(moves.to_string(index=False), markup=False, highlight=False)
+    if found.absent():
+        console.print(f"Not among the installed detectors: {', '.join(found.absent())}.", markup=False, highlight=False)
     commands = found.commands()
     if commands:
         console.print("To run what is missing:", highlight=False)

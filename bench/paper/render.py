@@ -46,6 +46,8 @@ def markdown(found: Reproduction) -> str:
     text += markdown_table([escape_markdown(h) for h in header], [[escape_markdown(c) for c in row] for row in rows])
     text += "".join(f"\n- {escape_markdown(note)}" for note in found.notes)
     commands = found.commands()
+    if found.absent():
+        text += f"\n- Not among the installed detectors: {', '.join(found.absent())}."
     if commands:
         text += "\n\nMissing cells:\n\n```\n" + "\n".join(commands) + "\n```"
     return text + "\n"

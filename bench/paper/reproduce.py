@@ -23,6 +23,7 @@ from bench.paper.tables import (
     with_repeated_clean,
 )
 from bench.records import Figures, Record, Revisions, is_stale
+from detectors import registry
 
 _PRINTED_TO = 0.05 + 1e-9  # tables are printed to one decimal
 
@@ -75,8 +76,13 @@ class Reproduction:
     notes: tuple[str, ...]
 
     def commands(self) -> list[str]:
-        """What to type to run the missing cells."""
-        return self.recipe.commands(self.missing)
+        """What to type to run the missing cells of the detectors that are installed."""
+        known = registry.names()
+        return self.recipe.commands([cell for cell in self.missing if cell[1] in known])
+
+    def absent(self) -> list[str]:
+        """The detectors of missing cells that are not installed."""
+        return sorted({detector for _, detector, _ in self.missing} - set(registry.names()))
 
 
 def reproduce(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -19,25 +20,20 @@ from torch import Tensor
 
 from detectors import checkpoint
 from detectors.base import Detector, Progress, Settings
-from detectors.errors import DetectorError
-from detectors.freerad.diffusion import (
-    Process,
-    Schedule,
-    at,
-    diffuse,
-    log_variance,
-    posterior_mean,
-    predict_x0,
-    process,
-    shots,
-)
+from detectors.errors import CheckpointError, DetectorError
+from detectors.freerad.checks import check_denoising_steps, check_settings
+from detectors.freerad.diffusion import Schedule, process, shots
+from detectors.freerad.reconstruction import denoise
 from detectors.freerad.scoring import image_score, multiscale_error
 from detectors.freerad.training import TrainingSettings, train_unet
 from detectors.freerad.unet import UNet, UNetSettings
 from detectors.noise import Noise, NoiseSeed, generator
 from detectors.registry import register
 
+log = logging.getLogger(__name__)
+
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
+DEFAULT_K = 100  # where k is "auto" and nobody has chosen yet
 
 
 @dataclass(frozen=True)
@@ -104,11 +100,11 @@ class FreeRAD(Detector):
 
     def __init__(self, settings: FreeRADSettings, image_size: int) -> None:
         super().__init__(settings, image_size)
-        _check_settings(settings, image_size)
+        check_settings(settings, self.auto_choices["k"])
         self.unet = UNet(settings.unet, settings.work_size)
         self.process = process(settings.schedule)
         self.register_buffer("normal_map", torch.zeros(settings.work_size, settings.work_size))
-        self.register_buffer("chosen_k", torch.tensor(settings.k if isinstance(settings.k, int) else 100))
+        self.register_buffer("chosen_k", torch.tensor(self._initial_k()))
         self.normal_map: Tensor
         self.chosen_k: Tensor
         self.k = int(self.chosen_k)
@@ -128,8 +124,8 @@ class FreeRAD(Detector):
     def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
         images = torch.cat([self._work(chunk) for chunk in torch.split(normals, 64)]) * 2 - 1
         trunk = self._trunk_key(images, seed)
-        found = _find_trunk(trunk, workdir)
-        if found is None:
+        report = self._take_trunk(trunk, workdir)
+        if report is None:
             self.unet.initialise(generator(seed, "freerad-initial-weights"))
             report = train_unet(
                 self.unet, images, self.process, self.settings.training, seed=seed, progress=progress, workdir=workdir
@@ -138,13 +134,27 @@ class FreeRAD(Detector):
             if workdir is not None:
                 tensors = {f"unet.{k}": v for k, v in self.unet.state_dict().items()}
                 checkpoint.write(workdir / f"unet-{trunk[:16]}.safetensors", tensors, {"trunk": trunk, "fit": report})
-        else:
-            tensors, description = checkpoint.read(found)
+        # Of a shipped checkpoint's report only what belongs to the training: its choice of k is not this fit's.
+        self.fit_report |= {key: report[key] for key in ("loss", "iterations")} | {"trunk": trunk}
+        self._set_k(self._initial_k())  # not what was chosen after an earlier fit
+        self._measure_normals(normals, seed)
+
+    def _take_trunk(self, trunk: str, workdir: Path | None) -> dict[str, Any] | None:
+        """Take over these very U-Net weights from this machine or from the package; None where there are none."""
+        candidates = [workdir / f"unet-{trunk[:16]}.safetensors"] if workdir else []
+        for path in filter(checkpoint.exists, [*candidates, *self.shipped_checkpoints()]):
+            try:
+                description = checkpoint.read_description(path)
+                report = description.get("fit", {})
+                if trunk not in (description.get("trunk"), report.get("trunk")):
+                    continue
+                tensors, _ = checkpoint.read(path)
+            except CheckpointError as error:  # a damaged file must not stop a fit that can do without it
+                log.warning("%s The U-Net is trained anew.", error)
+                continue
             self.unet.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("unet.")})
-            self.unet.to(normals)
-            report = description["fit"]
-        self.fit_report |= {**report, "trunk": trunk, "seed": seed, "normals": len(normals)}
-        self.choose("k", self.k, normals, seed=seed)
+            return dict(report)
+        return None
 
     def _trunk_key(self, images: Tensor, seed: int) -> str:
         """What the weights of the U-Net depend on."""
@@ -170,26 +180,36 @@ class FreeRAD(Detector):
         """
         if setting not in self.auto_choices:
             raise DetectorError(f"freerad can choose {', '.join(self.auto_choices)} after the fit, not {setting!r}.")
+        self._require_fitted()
         self._set_k(value)
+        self.to(device=normals.device, dtype=torch.float32)  # as in a fit, also after a check in float64
+        self._measure_normals(normals.detach().to(torch.float32), seed)
+        return self
+
+    def _initial_k(self) -> int:
+        return self.settings.k if isinstance(self.settings.k, int) else DEFAULT_K
+
+    def _measure_normals(self, normals: Tensor, seed: int) -> None:
+        """The mean error map of the normals at the present k."""
         count = min(self.settings.map_images, len(normals))
         chosen = torch.randperm(len(normals), generator=generator(seed, "freerad-map-images"))[:count].sort().values
         source = NoiseSeed(seed).source("freerad-normal-map", [str(int(i)) for i in chosen])
         total = torch.zeros_like(self.normal_map, dtype=torch.float64)
         was_training = self.training
         self.eval()
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             for start in range(0, count, 16):
                 batch = self._work(normals[chosen[start : start + 16].to(normals.device)])
                 for draw in range(self.settings.map_draws):
                     noise = source.pick(slice(start, start + 16)).at(draw)
                     total += self._errors(batch, noise).sum(dim=0).double()
+            self.normal_map = (total / (count * self.settings.map_draws)).to(self.normal_map)
         self.train(was_training)
-        self.normal_map = (total / (count * self.settings.map_draws)).to(self.normal_map)
-        return self
 
     def _set_k(self, value: int) -> None:
         if not 1 <= value <= self.settings.schedule.steps:
             raise DetectorError(f"freerad's k must lie in 1..{self.settings.schedule.steps}; got {value}.")
+        check_denoising_steps(self.settings, value)
         self.k = int(value)
         self.chosen_k = torch.full_like(self.chosen_k, self.k)
 
@@ -246,61 +266,3 @@ class FreeRAD(Detector):
         super().load(path)
         self._set_k(int(self.chosen_k))
         return self
-
-
-def denoise(unet: UNet, x: Tensor, chain: Process, k: int, noise: Noise) -> Tensor:
-    """Diffuse x (on [-1, 1]) to timestep k and walk back along the chain; the last x0 is the reconstruction.
-
-    A chain of 1..T is walked from k down (Algorithm 1); a subsequence that ends at k from its end (Algorithm 3); the
-    single timestep k is one shot (Algorithm 2).
-    """
-    start = int(torch.searchsorted(chain.timesteps, k))
-    xt = diffuse(x, noise.normal(x.shape[1:], stream="diffuse", like=x), float(chain.alpha_bar[start]))
-    for i in range(start, -1, -1):
-        index = torch.tensor([i], device=x.device)  # one for all images: see UNet.forward
-        predicted, raw = unet(xt, chain.timesteps.to(x.device)[index])
-        x0 = predict_x0(xt, predicted, at(chain.alpha_bar, index, x))
-        if i > 0:
-            z = noise.normal(x.shape[1:], stream=f"step-{i}", like=x)
-            spread = torch.exp(0.5 * log_variance(raw, index, chain))
-            xt = posterior_mean(x0, xt, index, chain) + spread * z
-    return x0
-
-
-def _check_settings(settings: FreeRADSettings, image_size: int) -> None:
-    multiple = settings.unet.side_multiple()
-    if settings.work_size % multiple:
-        raise DetectorError(
-            f"freerad's work_size {settings.work_size} must be a multiple of {multiple} for this U-Net; "
-            f"set it to {max(multiple, settings.work_size // multiple * multiple)}."
-        )
-    if settings.work_size % 2 ** (settings.scales - 1):
-        raise DetectorError(
-            f"freerad's work_size {settings.work_size} must be a multiple of {2 ** (settings.scales - 1)} "
-            f"for {settings.scales} scales."
-        )
-    if settings.filter_size % 2 == 0 or not 1 <= settings.filter_size < settings.work_size:
-        raise DetectorError(f"freerad's filter_size must be odd and below {settings.work_size}; set it to 11.")
-    if isinstance(settings.k, str) and settings.k != "auto":
-        raise DetectorError(f"freerad's k must be a timestep or 'auto'; got {settings.k!r}.")
-    if isinstance(settings.k, int) and not 1 <= settings.k <= settings.schedule.steps:
-        raise DetectorError(f"freerad's k must lie in 1..{settings.schedule.steps}; got {settings.k}.")
-    if settings.storage not in ("float32", "float16"):
-        raise DetectorError(f"freerad's storage must be float32 or float16; got {settings.storage!r}.")
-
-
-def _find_trunk(trunk: str, workdir: Path | None) -> Path | None:
-    """A checkpoint with these very U-Net weights: one of this machine's, or one that ships with the package."""
-    candidates = [workdir / f"unet-{trunk[:16]}.safetensors"] if workdir else []
-    candidates += sorted(CHECKPOINTS.glob("*.safetensors"))
-    for path in candidates:
-        if checkpoint.exists(path):
-            description: dict[str, Any] = checkpoint.read_description(path)
-            if trunk in (description.get("trunk"), description.get("fit", {}).get("trunk")):
-                return path
-    return None
-
-
-def with_training(settings: FreeRADSettings, **changes: Any) -> FreeRADSettings:
-    """The settings with some of the training's replaced."""
-    return replace(settings, training=replace(settings.training, **changes))

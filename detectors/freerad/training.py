@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -82,7 +83,7 @@ def train_unet(
     parameters = dict(unet.named_parameters())
     average = {name: value.detach().clone() for name, value in parameters.items()}
     optimiser = torch.optim.Adam(parameters.values(), lr=settings.learning_rate)
-    snapshot = _Snapshot(workdir, images, settings, unet, seed)
+    snapshot = _Snapshot(workdir, images, process, settings, unet, seed)
     done, history = snapshot.restore(unet, average, optimiser)
     recent: list[Tensor] = []  # read from the device once in 50 iterations
     saved = time.monotonic()
@@ -151,12 +152,13 @@ class _Snapshot:
     """The state of a fit on disk, so that a kill costs a minute at most."""
 
     def __init__(
-        self, workdir: Path | None, images: Tensor, settings: TrainingSettings, unet: UNet, seed: int
+        self, workdir: Path | None, images: Tensor, process: Process, settings: TrainingSettings, unet: UNet, seed: int
     ) -> None:
         self.path = workdir / "freerad-snapshot.safetensors" if workdir else None
         # A snapshot of another fit must never be taken over.
         content = sha256(images.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
-        self.owner = json.dumps([asdict(settings), asdict(unet.settings), seed, content], sort_keys=True)
+        schedule = sha256(process.alpha_bar.numpy().tobytes()).hexdigest()
+        self.owner = json.dumps([asdict(settings), asdict(unet.settings), seed, content, schedule], sort_keys=True)
 
     def save(
         self, done: int, unet: UNet, average: dict[str, Tensor], optimiser: torch.optim.Adam, history: list[list[float]]
@@ -178,12 +180,16 @@ class _Snapshot:
     ) -> tuple[int, list[list[float]]]:
         if self.path is None or not self.path.is_file():
             return 0, []
-        data = self.path.read_bytes()
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-        if header["owner"] != self.owner:
-            return 0, []
         device = next(unet.parameters()).device
-        tensors = {k: v.to(device) for k, v in load_tensors(data).items()}
+        try:
+            data = self.path.read_bytes()
+            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+            if header["owner"] != self.owner:
+                return 0, []
+            tensors = {k: v.to(device) for k, v in load_tensors(data).items()}
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            log.warning("The snapshot %s is damaged (%s); the fit starts again from its beginning.", self.path, error)
+            return 0, []
         unet.load_state_dict({k: tensors[f"weights.{k}"] for k in unet.state_dict()})
         for key in average:
             average[key].copy_(tensors[f"average.{key}"])

@@ -146,11 +146,19 @@ def test_at_another_size_l2_scales_with_the_side_and_linf_stays() -> None:
 def test_the_commands_name_what_is_missing_and_nothing_else() -> None:
     recipe = RECIPES["table1"]
     assert len(reproduce("table1", []).commands()) == 1
-    done = [measured(table="table1", detector=d) for d in recipe.detectors if d != "cfa"]
+    done = [measured(table="table1", detector=d) for d in recipe.detectors if d != "spade"]
     (command,) = reproduce("table1", done).commands()
-    assert "--detectors cfa " in command and "--categories toothbrush" in command and "--epsilon 2/255" in command
-    everything = [*done, measured(table="table1", detector="cfa")]
+    assert "--detectors spade " in command and "--categories toothbrush" in command and "--epsilon 2/255" in command
+    everything = [*done, measured(table="table1", detector="spade")]
     assert reproduce("table1", everything).commands() == []
+
+
+def test_the_commands_leave_out_detectors_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.paper.reproduce.registry.names", lambda: ("spade",))
+    found = reproduce("table1", [])
+    (command,) = found.commands()
+    assert "--detectors spade " in command
+    assert found.absent() == ["cfa", "cflow", "fastflow", "ocr-gan"]
 
 
 @pytest.mark.parametrize("table", sorted(RECIPES))
