@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 import attacks
-from bench import fitting, presets, protocol, runner
+from bench import fitting, presets, protocol
 from bench.cell import Draws, run_cell
 from bench.config import Override, RunConfig
 from bench.data import registry as datasets
 from bench.data.base import ImageSet
 from bench.intervals import Estimate
+from bench.judging import figures
 from bench.scores import Scores
 from detectors.base import Detector, Progress
 
@@ -49,6 +50,7 @@ def fit(
     *,
     data_root: str | Path | None = None,
     preset: str = "quick",
+    image_size: int | None = None,
     device: str = "auto",
     seed: int = 0,
     progress: Progress | None = None,
@@ -56,17 +58,25 @@ def fit(
 ) -> Detector:
     """A detector fitted on a category's normals, from a checkpoint where there is one.
 
+    Args:
+        detector: one of `detectors.names()`.
+        dataset, category, data_root: whose normals.
+        preset, image_size: settings and input resolution (None: the preset's).
+        device, seed, progress: of the fit.
+        settings: fields of the detector's settings instead of the preset's.
+
     Raises:
         BenchError, DetectorError: a name that is not there, data or weights that cannot be had.
     """
     root = None if data_root is None else Path(data_root)
     run = RunConfig(
-        detectors=(detector,), dataset=dataset, data_root=root, preset=preset, device=device, fit_seed=seed,
+        detectors=(detector,), dataset=dataset, data_root=root, preset=preset, image_size=image_size, device=device,
+        fit_seed=seed,
         overrides=tuple(Override(detector, name, None, value) for name, value in settings.items()),
     )
     source = datasets.get(dataset, root)
     source.validate(category)
-    side = presets.get(preset).side(dataset)
+    side = image_size or presets.get(preset).side(dataset)
     data = fitting.training_data(source, category, side, run)
     return fitting.obtain(fitting.build(detector, category, side, run), source, category, data, run, progress).detector
 
@@ -107,7 +117,11 @@ def evaluate(
         protocol_name: whose steps, subset and draws are the defaults.
         limit: at most so many test images per class.
         seed: of attack, selection and verdict noise.
-        batch_size: changes no result.
+        batch_size: images at a time; changes results by float rounding at most.
+
+    Raises:
+        BenchError, DetectorError, AttackError: a name that is not there, data that cannot be read, scores that are not
+            finite, a detector that is not fitted.
     """
     rules = protocol.get(protocol_name)
     per_class = min((n for n in (rules.per_class, limit) if n is not None), default=None)
@@ -120,10 +134,10 @@ def evaluate(
         batch_size=batch_size, device=device, tick=lambda done, what: None,
     )
     labels = test.labels.numpy().astype("int64")
-    results = runner.figures(outcome, labels, test)
+    results = figures(outcome, labels, test)
     scores = Scores(test.ids, labels, outcome.clean, outcome.robust)
     return Evaluation(_estimate(results["clean"]), _estimate(results["robust"]), results, scores)
 
 
-def _estimate(figures: dict[str, float]) -> Estimate:
-    return Estimate(figures["auc"], figures["low"], figures["high"])
+def _estimate(found: dict[str, float]) -> Estimate:
+    return Estimate(found["auc"], found["low"], found["high"])

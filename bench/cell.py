@@ -46,6 +46,7 @@ class Outcome:
         clean_maps, robust_maps: anomaly maps under the first verdict draw, (N, S, S), or None.
         zero_gradients, non_finite_gradients: share of the gradient steps, (N,).
         last_worse: whether the last iterate was worse than the best one, bool (N,).
+        trace: the attack's loss at each iterate, averaged over the images, (steps + 1,).
         reprojected: how many images the attack had left outside the ball.
         forwards, gradients: passes per image of the attack.
         examples: tensors for the picture panel.
@@ -60,6 +61,7 @@ class Outcome:
     zero_gradients: Floats
     non_finite_gradients: Floats
     last_worse: NDArray[np.bool_]
+    trace: Floats
     reprojected: int
     forwards: int
     gradients: int
@@ -85,35 +87,34 @@ def run_cell(
         attack: with its threat model settled.
         test, held_out: images to attack; normals for the threshold.
         draws: number of verdict draws and the seed.
-        batch_size: images at a time; halved when memory runs out. It changes no result.
+        batch_size: images at a time; halved when memory runs out. It changes results by float rounding at most (none
+            was seen on one CPU thread; convolutions on several threads or a GPU may sum in another order).
         device: where to compute.
         tick: told how many images are done, and of what.
 
     Raises:
-        CellError: scores are NaN.
+        CellError: scores or maps are not finite, or a single image does not fit into memory.
     """
     chunks: list[_Chunk] = []
     examples = _example_indices(test)
     start = 0
     while start < len(test):
-        part = slice(start, min(start + batch_size, len(test)))
+        part = _part(start, batch_size, len(test))
         try:
             chunks.append(_run_chunk(detector, attack, test, part, draws, device, examples))
-        except torch.OutOfMemoryError:
-            if batch_size == 1:
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            # From the batch at hand, which may be smaller than asked for; it is done again, nothing of it is kept.
+            batch_size = len(set(part)) // 2
+            if batch_size == 0:
                 raise CellError("A single image does not fit into the device's memory; use a smaller preset.") from None
-            batch_size = max(1, batch_size // 2)
             torch.cuda.empty_cache()
             log.warning("Out of memory: going on with batches of %d images.", batch_size)
             continue
-        tick(part.stop - part.start, "attack")
-        start = part.stop
-    calibration = [
-        _verdict(detector, held_out.pixels(part).to(device), _keys(held_out, part), draws)
-        for part in _parts(len(held_out), batch_size)
-    ]
-    count = _draw_count(detector, draws)
-    outcome = _joined(chunks, np.concatenate(calibration, axis=1) if calibration else np.empty((count, 0)))
+        tick(len(set(part)), "attack")
+        start = part[-1] + 1
+    outcome = _joined(chunks, _calibration(detector, held_out, draws, batch_size, device))
     for what, scores in (("clean", outcome.clean), ("attacked", outcome.robust), ("normal", outcome.calibration)):
         if not np.isfinite(scores).all():
             bad = int((~np.isfinite(scores)).any(axis=0).sum())
@@ -121,11 +122,41 @@ def run_cell(
                 f"The scores of {bad} of {scores.shape[1]} {what} images are not finite numbers; look for a division "
                 f"by zero, a square root at zero or an overflow in {detector.name}."
             )
+    for what, maps in (("clean", outcome.clean_maps), ("attacked", outcome.robust_maps)):
+        if maps is not None and not np.isfinite(maps).all():
+            raise CellError(
+                f"The anomaly maps of {what} images hold values that are not finite; look for a division by zero or an "
+                f"overflow in {detector.name}."
+            )
     return outcome
+
+
+def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """On a CPU, PyTorch raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _part(start: int, size: int, count: int) -> list[int]:
+    """The next images. One alone is taken twice: for a batch of one, oneDNN's convolutions round differently."""
+    part = list(range(start, min(start + size, count)))
+    return part * 2 if len(part) == 1 else part
+
+
+def _calibration(
+    detector: Detector, held_out: ImageSet, draws: Draws, batch_size: int, device: torch.device
+) -> Floats:
+    """Scores of held-out normals on the verdict draws, (D, M)."""
+    scores = [np.empty((draws.verdict if detector.is_stochastic else 1, 0))]
+    for start in range(0, len(held_out), batch_size):
+        part = _part(start, batch_size, len(held_out))
+        found = _verdict(detector, held_out.pixels(part).to(device), _keys(held_out, part), draws)
+        scores.append(found[:, : len(set(part))])
+    return np.concatenate(scores, axis=1)
 
 
 @dataclass(frozen=True, eq=False)
 class _Chunk:
+    part: list[int]
     clean: Floats
     robust: Floats
     maps: tuple[NDArray[np.float32], NDArray[np.float32]] | None
@@ -138,7 +169,7 @@ def _run_chunk(
     detector: Detector,
     attack: Attack,
     test: ImageSet,
-    part: slice,
+    part: list[int],
     draws: Draws,
     device: torch.device,
     examples: Sequence[int],
@@ -153,8 +184,9 @@ def _run_chunk(
     maps = None
     if detector.has_map and test.masks is not None:
         maps = (_maps(detector, x, keys, draws), _maps(detector, result.images, keys, draws))
-    chosen = [i - part.start for i in examples if part.start <= i < part.stop]
-    chunk = _Chunk(
+    chosen = [part.index(i) for i in examples if i in part]
+    return _Chunk(
+        part=part,
         clean=_verdict(detector, x, keys, draws),
         robust=_verdict(detector, result.images, keys, draws),
         maps=maps,
@@ -162,25 +194,17 @@ def _run_chunk(
         examples=_examples(detector, x, y, result.images, keys, chosen, draws) if chosen else {},
         seconds=(attacked - started, time.monotonic() - attacked),
     )
-    return chunk
 
 
-def _keys(images: ImageSet, part: slice) -> list[str]:
-    return list(images.ids[part])
-
-
-def _parts(count: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-def _draw_count(detector: Detector, draws: Draws) -> int:
-    return draws.verdict if detector.is_stochastic else 1
+def _keys(images: ImageSet, part: Sequence[int]) -> list[str]:
+    return [images.ids[i] for i in part]
 
 
 def _verdict(detector: Detector, x: Tensor, keys: list[str], draws: Draws) -> Floats:
     source = NoiseSeed(draws.seed).source("verdict", keys)
+    count = draws.verdict if detector.is_stochastic else 1
     with torch.no_grad():
-        scores = [detector.score(x, noise=source.at(draw)) for draw in range(_draw_count(detector, draws))]
+        scores = [detector.score(x, noise=source.at(draw)) for draw in range(count)]
     return np.asarray(torch.stack(scores).double().cpu().numpy())
 
 
@@ -224,23 +248,27 @@ def _bytes(images: Tensor) -> Tensor:
 
 
 def _joined(chunks: list[_Chunk], calibration: Floats) -> Outcome:
+    # An image that was taken twice counts once.
+    once = np.unique(np.concatenate([c.part for c in chunks]), return_index=True)[1]
+
     def per_image(name: str) -> NDArray[np.float64]:
-        return np.concatenate([getattr(c.result, name).double().cpu().numpy() for c in chunks])
+        return np.concatenate([getattr(c.result, name).double().cpu().numpy() for c in chunks], axis=-1)[..., once]
 
     with_maps = [c.maps for c in chunks if c.maps is not None]
     examples: dict[str, Tensor] = {}
     for name in next((c.examples for c in chunks if c.examples), {}):
         examples[name] = torch.cat([c.examples[name] for c in chunks if c.examples])
     return Outcome(
-        clean=np.concatenate([c.clean for c in chunks], axis=1),
-        robust=np.concatenate([c.robust for c in chunks], axis=1),
+        clean=np.concatenate([c.clean for c in chunks], axis=1)[:, once],
+        robust=np.concatenate([c.robust for c in chunks], axis=1)[:, once],
         calibration=calibration,
-        clean_maps=np.concatenate([m[0] for m in with_maps]) if with_maps else None,
-        robust_maps=np.concatenate([m[1] for m in with_maps]) if with_maps else None,
+        clean_maps=np.concatenate([m[0] for m in with_maps])[once] if with_maps else None,
+        robust_maps=np.concatenate([m[1] for m in with_maps])[once] if with_maps else None,
         zero_gradients=per_image("zero_gradients"),
         non_finite_gradients=per_image("non_finite_gradients"),
         last_worse=per_image("last_loss") < per_image("best_loss"),
-        reprojected=int(sum(int(c.result.reprojected.sum()) for c in chunks)),
+        trace=per_image("trace").mean(axis=1),
+        reprojected=int(per_image("reprojected").sum()),
         forwards=max(c.result.forwards for c in chunks),
         gradients=max(c.result.gradients for c in chunks),
         examples=examples,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import sys
 from pathlib import Path
@@ -15,17 +14,16 @@ from rich.logging import RichHandler
 from attacks.errors import AttackError
 from attacks.registry import get_class
 from attacks.threat import parse_epsilon
-from bench import costs, fitting, presets, runner, scoring, terminal
+from bench import costs, disk, fitting, presets, runner, scoring, shell, terminal
 from bench import plan as planning
 from bench.config import Override, RunConfig, default_cache
 from bench.errors import BenchError
 from bench.paper import render, reproduce, tables
 from bench.progress import ConsoleReporter
 from bench.records import read_all
-from detectors.errors import DetectorError
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    cls=shell.Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
     help="RADBench: the adversarial robustness of image anomaly detectors.",
 )
 
@@ -43,6 +41,7 @@ ImageSize = Annotated[int | None, typer.Option(help="Side of the input pictures 
 Limit = Annotated[int | None, typer.Option(help="At most so many training normals, and test images per class.")]
 Refit = Annotated[bool, typer.Option("--refit", help="Fit again even where a checkpoint is there.")]
 Cache = Annotated[Path | None, typer.Option(help="Checkpoint cache (default: RADBENCH_CACHE or ~/.cache/radbench).")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show where a detector or attack that failed went wrong.")]
 Out = Annotated[Path, typer.Option(help="Folder for records, leaderboards and plots.")]
 
 
@@ -64,34 +63,39 @@ def run(
     fit_seed: FitSeed = 0,
     limit: Limit = None,
     image_size: ImageSize = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images at a time; changes no result.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images at a time; changes rounding at most.")] = None,
     device: Device = "auto",
     settings: Settings = None,
     refit: Refit = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its estimated cost.")] = False,
     out: Out = Path("results"),
     cache: Cache = None,
+    verbose: Verbose = False,
 ) -> None:
     """Fit, attack, judge, and write leaderboards."""
-    console = Console()
+    console = _console(verbose)
     config = RunConfig(
         detectors=_names(detectors), attacks=_names(attack), dataset=dataset, data_root=data_root,
         categories=None if categories == "all" else _names(categories), preset=preset, protocol=protocol,
-        epsilons=tuple(_radius(e, attack) for e in _names(epsilon)), steps=steps,
-        step_size=_radius(step_size, attack) if step_size else None, restarts=restarts, eot=eot, seed=seed,
-        fit_seed=fit_seed, limit=limit, image_size=image_size, batch_size=batch_size, device=device, refit=refit,
-        overrides=tuple(Override.parse(s) for s in settings or ()), out=out, cache=cache or default_cache(),
+        epsilons=tuple(_radius("--epsilon", e, attack) for e in _names(epsilon)), steps=steps,
+        step_size=_radius("--step-size", step_size, attack) if step_size else None, restarts=restarts, eot=eot,
+        seed=seed, fit_seed=fit_seed, limit=limit, image_size=image_size, batch_size=batch_size, device=device,
+        refit=refit, overrides=tuple(Override.parse(s) for s in settings or ()), out=out,
+        cache=cache or default_cache(),
     )
     plan = planning.make(config)
     if dry_run:
         _show_costs(plan, console)
         return
+    for folder in (config.out, config.cache):
+        disk.check_writable(folder)
     runner.deterministic(config.torch_device())
     with ConsoleReporter(console, plan.cells) as reporter:
         result = runner.run_plan(plan, reporter)
     terminal.write_results(out, console)
     terminal.show_result(plan, result, console)
-    raise typer.Exit(terminal.failures(result.records))
+    shell.say(*result.problems)
+    raise typer.Exit(2 if result.problems else terminal.failures(result.records))
 
 
 def _show_costs(plan: planning.Plan, console: Console) -> None:
@@ -120,9 +124,10 @@ def fit(
     refit: Refit = False,
     export: Annotated[Path | None, typer.Option(help="Also copy the checkpoints into this folder.")] = None,
     cache: Cache = None,
+    verbose: Verbose = False,
 ) -> None:
     """Fit detectors and keep their checkpoints; a killed fit goes on where it was."""
-    console = Console()
+    console = _console(verbose)
     config = RunConfig(
         detectors=_names(detectors), dataset=dataset, data_root=data_root, preset=preset, fit_seed=fit_seed,
         categories=None if categories == "all" else _names(categories), limit=limit, image_size=image_size,
@@ -130,22 +135,30 @@ def fit(
         cache=cache or default_cache(),
     )
     plan = planning.make(config)
+    for folder in (config.cache, export):
+        if folder is not None:
+            disk.check_writable(folder)
     runner.deterministic(config.torch_device())
+    problems: list[str] = []
     with ConsoleReporter(console, len(plan.categories) * len(plan.detectors)) as reporter:
         for category in plan.categories:
             data = fitting.training_data(plan.dataset, category, plan.image_size, config)
             for name in plan.detectors:
-                detector = fitting.build(name, category, plan.image_size, config)
-                fitted = fitting.obtain(
-                    detector, plan.dataset, category, data, config, reporter.fitting(name, category)
-                )
+                fitted = runner.obtain(plan, category, data, name, reporter)
+                if isinstance(fitted, str):
+                    problems.append(f"{name} on {category}: {fitted}")
+                    continue
                 path = fitted.path
                 if export is not None:
-                    path = fitting.export(fitted, export, f"{plan.dataset.name}-{category}-{preset}")
+                    # One checkpoint's name says nothing of its detector: it lies in the detector's own folder.
+                    folder = export if len(plan.detectors) == 1 else export / name
+                    path = fitting.export(fitted, folder, f"{plan.dataset.name}-{category}-{preset}")
                 console.print(
                     f"{name} on {category}: {fitted.origin}, {fitted.fit_seconds:.0f} s of fitting: {path}",
                     markup=False, highlight=False, soft_wrap=True,
                 )
+    shell.say(*problems)
+    raise typer.Exit(2 if problems else 0)
 
 
 @app.command()
@@ -157,6 +170,9 @@ def score(
     category: Annotated[str, typer.Option(help="Whose normals it was fitted on.")] = "mono",
     checkpoint: Annotated[str, typer.Option(help="A checkpoint file or shipped name, instead of the above.")] = "",
     preset: PresetName = "quick",
+    fit_seed: FitSeed = 0,
+    limit: Limit = None,
+    image_size: ImageSize = None,
     draws: Annotated[int, typer.Option(help="Noise draws of a random detector.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     device: Device = "auto",
@@ -164,10 +180,11 @@ def score(
     cache: Cache = None,
 ) -> None:
     """Score pictures with a fitted detector: higher is more anomalous."""
-    console = Console()
+    console = Console(stderr=as_json)  # the way to a fitted detector must not get into the JSON
     config = RunConfig(
         detectors=(detector,), dataset=dataset, data_root=data_root, categories=(category,), preset=preset,
-        device=device, overrides=tuple(Override.parse(s) for s in settings or ()), cache=cache or default_cache(),
+        fit_seed=fit_seed, limit=limit, image_size=image_size, device=device,
+        overrides=tuple(Override.parse(s) for s in settings or ()), cache=cache or default_cache(),
     )
     found = scoring.score_files(images, config, checkpoint=checkpoint or None, draws=draws, console=console)
     if as_json:
@@ -219,36 +236,29 @@ def reproduce_table(
         console.print(f"Written: {path}", markup=False, highlight=False)
 
 
-def _radius(text: str, attack: str) -> float:
+def _radius(option: str, text: str, attack: str) -> float:
     """An epsilon or step size on [0, 1]; checked as l-inf unless every attack is l2."""
     norms = set() if attack == "all" else {get_class(name).norm for name in _names(attack)}
-    return parse_epsilon(text, norm="l2" if norms == {"l2"} else "linf")
+    try:
+        return parse_epsilon(text, norm="l2" if norms == {"l2"} else "linf")
+    except AttackError as error:  # which speaks of an epsilon, whatever was parsed
+        raise BenchError(f"{option}: {error}") from None
 
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _console(verbose: bool) -> Console:
+    if verbose:
+        logging.getLogger("bench").setLevel(logging.DEBUG)
+    return Console()
+
+
 def main() -> None:
     """Run the command line; what the user can mend becomes one sentence and exit code 2."""
-    errors = Console(stderr=True)
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s",
-        handlers=[RichHandler(console=errors, show_time=False, show_path=False, markup=False)],
-    )
-    try:
-        app()
-    except (BenchError, DetectorError, AttackError) as error:
-        _fail(errors, str(error), getattr(error, "exit_code", 2))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        where = f" at {error.filename}" if error.filename else ""
-        _fail(errors, f"Cannot write{where} ({error.strerror}); free space or choose another folder; run it again.", 2)
-    except KeyboardInterrupt:
-        _fail(errors, "Stopped. What was finished is kept; the same command goes on from there.", 130)
-
-
-def _fail(console: Console, sentence: str, code: int) -> None:
-    console.print(f"Error: {sentence}", style="bold red", markup=False, highlight=False, soft_wrap=True)
-    raise SystemExit(code)
+    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False, markup=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    code = shell.run(app)
+    if code:
+        raise SystemExit(code)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+import math
 import os
 import shlex
 import sys
@@ -14,6 +14,10 @@ import torch
 
 from bench import presets, protocol
 from bench.errors import BenchError
+from bench.names import nearest
+
+SMALLEST_SIDE, LARGEST_SIDE = 8, 4096  # as for the checkpoints that `detectors.load` takes
+DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
 def default_cache() -> Path:
@@ -49,9 +53,12 @@ def _value(text: str) -> Any:
         return text.lower() == "true"
     for kind in (int, float):
         try:
-            return kind(text)
+            number = kind(text)
         except ValueError:
             continue
+        if not math.isfinite(number):
+            raise BenchError(f"--set takes finite numbers; got {text!r}.")
+        return number
     return text
 
 
@@ -98,12 +105,14 @@ class RunConfig:
     def __post_init__(self) -> None:
         presets.get(self.preset)
         protocol.get(self.protocol)
-        for name in ("steps", "restarts", "eot", "limit", "image_size", "batch_size"):
+        for name in ("steps", "restarts", "eot", "limit", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BenchError(f"--{name.replace('_', '-')} must be at least 1; got {value}.")
-        if self.step_size is not None and not 0 < self.step_size <= 1:
-            raise BenchError(f"--step-size is on the [0, 1] pixel scale, e.g. 0.25/255; got {self.step_size}.")
+        if self.image_size is not None and not SMALLEST_SIDE <= self.image_size <= LARGEST_SIDE:
+            raise BenchError(f"--image-size must lie in {SMALLEST_SIDE}..{LARGEST_SIDE} pixels; got {self.image_size}.")
+        if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size > 0):
+            raise BenchError(f"--step-size is a number above 0 on the [0, 1] pixel scale; got {self.step_size}.")
 
     def overrides_for(self, detector: str, category: str) -> dict[str, Any]:
         """The settings that the user set for a detector; those for the category win."""
@@ -117,6 +126,8 @@ class RunConfig:
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             device = torch.device(self.device)
+            if device.type not in DEVICES:  # torch also knows devices that compute nothing ("meta")
+                raise RuntimeError
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError, NotImplementedError):
             raise BenchError(f"This machine has no device {self.device!r}; use --device cpu.") from None
@@ -131,8 +142,9 @@ def check_overrides(overrides: tuple[Override, ...], detectors: tuple[str, ...],
             pairs.append(("category", override.category, categories))
         for kind, name, known in pairs:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-                raise BenchError(f"--set names the {kind} {name!r}, which is not in this run; did you mean {near}?")
+                raise BenchError(
+                    f"--set names the {kind} {name!r}, which is not in this run; did you mean {nearest(name, known)!r}?"
+                )
 
 
 def command_line() -> str:

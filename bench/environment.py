@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
+
+if sys.platform != "win32":
+    import resource
 
 PACKAGES = ("radbench", "torch", "torchvision", "timm", "numpy", "scikit-learn", "elpv-dataset")
 
@@ -45,10 +47,12 @@ def describe(device: torch.device) -> dict[str, str | int]:
     return found
 
 
-def peak_memory_mb(device: torch.device) -> float:
-    """The most memory that this process has held so far, in MiB (of the device, where that is a GPU)."""
+def peak_memory_mb(device: torch.device) -> float | None:
+    """The most memory that this process has held so far, in MiB (of the device, where that is a GPU), if known."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    if sys.platform == "win32":
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 

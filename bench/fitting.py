@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,9 +26,10 @@ from bench import auto, config, environment, presets
 from bench.config import RunConfig
 from bench.data.base import Dataset, ImageSet, id_hash
 from bench.errors import BenchError
+from bench.markup import one_line
 from detectors import checkpoint
 from detectors.base import Detector, Progress, silent
-from detectors.errors import CheckpointError
+from detectors.errors import CheckpointError, DetectorError
 from detectors.registry import override
 
 log = logging.getLogger(__name__)
@@ -80,8 +83,17 @@ def training_data(dataset: Dataset, category: str, image_size: int, run: RunConf
 def build(name: str, category: str, image_size: int, run: RunConfig) -> Detector:
     """The unfitted detector with the run's settings for this category. Raises DetectorError, WeightsError."""
     cls = detectors.get(name)
-    settings = cls.settings_for(run.preset, image_size)
-    return cls(override(settings, run.overrides_for(name, category), owner=name), image_size)
+    try:
+        with torch.random.fork_rng(devices=[]):  # layers draw when they are built; nobody else may notice
+            settings = cls.settings_for(run.preset, image_size)
+            return cls(override(settings, run.overrides_for(name, category), owner=name), image_size)
+    except (DetectorError, BenchError):
+        raise
+    except Exception as error:  # settings that no network can have, or a stranger's detector
+        raise BenchError(
+            f"{name} cannot be built at {image_size} px with these settings ({one_line(error, 200)}); "
+            "change --set or --image-size, or leave it out of --detectors."
+        ) from error
 
 
 def dependencies(
@@ -115,11 +127,24 @@ def cached_path(run: RunConfig, depends: dict[str, Any], key: str) -> Path:
 
 
 def shipped_path(detector: Detector, key: str) -> Path | None:
-    """The checkpoint with this key among those that the detector's package brings."""
+    """The checkpoint with this key among those that the detector's package brings. Raises CheckpointError where one
+    cannot be read: it could be this one."""
     for path in detector.shipped_checkpoints():
-        if checkpoint.read_description(path).get("key") == key:
+        try:
+            description = checkpoint.read_description(path)
+        except CheckpointError as error:
+            raise _spoilt(detector, path) from error
+        if description.get("key") == key:
             return path
     return None
+
+
+def _spoilt(detector: Detector, path: Path) -> CheckpointError:
+    """With this, the package is not what was published: for the user to know, not to be hidden behind a long fit."""
+    return CheckpointError(
+        f"The checkpoint {path} that came with {detector.name} is damaged or was tampered with: install the package "
+        "again, or fit your own with --refit."
+    )
 
 
 def origin(detector: Detector, dataset: Dataset, category: str, data: TrainingData, run: RunConfig) -> str:
@@ -155,20 +180,22 @@ def obtain(
         if path is None or not checkpoint.exists(path):
             continue
         try:
-            detector.load(path)
+            return _found(detector, where, key, path, device)
         except CheckpointError as error:
-            # A damaged file must not stop a run that can make a new one; the shipped one is the package's to mend.
             if where == "shipped":
-                raise
-            log.warning("%s Fitting again.", error)
-            continue
-        return _found(detector.to(device), where, key, path)
+                raise _spoilt(detector, path) from error
+            # A damaged file of the cache must not stop a run that can make a new one.
+            log.warning("%s That is done now.", error)
     return _fit(detector, data, run, depends, key, cached, device, progress, dataset.licence)
 
 
-def _found(detector: Detector, origin: str, key: str, path: Path) -> Fitted:
+def _found(detector: Detector, origin: str, key: str, path: Path, device: torch.device) -> Fitted:
     description = checkpoint.read_description(path)
-    return Fitted(detector, origin, key, description["tensors_sha256"], float(description.get("seconds", 0.0)), path)
+    seconds = description.get("seconds", 0.0)
+    if description.get("key") != key or not isinstance(seconds, int | float):
+        raise CheckpointError(f"The checkpoint {path} is not the one that was fitted for this; fit again.")
+    detector.load(path)
+    return Fitted(detector.to(device), origin, key, description["tensors_sha256"], float(seconds), path)
 
 
 def _fit(
@@ -189,11 +216,15 @@ def _fit(
     started = time.monotonic()
     normals: Tensor = data.fit.pixels().to(device)
     detector.to(device)
-    detector.fit(normals, seed=run.fit_seed, progress=progress, workdir=workdir)
-    if auto.open_setting(detector):
-        detector.fit_report["auto"] = auto.choose(
-            detector, data.fit, data.held_out, seed=run.fit_seed, progress=progress or silent
-        )
+    try:
+        detector.fit(normals, seed=run.fit_seed, progress=progress, workdir=workdir)
+        if auto.open_setting(detector):
+            detector.fit_report["auto"] = auto.choose(
+                detector, data.fit, data.held_out, seed=run.fit_seed, progress=progress or silent
+            )
+    finally:
+        with suppress(OSError):  # not empty: something to go on from, after a kill
+            workdir.rmdir()
     seconds = round(time.monotonic() - started, 1)
     detector.save(
         path,
@@ -217,9 +248,7 @@ def _fit(
 
 def _forget(workdir: Path) -> None:
     if workdir.is_dir():
-        for path in workdir.iterdir():
-            path.unlink(missing_ok=True)
-        workdir.rmdir()
+        shutil.rmtree(workdir)
 
 
 def export(fitted: Fitted, folder: Path, stem: str) -> Path:

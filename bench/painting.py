@@ -22,7 +22,8 @@ def paint(images: Tensor, ids: Sequence[str], *, seed: int) -> Tensor:
 
     Args:
         images: normal images, float (N, 3, S, S) in [0, 1], N > 1.
-        ids: one id per image; what is painted on an image depends on (seed, id), the kind on its place in the batch.
+        ids: one id per image; where and how an image is painted depends on (seed, id), the kind on its place in the
+            batch, and a blob shows the image after it.
         seed: of the painting.
 
     Returns:

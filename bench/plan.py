@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import attacks
 from attacks.base import Attack
+from attacks.registry import get_class
 from bench import presets, protocol
 from bench.config import RunConfig, check_overrides
 from bench.data import registry as datasets
@@ -73,10 +74,10 @@ def make(run: RunConfig) -> Plan:
     attack_names = _resolve(run.attacks, attacks.names())
     dataset = datasets.get(run.dataset, run.data_root)
     available = dataset.categories()
-    categories = run.categories or available
+    categories = tuple(dict.fromkeys(run.categories or available))
     for category in categories:
         dataset.check_category(category)
-    check_overrides(run.overrides, names, available)
+    check_overrides(run.overrides, names, categories)
     run.torch_device()
     image_size = run.image_size or preset.side(run.dataset)
     made = tuple(a for name in attack_names for a in _attacks(name, run, image_size))
@@ -84,7 +85,7 @@ def make(run: RunConfig) -> Plan:
         dataset.validate(category)
         for name in names:
             build(name, category, image_size, run)
-    return Plan(run, dataset, tuple(dict.fromkeys(categories)), names, made, image_size)
+    return Plan(run, dataset, categories, names, made, image_size)
 
 
 def _resolve(asked: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
@@ -94,28 +95,26 @@ def _resolve(asked: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
 
 
 def _attacks(name: str, run: RunConfig, image_size: int) -> list[Attack]:
-    defaults = protocol.get(run.protocol)
-    settings = {
-        "steps": run.steps or defaults.steps,
-        "step_size": run.step_size,
-        "keep": defaults.keep,
-        "restarts": run.restarts,
-        "eot": run.eot,
-        "selection_draws": defaults.selection_draws,
-    }
-    return [
-        attacks.get(name, image_size=image_size, epsilon=epsilon, **settings) for epsilon in (run.epsilons or (None,))
-    ]
+    rules = protocol.get(run.protocol)
+    protocols = {"steps": rules.steps, "keep": rules.keep, "selection_draws": rules.selection_draws}
+    users = {"steps": run.steps, "step_size": run.step_size, "restarts": run.restarts, "eot": run.eot}
+    # An attack without steps takes none from the protocol; that it cannot do what the user asks for is an error.
+    known = {f.name for f in fields(get_class(name).settings_class)}
+    settings = {key: value for key, value in protocols.items() if key in known}
+    settings |= {key: value for key, value in users.items() if value is not None and (key in known or value != 1)}
+    radii: list[float | None] = [*dict.fromkeys(run.epsilons)] or [None]
+    return [attacks.get(name, image_size=image_size, epsilon=epsilon, **settings) for epsilon in radii]
 
 
-def subset_of(test: ImageSet, per_class: int | None) -> dict[str, Any]:
-    """What a record says about the test images."""
+def subset_of(test: ImageSet, per_class: int | None, limit: int | None = None) -> dict[str, Any]:
+    """What a record says about the test images; a --limit is named, so that a full run never takes over its cell."""
     names = "\n".join(test.ids).encode("utf-8", "surrogateescape")
     return {
         "per_class": per_class,
         "normals": int((test.labels == 1).sum()),
         "anomalies": int((test.labels == -1).sum()),
         "sha256": hashlib.sha256(names).hexdigest(),
+        **({} if limit is None else {"limit": limit}),
     }
 
 

@@ -18,7 +18,7 @@ class Preset:
         name: also the name under which each detector keeps its settings.
         image_size: side of the input pictures in pixels; the threat model lives at this size.
         native_small: whether datasets of tiny pictures keep their own size.
-        batch_size: images per attack batch; changes no result.
+        batch_size: images per attack batch; changes results by float rounding at most.
         holdout: training normals kept from every fit, to choose settings and thresholds on (a tenth of them at most).
         summary: one line for `bench list presets`.
     """

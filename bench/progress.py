@@ -29,6 +29,7 @@ class ConsoleReporter:
         )
         self._cells = self._bars.add_task("cells", total=cells)
         self._count, self._total = 0, cells
+        self._fit: TaskID | None = None
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -41,25 +42,30 @@ class ConsoleReporter:
 
     def fitting(self, detector: str, category: str) -> FitProgress:
         """Shows a fit; the bar appears with the first step, so a loaded checkpoint shows none."""
-        task: TaskID | None = None
         plain = _PlainLines(self.console, f"fitting {detector} on {category}")
+        self._end_fit()
 
         def show(done: int, total: int, note: str = "") -> None:
-            nonlocal task
-            if task is None:
-                task = self._bars.add_task(f"fit {detector} {category}", total=total)
-            self._bars.update(task, completed=done, total=total, description=f"fit {detector} {category} {note}")
+            if self._fit is None:
+                self._fit = self._bars.add_task(f"fit {detector} {category}", total=total)
+            self._bars.update(self._fit, completed=done, total=total, description=f"fit {detector} {category} {note}")
             plain.show(done, total, note)
             if done >= total:
-                self._bars.remove_task(task)
-                task = None
+                self._end_fit()
 
         return show
+
+    def _end_fit(self) -> None:
+        """Also of a fit that stopped before its last step."""
+        if self._fit is not None:
+            self._bars.remove_task(self._fit)
+            self._fit = None
 
     @contextmanager
     def attacking(self, detector: str, category: str, attack: str, images: int) -> Iterator[Callable[[int, str], None]]:
         """Shows the images of a cell."""
         what = f"{attack} on {detector} {category}"
+        self._end_fit()
         task = self._bars.add_task(what, total=images)
         plain, count = _PlainLines(self.console, what), 0
 

@@ -1,39 +1,39 @@
 """Running a plan: fit what is not fitted, attack what has no record yet, leave records behind.
 
-A cell's record is written once and atomically, after its scores. A run that was killed and is started again does only
-what is missing, and ends with the same numbers.
+A cell's record is written once and atomically, after everything that belongs to it. A run that was killed and is
+started again does only what is missing, and ends with the same numbers.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from attacks.base import Attack
 from attacks.errors import AttackError
-from bench import config, environment, fitting, intervals, metrics, presets, protocol, records
+from bench import disk, fitting, presets, protocol, records
 from bench.cell import Draws, Outcome, run_cell
 from bench.data.base import ImageSet
-from bench.errors import BenchError, CellError
+from bench.errors import BenchError, DataError, RecordError
 from bench.fitting import Fitted, TrainingData
+from bench.judging import CALIBRATION_FPR as CALIBRATION_FPR
+from bench.judging import failed, judged
+from bench.judging import figures as figures
+from bench.markup import one_line
 from bench.plan import Plan, cell_of, subset_of
 from bench.records import Record
 from bench.scores import Scores
-from detectors.base import Progress
+from detectors.base import Detector, Progress
+from detectors.checkpoint import write_atomically
 from detectors.errors import DetectorError
 
 log = logging.getLogger(__name__)
-CALIBRATION_FPR = 0.05
 
 
 class Reporter(Protocol):
@@ -48,7 +48,7 @@ class Reporter(Protocol):
 
 @dataclass(eq=False)
 class _Category:
-    """A category's images, read when first needed: a run that finds all its records reads none."""
+    """A category's images, each set decoded once for all detectors and attacks."""
 
     plan: Plan
     name: str
@@ -70,11 +70,13 @@ class RunResult:
         records: of every cell of the plan, failed ones included.
         reused: how many of them were there already.
         seconds: of the whole run.
+        problems: why a category has no records, as sentences.
     """
 
     records: list[Record] = field(default_factory=list)
     reused: int = 0
     seconds: float = 0.0
+    problems: tuple[str, ...] = ()
 
     @property
     def failed(self) -> list[Record]:
@@ -84,148 +86,126 @@ class RunResult:
 def run_plan(plan: Plan, reporter: Reporter) -> RunResult:
     """Do every cell of the plan that has no record yet.
 
-    A cell whose scores are not numbers, or a detector that cannot be fitted, fails with its reason; the rest goes on.
+    A cell whose scores are not numbers, whose detector cannot be fitted or raises whatever it likes, fails with its
+    reason, and the rest goes on. A category whose pictures cannot be read is left out.
 
     Raises:
-        BenchError: nothing can go on (a full disk, unreadable pictures).
+        RecordError: the disk refuses, so nothing can go on.
+        DataError: no category's pictures can be read.
     """
     started = time.monotonic()
     found: list[Record] = []
+    problems: list[str] = []
     reused = 0
     for category_name in plan.categories:
         category = _Category(plan, category_name)
+        try:
+            # Both before any fit: hours of it would be lost on a test picture that is damaged.
+            subset = subset_of(category.test, plan.per_class, plan.run.limit)
+            training = category.training
+        except DataError as error:
+            problems.append(str(error))
+            continue
         for detector_name in plan.detectors:
-            fitted: Fitted | str = _obtain(plan, category, detector_name, reporter)
+            fitted: Fitted | str = obtain(plan, category_name, training, detector_name, reporter)
             for attack in plan.attacks:
-                record, was_there = _cell(plan, category, detector_name, fitted, attack, reporter)
+                record, was_there = _cell(plan, category, subset, detector_name, fitted, attack, reporter)
                 found.append(record)
                 reused += was_there
                 reporter.done(record, was_there)
-    return RunResult(found, reused, round(time.monotonic() - started, 1))
+    if problems and not found:
+        raise DataError(problems[0])
+    return RunResult(found, reused, round(time.monotonic() - started, 1), tuple(problems))
 
 
-def _obtain(plan: Plan, category: _Category, name: str, reporter: Reporter) -> Fitted | str:
-    """The fitted detector, or why it cannot be had."""
-    detector = fitting.build(name, category.name, plan.image_size, plan.run)
+def obtain(plan: Plan, category: str, training: TrainingData, name: str, reporter: Reporter) -> Fitted | str:
+    """The fitted detector, or why it cannot be had. Raises RecordError where the disk refuses."""
     try:
-        with _disk(plan.run.cache):
+        with disk.guarded(plan.run.cache):
+            detector = fitting.build(name, category, plan.image_size, plan.run)
             return fitting.obtain(
-                detector, plan.dataset, category.name, category.training, plan.run,
-                reporter.fitting(name, category.name),
+                detector, plan.dataset, category, training, plan.run, reporter.fitting(name, category)
             )
-    except (DetectorError, CellError) as error:
-        return str(error)
+    except Exception as error:
+        return _reason(error, f"fitting {name}")
 
 
 def _cell(
-    plan: Plan, category: _Category, name: str, fitted: Fitted | str, attack: Attack, reporter: Reporter
+    plan: Plan,
+    category: _Category,
+    subset: dict[str, Any],
+    name: str,
+    fitted: Fitted | str,
+    attack: Attack,
+    reporter: Reporter,
 ) -> tuple[Record, bool]:
     """The cell's record, and whether it was there already."""
     folder = plan.run.out / "records"
-    subset = subset_of(category.test, plan.per_class)
     if isinstance(fitted, str):
         detector = fitting.build(name, category.name, plan.image_size, plan.run)
-        cell = cell_of(plan, category.name, detector, attack, "", subset)
-        return _write(_failed(plan, cell, {}, fitted), None, folder), False
+        cell = _unfitted(plan, category, detector, attack, subset)
+        return _write(failed(plan, cell, {}, fitted), None, folder), False
     cell = cell_of(plan, category.name, fitted.detector, attack, fitted.tensors_sha256, subset)
-    known = records.find(folder, cell)
-    if known is not None and known.ok:
+    known = _known(folder, cell)
+    if known is not None:
         return known, True
     with reporter.attacking(name, category.name, attack.name, len(category.test)) as tick:
         try:
-            outcome = run_cell(
-                fitted.detector, attack, category.test, category.training.held_out,
-                Draws(protocol.get(plan.run.protocol).verdict_draws, plan.run.seed),
-                batch_size=plan.run.batch_size or presets.get(plan.run.preset).batch_size,
-                device=plan.run.torch_device(), tick=tick,
-            )
-        except (CellError, DetectorError, AttackError) as error:
-            return _write(_failed(plan, cell, fitted.describe(), str(error)), None, folder), False
-    record, scores = judged(plan, cell, fitted, category.test, outcome)
+            with disk.guarded(plan.run.out):
+                outcome = run_cell(
+                    fitted.detector, attack, category.test, category.training.held_out,
+                    Draws(protocol.get(plan.run.protocol).verdict_draws, plan.run.seed),
+                    batch_size=plan.run.batch_size or presets.get(plan.run.preset).batch_size,
+                    device=plan.run.torch_device(), tick=tick,
+                )
+                record, scores = judged(plan, cell, fitted, category.test, outcome)
+        except Exception as error:
+            reason = _reason(error, f"{attack.name} on {name}")
+            return _write(failed(plan, cell, fitted.describe(), reason), None, folder), False
+    _write_examples(record, outcome, folder)
     record = _write(record, scores, folder)
-    _write_examples(record, outcome)
+    _clear(folder, _unfitted(plan, category, fitted.detector, attack, subset))
     return record, False
 
 
-def judged(plan: Plan, cell: dict[str, Any], fitted: Fitted, test: ImageSet, outcome: Outcome) -> tuple[Record, Scores]:
-    """The record and the scores of a cell that came to an end."""
-    labels = test.labels.numpy().astype(np.int64)
-    scores = Scores(test.ids, labels, outcome.clean, outcome.robust)
-    record = replace(
-        _empty(plan, cell, fitted.describe()),
-        status="ok",
-        results=figures(outcome, labels, test),
-        indicators={
-            "zero_gradient_share": float(outcome.zero_gradients.mean()),
-            "nonfinite_gradient_share": float(outcome.non_finite_gradients.mean()),
-            "last_worse_than_best_share": float(outcome.last_worse.mean()),
-            "reprojected_images": outcome.reprojected,
-            "forward_passes_per_image": outcome.forwards,
-            "gradients_per_image": outcome.gradients,
-        },
-        seconds={"fit": fitted.fit_seconds, **outcome.seconds, "total": round(sum(outcome.seconds.values()), 2)},
+def _reason(error: Exception, what: str) -> str:
+    """Why a cell failed. A bug in one detector must not cost the night's run; a disk that refuses stops it."""
+    if isinstance(error, RecordError):
+        raise error
+    log.debug("While %s:", what, exc_info=error)
+    if isinstance(error, BenchError | DetectorError | AttackError):
+        return str(error)
+    return (
+        f"{what} raised {type(error).__name__} ({one_line(error, 200)}); this is an error in its code, not in your "
+        "data: run again with --verbose to see where, and report it."
     )
-    return record, scores
 
 
-def figures(outcome: Outcome, labels: Any, test: ImageSet) -> dict[str, Any]:
-    """What a record states about an outcome; labels int64 (N,)."""
-    normal = labels == 1
-    mixed_normals = np.where(normal, outcome.robust, outcome.clean)
-    mixed_anomalies = np.where(normal, outcome.clean, outcome.robust)
-    brightness = metrics.brightness_separability(test.pixels().mean(dim=(1, 2, 3)).numpy(), labels)
-    found: dict[str, Any] = {
-        "clean": intervals.summary(outcome.clean, labels),
-        "robust": intervals.summary(outcome.robust, labels),
-        "normals_only_auc": metrics.mean_single_draw_auc(mixed_normals, labels).mean,
-        "anomalies_only_auc": metrics.mean_single_draw_auc(mixed_anomalies, labels).mean,
-        "brightness": {"separability": brightness, "flagged": bool(brightness > 90)},
-        "pixel": _pixel(outcome, test),
-    }
-    if outcome.calibration.shape[1] >= 10:
-        threshold = metrics.threshold_on_normals(outcome.calibration, CALIBRATION_FPR)
-        attacked = metrics.attack_success(outcome.clean, outcome.robust, labels, threshold)
-        found |= {
-            "threshold": threshold,
-            "threshold_rule": f"{100 * CALIBRATION_FPR:.0f} % of {outcome.calibration.shape[1]} held-out training "
-            "normals above it",
-            "attack_success": attacked.success,
-            "robust_accuracy": attacked.robust_accuracy,
-        }
+def _known(folder: Path, cell: dict[str, Any]) -> Record | None:
+    """The cell's record, unless it failed or its scores are not the ones that it was written for."""
+    found = records.find(folder, cell)
+    if found is None or not found.ok:
+        return None
+    try:
+        records.read_scores(found)
+    except RecordError as error:
+        log.warning("%s That is done now.", error)
+        return None
     return found
 
 
-def _pixel(outcome: Outcome, test: ImageSet) -> dict[str, float] | None:
-    if outcome.clean_maps is None or outcome.robust_maps is None or test.masks is None or not bool(test.masks.any()):
-        return None
-    masks = test.masks.numpy()
-    return {
-        "auroc": metrics.pixel_auroc(outcome.clean_maps, masks),
-        "aupro": metrics.aupro(outcome.clean_maps, masks),
-        "robust_auroc": metrics.pixel_auroc(outcome.robust_maps, masks),
-        "robust_aupro": metrics.aupro(outcome.robust_maps, masks),
-    }
+def _unfitted(
+    plan: Plan, category: _Category, detector: Detector, attack: Attack, subset: dict[str, Any]
+) -> dict[str, Any]:
+    """The cell of a detector that could not be fitted: it has no checkpoint."""
+    return cell_of(plan, category.name, detector, attack, "", subset)
 
 
-def _empty(plan: Plan, cell: dict[str, Any], checkpoint: dict[str, Any]) -> Record:
-    device = plan.run.torch_device()
-    return Record(
-        key=records.cell_key(cell),
-        status="failed",
-        cell=cell,
-        full_run=not plan.limits,
-        limits=plan.limits,
-        written=datetime.now(UTC).isoformat(timespec="seconds"),
-        checkpoint=checkpoint,
-        licence=plan.dataset.licence,
-        environment=environment.describe(device),
-        command=config.command_line(),
-        peak_memory_mb=environment.peak_memory_mb(device),
-    )
-
-
-def _failed(plan: Plan, cell: dict[str, Any], checkpoint: dict[str, Any], reason: str) -> Record:
-    return replace(_empty(plan, cell, checkpoint), reason=reason)
+def _clear(folder: Path, cell: dict[str, Any]) -> None:
+    """Take away the record of an earlier failed fit, now that the fit succeeded."""
+    path = records.record_path(folder, cell)
+    if path.is_file():
+        path.unlink(missing_ok=True)
 
 
 def _write(record: Record, scores: Scores | None, folder: Path) -> Record:
@@ -233,28 +213,16 @@ def _write(record: Record, scores: Scores | None, folder: Path) -> Record:
     return records.read(path)
 
 
-def _write_examples(record: Record, outcome: Outcome) -> None:
+def _write_examples(record: Record, outcome: Outcome, folder: Path) -> None:
+    """Pictures for the panel: before the record, so that whoever finds the record finds them."""
     from safetensors.torch import save
 
-    from detectors.checkpoint import write_atomically
-
-    if record.path is None or not outcome.examples:
+    if not outcome.examples:
         return
-    with _disk(record.path.parent):
+    with disk.guarded(folder):
         data = save({k: v.contiguous() for k, v in outcome.examples.items()}, {"notice": record.licence})
-        write_atomically(records.companion(record.path, records.EXAMPLES_SUFFIX), data)
-
-
-@contextmanager
-def _disk(folder: Path) -> Iterator[None]:
-    """A disk that refuses becomes a sentence."""
-    try:
-        yield
-    except OSError as error:
-        raise BenchError(
-            f"{folder} cannot be written ({error.strerror or error}); free some space or choose another folder, then "
-            "run the same command again, which continues."
-        ) from None
+        path = records.record_path(folder, record.cell)
+        write_atomically(records.companion(path, records.EXAMPLES_SUFFIX), data)
 
 
 def deterministic(device: torch.device) -> None:

@@ -20,10 +20,11 @@ from bench.config import RunConfig
 from bench.data import registry as datasets
 from bench.data.images import read_rgb_tensor
 from bench.errors import BenchError, DataError
+from bench.judging import CALIBRATION_FPR
 from bench.markup import one_line
 from bench.progress import ConsoleReporter
-from bench.runner import CALIBRATION_FPR
 from detectors.base import Detector
+from detectors.errors import DetectorError
 from detectors.noise import fresh
 
 BATCH = 16
@@ -64,12 +65,16 @@ def score_files(
             raise DataError(f"There is no picture {path}; give the paths of picture files.")
     held_out: Tensor | None = None
     if checkpoint is not None:
-        detector = detectors.load(checkpoint).to(run.torch_device())
-        origin = f"the checkpoint {checkpoint}"
+        detector, origin = _loaded(checkpoint).to(run.torch_device()), f"the checkpoint {checkpoint}"
+        pictures = _pictures(paths, detector.image_size)
     else:
+        # Before a fit of minutes: a picture may be damaged.
+        pictures = _pictures(paths, run.image_size or presets.get(run.preset).side(run.dataset))
         detector, held_out, origin = _fitted(run, console)
-    pictures = torch.stack([read_rgb_tensor(path, detector.image_size) for path in paths]).float() / 255
     scores = _scores(detector, pictures, draws)
+    if not np.isfinite(scores).all():
+        odd = ", ".join(str(p) for p, s in zip(paths, scores.T, strict=True) if not np.isfinite(s).all())
+        raise BenchError(f"{detector.name} gives {one_line(odd)} a score that is no finite number; fit it again.")
     threshold = None
     if held_out is not None and len(held_out) >= 10:
         threshold = metrics.threshold_on_normals(_scores(detector, held_out, draws).mean(axis=0), CALIBRATION_FPR)
@@ -81,6 +86,21 @@ def score_files(
         detector=detector.name,
         explanation=_explanation(detector, origin, threshold, draws, 0 if held_out is None else len(held_out)),
     )
+
+
+def _loaded(name: str) -> Detector:
+    try:
+        return detectors.load(name)
+    except DetectorError:
+        raise
+    except Exception as error:  # a stranger's file may say anything about the network that is to be built
+        raise BenchError(
+            f"The checkpoint {name} describes a detector that cannot be built ({one_line(error, 200)}); fit again."
+        ) from error
+
+
+def _pictures(paths: Sequence[Path], side: int) -> Tensor:
+    return torch.stack([read_rgb_tensor(path, side) for path in paths]).float() / 255
 
 
 def _fitted(run: RunConfig, console: Console) -> tuple[Detector, Tensor, str]:

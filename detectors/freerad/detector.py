@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detectors import checkpoint
-from detectors.base import Detector, Progress, Settings
+from detectors.base import Detector, Progress, Settings, evaluation
 from detectors.errors import CheckpointError, DetectorError
 from detectors.freerad.checks import check_denoising_steps, check_settings
 from detectors.freerad.diffusion import Schedule, process, shots
@@ -135,7 +135,7 @@ class FreeRAD(Detector):
                 tensors = {f"unet.{k}": v for k, v in self.unet.state_dict().items()}
                 checkpoint.write(workdir / f"unet-{trunk[:16]}.safetensors", tensors, {"trunk": trunk, "fit": report})
         # Of a shipped checkpoint's report only what belongs to the training: its choice of k is not this fit's.
-        self.fit_report |= {key: report[key] for key in ("loss", "iterations")} | {"trunk": trunk}
+        self.fit_report |= {key: report[key] for key in ("loss", "iterations") if key in report} | {"trunk": trunk}
         self._set_k(self._initial_k())  # not what was chosen after an earlier fit
         self._measure_normals(normals, seed)
 
@@ -181,9 +181,11 @@ class FreeRAD(Detector):
         if setting not in self.auto_choices:
             raise DetectorError(f"freerad can choose {', '.join(self.auto_choices)} after the fit, not {setting!r}.")
         self._require_fitted()
-        self._set_k(value)
-        self.to(device=normals.device, dtype=torch.float32)  # as in a fit, also after a check in float64
-        self._measure_normals(normals.detach().to(torch.float32), seed)
+        self._check(normals)
+        with torch.inference_mode(False):  # a map born in inference mode could never again carry a gradient
+            self._set_k(value)
+            self.to(device=normals.device, dtype=torch.float32)  # as in a fit, also after a check in float64
+            self._measure_normals(normals.detach().to(torch.float32), seed)
         return self
 
     def _initial_k(self) -> int:
@@ -195,16 +197,13 @@ class FreeRAD(Detector):
         chosen = torch.randperm(len(normals), generator=generator(seed, "freerad-map-images"))[:count].sort().values
         source = NoiseSeed(seed).source("freerad-normal-map", [str(int(i)) for i in chosen])
         total = torch.zeros_like(self.normal_map, dtype=torch.float64)
-        was_training = self.training
-        self.eval()
-        with torch.inference_mode(False), torch.no_grad():
+        with evaluation(self), torch.no_grad():
             for start in range(0, count, 16):
                 batch = self._work(normals[chosen[start : start + 16].to(normals.device)])
                 for draw in range(self.settings.map_draws):
                     noise = source.pick(slice(start, start + 16)).at(draw)
                     total += self._errors(batch, noise).sum(dim=0).double()
             self.normal_map = (total / (count * self.settings.map_draws)).to(self.normal_map)
-        self.train(was_training)
 
     def _set_k(self, value: int) -> None:
         if not 1 <= value <= self.settings.schedule.steps:

@@ -1,0 +1,124 @@
+"""From a cell's outcome to its record: the figures, the indicators and where they were made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from bench import config, environment, intervals, metrics, records
+from bench.cell import Outcome
+from bench.data.base import ImageSet
+from bench.fitting import Fitted
+from bench.plan import Plan
+from bench.records import Record
+from bench.scores import Scores
+
+CALIBRATION_FPR = 0.05
+
+
+def judged(plan: Plan, cell: dict[str, Any], fitted: Fitted, test: ImageSet, outcome: Outcome) -> tuple[Record, Scores]:
+    """The record and the scores of a cell that came to an end."""
+    labels = test.labels.numpy().astype(np.int64)
+    scores = Scores(test.ids, labels, outcome.clean, outcome.robust)
+    record = replace(
+        _empty(plan, cell, fitted.describe()),
+        status="ok",
+        results=figures(outcome, labels, test),
+        indicators=indicators(outcome),
+        seconds={"fit": fitted.fit_seconds, **outcome.seconds, "total": round(sum(outcome.seconds.values()), 2)},
+    )
+    return record, scores
+
+
+def failed(plan: Plan, cell: dict[str, Any], checkpoint: dict[str, Any], reason: str) -> Record:
+    """The record of a cell that has no figures, and why."""
+    return replace(_empty(plan, cell, checkpoint), reason=reason)
+
+
+def figures(outcome: Outcome, labels: Any, test: ImageSet) -> dict[str, Any]:
+    """What a record states about an outcome; labels int64 (N,)."""
+    normal = labels == 1
+    mixed_normals = np.where(normal, outcome.robust, outcome.clean)
+    mixed_anomalies = np.where(normal, outcome.clean, outcome.robust)
+    brightness = metrics.brightness_separability(test.pixels().mean(dim=(1, 2, 3)).numpy(), labels)
+    found: dict[str, Any] = {
+        "clean": intervals.summary(outcome.clean, labels),
+        "robust": intervals.summary(outcome.robust, labels),
+        "normals_only_auc": metrics.mean_single_draw_auc(mixed_normals, labels).mean,
+        "anomalies_only_auc": metrics.mean_single_draw_auc(mixed_anomalies, labels).mean,
+        "brightness": {"separability": brightness, "flagged": bool(brightness > 90)},
+        "pixel": _pixel(outcome, test),
+    }
+    if outcome.calibration.shape[1] >= 10:
+        threshold = metrics.threshold_on_normals(outcome.calibration, CALIBRATION_FPR)
+        attacked = metrics.attack_success(outcome.clean, outcome.robust, labels, threshold)
+        found |= {
+            "threshold": threshold,
+            "threshold_rule": f"{100 * CALIBRATION_FPR:.0f} % of {outcome.calibration.shape[1]} held-out training "
+            "normals above it",
+            "attack_success": attacked.success,
+            "robust_accuracy": attacked.robust_accuracy,
+        }
+    return found
+
+
+def indicators(outcome: Outcome) -> dict[str, Any]:
+    """Signs that the attack did not do its work (after Pintor et al. 2022)."""
+    return {
+        "zero_gradient_share": float(outcome.zero_gradients.mean()),
+        "nonfinite_gradient_share": float(outcome.non_finite_gradients.mean()),
+        "last_worse_than_best_share": float(outcome.last_worse.mean()),
+        "late_gain_share": late_gain(outcome.trace),
+        "reprojected_images": outcome.reprojected,
+        "forward_passes_per_image": outcome.forwards,
+        "gradients_per_image": outcome.gradients,
+    }
+
+
+def late_gain(trace: Any) -> float | None:
+    """How much of the attack's gain came in the last fifth of its steps: near 0 where it has converged, 0.2 and more
+    where it was still on its way and more steps would find more.
+
+    Args:
+        trace: the loss at each iterate, (steps + 1,), averaged over the images.
+
+    Returns:
+        None where the attack gained nothing, or a loss was not finite.
+    """
+    if len(trace) < 3 or not np.isfinite(trace).all():
+        return None
+    gain = float(trace[-1] - trace[0])
+    late = float(trace[-1] - trace[-1 - max(1, (len(trace) - 1) // 5)])
+    return round(late / gain, 4) if gain > 0 else None
+
+
+def _pixel(outcome: Outcome, test: ImageSet) -> dict[str, float] | None:
+    if outcome.clean_maps is None or outcome.robust_maps is None or test.masks is None or not bool(test.masks.any()):
+        return None
+    masks = test.masks.numpy()
+    return {
+        "auroc": metrics.pixel_auroc(outcome.clean_maps, masks),
+        "aupro": metrics.aupro(outcome.clean_maps, masks),
+        "robust_auroc": metrics.pixel_auroc(outcome.robust_maps, masks),
+        "robust_aupro": metrics.aupro(outcome.robust_maps, masks),
+    }
+
+
+def _empty(plan: Plan, cell: dict[str, Any], checkpoint: dict[str, Any]) -> Record:
+    device = plan.run.torch_device()
+    return Record(
+        key=records.cell_key(cell),
+        status="failed",
+        cell=cell,
+        full_run=not plan.limits,
+        limits=plan.limits,
+        written=datetime.now(UTC).isoformat(timespec="seconds"),
+        checkpoint=checkpoint,
+        licence=plan.dataset.licence,
+        environment=environment.describe(device),
+        command=config.command_line(),
+        peak_memory_mb=environment.peak_memory_mb(device),
+    )

@@ -1,0 +1,31 @@
+"""FreeRAD's reconstruction: diffuse to timestep k, walk back (Algorithms 1 to 3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from detectors.freerad.diffusion import Denoiser, Process, at, diffuse, log_variance, posterior_mean, predict_x0
+from detectors.freerad.unet import steady
+from detectors.noise import Noise
+
+
+def denoise(denoiser: Denoiser, x: Tensor, chain: Process, k: int, noise: Noise) -> Tensor:
+    """Diffuse x (on [-1, 1]) to timestep k and walk back along the chain; the last x0 is the reconstruction.
+
+    A chain of 1..T is walked from k down (Algorithm 1); a subsequence that ends at k from its end (Algorithm 3); the
+    single timestep k is one shot (Algorithm 2). The denoiser gets one timestep, (1,), for all images.
+    """
+    start = int(torch.searchsorted(chain.timesteps, k))
+    if start == len(chain) or int(chain.timesteps[start]) != k:
+        raise ValueError(f"The chain has no timestep {k} to start from.")
+    xt = diffuse(x, noise.normal(x.shape[1:], stream="diffuse", like=x), float(chain.alpha_bar[start]))
+    for i in range(start, -1, -1):
+        index = torch.tensor([i], device=x.device)
+        predicted, raw = steady(denoiser, xt, chain.timesteps.to(x.device)[index])
+        x0 = predict_x0(xt, predicted, at(chain.alpha_bar, index, x))
+        if i > 0:
+            z = noise.normal(x.shape[1:], stream=f"step-{i}", like=x)
+            spread = torch.exp(0.5 * log_variance(raw, index, chain))
+            xt = posterior_mean(x0, xt, index, chain) + spread * z
+    return x0

@@ -1,0 +1,81 @@
+"""What tests of the runner and the command line share."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import bench_fakes as fakes
+import pytest
+import torch
+
+from bench import cli, terminal
+from detectors import registry
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command left on the terminal, and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Said]]:
+    """Runs `python -m bench ...` in this process, 80 columns wide."""
+    monkeypatch.setenv("COLUMNS", "80")
+    was_deterministic, level = torch.are_deterministic_algorithms_enabled(), logging.getLogger("bench").level
+
+    def call(*words: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["python -m bench", *map(str, words)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Said(code, captured.out, captured.err)
+
+    yield call
+    torch.use_deterministic_algorithms(was_deterministic)
+    logging.getLogger("bench").setLevel(level)
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaderboards and plots, which take seconds, are left out."""
+    monkeypatch.setattr(terminal, "write_results", lambda out, console: [])
+
+
+@pytest.fixture
+def register(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes detectors known by their names until the test is over."""
+
+    def add(*classes: type[fakes.Fake]) -> None:
+        registry.names()
+        for cls in classes:
+            monkeypatch.setitem(registry._REGISTRY, cls.name, cls)
+            cls.fits = cls.scores = 0
+
+    return add
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set of two small categories, not to be changed."""
+    return fakes.write_folder(tmp_path_factory.mktemp("pictures"), ("bolt", "nut"))
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As in a process with OMP_NUM_THREADS=1: sums in the same order, so the same bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

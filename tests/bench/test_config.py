@@ -1,0 +1,141 @@
+"""What a user asked for: what is understood, and what is refused before anything is done."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bench_fakes as fakes
+import pytest
+import torch
+
+from bench import environment
+from bench import plan as planning
+from bench.config import Override, RunConfig, check_overrides, command_line, default_cache
+from bench.errors import BenchError
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("freerad.k=100", Override("freerad", "k", None, 100)),
+        ("freerad.k@mono=25", Override("freerad", "k", "mono", 25)),
+        ("freerad.training.learning_rate=1e-3", Override("freerad", "training.learning_rate", None, 1e-3)),
+        ("spade.pixel_map=TRUE", Override("spade", "pixel_map", None, True)),
+        ("freerad.k=auto", Override("freerad", "k", None, "auto")),
+        ("spade.backbone=a=b", Override("spade", "backbone", None, "a=b")),
+    ],
+)
+def test_a_setting_is_read_with_its_type(text: str, expected: Override) -> None:
+    found = Override.parse(text)
+    assert found == expected and type(found.value) is type(expected.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "k=3", "freerad.k", "freerad.k=", ".k=3", "freerad.=3", "freerad.k@=3", "ae.epochs=nan", "ae.x=-inf"]
+)
+def test_a_setting_in_another_form_is_refused(text: str) -> None:
+    with pytest.raises(BenchError, match="--set takes"):
+        Override.parse(text)
+
+
+def test_a_setting_for_a_category_wins_over_the_general_one() -> None:
+    run = RunConfig(("freerad",), overrides=tuple(map(Override.parse, ("freerad.k@mono=25", "freerad.k=100"))))
+    assert run.overrides_for("freerad", "mono") == {"k": 25}
+    assert run.overrides_for("freerad", "poly") == {"k": 100}
+    assert run.overrides_for("ae", "mono") == {}
+
+
+@pytest.mark.parametrize(("text", "near"), [("frerad.k=3", "'freerad'"), ("freerad.k@mon=3", "'mono'")])
+def test_a_setting_that_would_touch_nothing_is_refused_with_the_nearest_name(text: str, near: str) -> None:
+    with pytest.raises(BenchError, match=f"did you mean {near}"):
+        check_overrides((Override.parse(text),), ("freerad", "ae"), ("mono", "poly"))
+
+
+def test_a_setting_for_a_category_that_is_not_run_is_refused(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(BenchError, match="not in this run"):
+        planning.make(
+            fakes.config(
+                tmp_path, folder, "brightness", categories=("bolt",), overrides=(Override("brightness", "k", "nut", 1),)
+            )
+        )
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0}, {"restarts": 0}, {"eot": -1}, {"limit": 0}, {"batch_size": 0}, {"image_size": 7},
+        {"image_size": 100_000}, {"step_size": 0.0}, {"step_size": float("nan")}, {"preset": "qick"},
+        {"protocol": "papr"},
+    ],
+)  # fmt: skip
+def test_numbers_and_names_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(BenchError):
+        RunConfig(("ae",), **wrong)
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "meta", "gpu", "cpu:x"])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    with pytest.raises(BenchError, match="use --device cpu"):
+        RunConfig(("ae",), device=device).torch_device()
+    assert RunConfig(("ae",), device="cpu").torch_device() == torch.device("cpu")
+
+
+def test_the_command_is_kept_as_it_can_be_typed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/some/where/bench/__main__.py", "run", "--data-root", "my data"])
+    assert command_line() == "python -m bench run --data-root 'my data'"
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/radbench", "run"])
+    assert command_line() == "radbench run"
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RADBENCH_CACHE", "/a")
+    assert default_cache() == Path("/a")
+    monkeypatch.delenv("RADBENCH_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/b")
+    assert default_cache() == Path("/b/radbench")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert default_cache() == Path.home() / ".cache" / "radbench"
+
+
+def test_the_environment_names_versions_and_survives_a_missing_git(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = environment.describe(torch.device("cpu"))
+    assert found["torch"] == torch.__version__.split("+")[0] or found["torch"]
+    assert found["threads"] == torch.get_num_threads()
+
+    def no_git(*words: object, **options: object) -> None:
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr("subprocess.run", no_git)
+    assert environment.commit() == ""
+
+
+def test_a_plan_takes_from_the_protocol_only_what_an_attack_has(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, register: Callable[..., None]
+) -> None:
+    """An attack without gradient steps is one file more, and none is changed for it."""
+    import dataclasses
+
+    from attacks import registry as attack_registry
+    from attacks.base import Attack, AttackSettings
+    from attacks.errors import AttackError
+
+    @dataclasses.dataclass(frozen=True)
+    class Queries(AttackSettings):
+        queries: int = 10
+
+    class Black(Attack):
+        name, title, summary, norm, settings_class = "black", "Black", "A box.", "linf", Queries
+
+        def _run(self, *inputs: Any, **sources: Any) -> Any:
+            raise NotImplementedError
+
+    register(fakes.Fake)
+    attack_registry.names()
+    monkeypatch.setitem(attack_registry._REGISTRY, "black", Black)
+    plan = planning.make(fakes.config(tmp_path, folder, "fake", attacks=("black", "pgd-linf"), steps=None))
+    assert [a.describe().get("steps") for a in plan.attacks] == [None, 20]
+    with pytest.raises(AttackError, match="no setting 'steps'"):
+        planning.make(fakes.config(tmp_path, folder, "fake", attacks=("black",), steps=5))
