@@ -102,14 +102,16 @@ class _PlainLines:
 
     def __init__(self, console: Console, what: str) -> None:
         self._console, self._what = console, what
-        self._started = time.monotonic()
-        self._last = self._started - QUIET_SECONDS / 2
+        self._last = time.monotonic() - QUIET_SECONDS / 2
+        self._stage, self._first, self._started = 0, 0, self._last
 
     def show(self, done: int, total: int, note: str) -> None:
         now = time.monotonic()
+        if total != self._stage:  # a new stage of the job; it may go on from a snapshot, so not from 0
+            self._stage, self._first, self._started = total, done, now
         if self._console.is_terminal or now - self._last < QUIET_SECONDS or done >= total:
             return
         self._last = now
-        left = (now - self._started) / max(done, 1) * (total - done)
-        text = f"{self._what}: {done}/{total}, about {left:.0f} s left. {note}"
-        self._console.print(text, markup=False, highlight=False)
+        steps = done - self._first
+        left = f", about {(now - self._started) / steps * (total - done):.0f} s left" if steps else ""
+        self._console.print(f"{self._what}: {done}/{total}{left}. {note}", markup=False, highlight=False)

@@ -104,7 +104,7 @@ def run_plan(plan: Plan, reporter: Reporter) -> RunResult:
             subset = subset_of(category.test, plan.per_class, plan.run.limit)
             training = category.training
         except DataError as error:
-            problems.append(str(error))
+            problems.append(one_line(error, 1000))
             continue
         for detector_name in plan.detectors:
             fitted: Fitted | str = obtain(plan, category_name, training, detector_name, reporter)
@@ -174,7 +174,7 @@ def _reason(error: Exception, what: str) -> str:
         raise error
     log.debug("While %s:", what, exc_info=error)
     if isinstance(error, BenchError | DetectorError | AttackError):
-        return str(error)
+        return one_line(error, 1000)
     return (
         f"{what} raised {type(error).__name__} ({one_line(error, 200)}); this is an error in its code, not in your "
         "data: run again with --verbose to see where, and report it."

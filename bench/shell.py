@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from attacks.errors import AttackError
 from bench import disk
 from bench.errors import BenchError
+from bench.markup import one_line
 from detectors.errors import DetectorError
 
 STOPPED = 130  # what shells report for a program that Ctrl-C ended
@@ -57,7 +58,8 @@ def run(app: typer.Typer) -> int:
 
 
 def say(*problems: str) -> None:
-    """Print what went wrong to the standard error, one line each, however long."""
+    """Print what went wrong to the standard error, one line each, without what a file's name could do to a terminal."""
     console = Console(stderr=True)
     for problem in problems:
-        console.print(f"Error: {problem}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+        text = f"Error: {one_line(problem, 2000)}"
+        console.print(text, style="bold red", markup=False, highlight=False, soft_wrap=True)

@@ -36,16 +36,21 @@ def revisions() -> Revisions:
     )
 
 
-def write_results(out: Path, console: Console) -> list[Path]:
-    """Leaderboards, plots and panels from all records below `out`. Returns what was written."""
+def write_results(out: Path, console: Console, *, changed: bool = True) -> list[Path]:
+    """Leaderboards, plots and panels from all records below `out`. Returns what was written.
+
+    Drawing takes most of a run that computes nothing, so plots that are there stay where no record has `changed`.
+    """
     records, problems = read_all(out / "records")
     now = revisions()
     written = leaderboard_files.write(records, out, now)
-    plotted, without_scores = plots.write_all(records, out / "plots", now)
-    written += plotted
-    for record in (r for r in records if r.ok):
-        written += panel.write_panel(record, out / "plots")
-    for problem in [*problems, *without_scores]:
+    if changed or not any((out / "plots").glob("*.png")):
+        plotted, without_scores = plots.write_all(records, out / "plots", now)
+        written += plotted
+        problems += without_scores
+        for record in (r for r in records if r.ok):
+            written += panel.write_panel(record, out / "plots")
+    for problem in problems:
         console.print(f"Warning: {problem}", style="yellow", markup=False, highlight=False)
     return written
 

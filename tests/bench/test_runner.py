@@ -94,7 +94,7 @@ def test_the_same_epsilon_twice_is_one_cell(tmp_path: Path, folder: Path, regist
 def test_a_limited_run_never_stands_in_for_a_full_one(tmp_path: Path, folder: Path, register: Register) -> None:
     """Also where the limit changes nothing (here there are 12 and 6 images): its record is marked as limited."""
     register(fakes.Fake)
-    limited = fakes.run(fakes.config(tmp_path, folder, "fake", limit=50)).records
+    limited = fakes.run(fakes.config(tmp_path, folder, "fake", steps=None, limit=50)).records
     full = fakes.run(fakes.config(tmp_path, folder, "fake", steps=None)).records
     assert [r.full_run for r in limited + full] == [False, False, True, True]
     assert all("--limit 50" in r.limits[0] for r in limited)

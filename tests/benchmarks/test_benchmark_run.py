@@ -2,7 +2,7 @@
 
     python -m tox -e benchmarks -- tests/benchmarks/test_benchmark_run.py -s
 
-Limits on two idle cores, everything installed: the first run 240 s (what is here; 600 s with all detectors to come), the
+Limits on two idle cores, everything installed: the first run 240 s (600 s with all detectors to come), the
 second 20 s, 4 GB.
 """
 

@@ -1,0 +1,215 @@
+"""The command line: what it prints in 80 columns, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bench_fakes as fakes
+import pytest
+
+import attacks
+import detectors
+from bench import cli, records, shell
+from bench.data import registry as datasets
+
+Command = Callable[..., Any]
+Register = Callable[..., None]
+
+
+def on(root: Path, out: Path, *more: object, names: str = "fake") -> tuple[object, ...]:
+    words = ("run", "--detectors", names, "--dataset", "folder", "--data-root", root, "--image-size", 32, "--steps", 3)
+    return (*words, "--out", out / "out", "--cache", out / "cache", "--device", "cpu", *more)
+
+
+def too_wide(text: str) -> list[str]:
+    """Lines that do not fit into 80 columns; a path or a command to be copied may not."""
+    return [line for line in text.splitlines() if len(line) > 80 and "/" not in line]
+
+
+def test_a_run_ends_with_a_table_its_meaning_and_where_the_files_are(
+    command: Command, folder: Path, tmp_path: Path, register: Register
+) -> None:
+    register(fakes.Noisy)
+    words = on(folder, tmp_path, names="noisy,brightness")
+    said = command(*words)
+    flat = " ".join(said.out.split())
+    assert said.code == 0 and said.err == ""
+    assert too_wide(said.out) == []
+    for word in ("bolt", "nut", "average", "Noisy", "Brightness", "clean AUC", "robust AUC", "PGD", "32x32"):
+        assert word in said.out, word
+    for text in (
+        "6 normal and 6 anomalous", "95 % intervals", "Separable by brightness", "how often an anomalous image scores",
+        "l-inf epsilon 2/255", "no licence for them", "4 cells",
+    ):  # fmt: skip
+        assert text in flat, text
+    found, problems = records.read_all(tmp_path / "out" / "records")
+    assert len(found) == 4 and not problems
+    for record in found:  # every figure of the table is a record's
+        assert record.clean is not None and f"{record.clean.auc:.1f}" in said.out
+    for name in ("leaderboard.csv", "leaderboard.md", "leaderboard.tex", "plots"):
+        assert (tmp_path / "out" / name).exists(), name
+    assert {record.command for record in found} == {"python -m bench " + " ".join(map(str, words))}
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_a_second_run_says_that_everything_was_there(
+    command: Command, folder: Path, tmp_path: Path, register: Register
+) -> None:
+    register(fakes.Fake)
+    first, second = (command(*on(folder, tmp_path)) for _ in range(2))
+    assert "already there" not in first.out and second.out.count("already there") == 2
+    assert "2 of them from earlier runs" in second.out
+    assert fakes.Fake.fits == 2
+    assert command(*on(folder, tmp_path, "--refit")).code == 0 and fakes.Fake.fits == 4
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_a_limited_run_is_marked_in_the_record_and_in_the_table(
+    command: Command, folder: Path, tmp_path: Path, register: Register
+) -> None:
+    register(fakes.Fake)
+    said = command(*on(folder, tmp_path, "--limit", 4))
+    (first, _), _ = records.read_all(tmp_path / "out" / "records")
+    assert not first.full_run and "--limit 4" in first.limits[0] and first.subset["normals"] == 4
+    assert "†" in said.out and "not a full run" in said.out
+
+
+def test_a_dry_run_prints_the_plan_and_writes_and_fits_nothing(
+    command: Command, folder: Path, tmp_path: Path, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(fakes.Fake)
+    monkeypatch.setattr("bench.runner.run_plan", lambda plan, reporter: pytest.fail("it ran"))
+    said = command(*on(folder, tmp_path, "--dry-run", "--attack", "all", names="fake,brightness"))
+    assert said.code == 0 and fakes.Fake.fits == 0 and list(tmp_path.iterdir()) == []
+    assert too_wide(said.out) == []
+    flat = " ".join(said.out.split())
+    assert "8 cells" in flat and "to be fitted" in flat and "Nothing was run" in flat
+    assert "pgd-linf" in flat and "pgd-l2" in flat
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_a_dry_run_knows_what_is_fitted_already(
+    command: Command, folder: Path, tmp_path: Path, register: Register
+) -> None:
+    register(fakes.Fake)
+    command(*on(folder, tmp_path, "--categories", "nut"))
+    said = command(*on(folder, tmp_path, "--dry-run"))
+    rows = [[cell.strip() for cell in line.split("│")] for line in said.out.splitlines() if "│ fake" in line]
+    assert {row[2]: row[3] for row in rows} == {"bolt": "to be fitted", "nut": "cached"}
+
+
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        ("detectors", detectors.names()), ("attacks", attacks.names()), ("datasets", datasets.names()),
+        ("presets", ("quick", "paper", "protocol quick", "protocol paper")),
+    ],
+)  # fmt: skip
+def test_list_shows_everything_there_is(command: Command, what: str, names: tuple[str, ...]) -> None:
+    said = command("list", what)
+    assert said.code == 0 and said.err == "" and all(len(line) <= 80 for line in said.out.splitlines())
+    assert [name for name in names if not any(line.startswith(name) for line in said.out.splitlines())] == []
+
+
+@pytest.mark.parametrize("table", ["table1", "table2", "table3", "table14"])
+def test_reproduce_marks_what_was_not_run(command: Command, tmp_path: Path, table: str) -> None:
+    said = command("reproduce", table, "--records", tmp_path / "none", "--out", tmp_path / "out")
+    assert said.code == 0 and said.err == ""
+    assert "not run" in said.out and "python -m bench run" in said.out
+    assert [line for line in too_wide(said.out) if "python -m bench" not in line] == []
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".csv", ".md"}
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_fit_keeps_checkpoints_for_a_run_and_exports_them_apart(
+    command: Command, folder: Path, tmp_path: Path, register: Register
+) -> None:
+    register(fakes.Fake, fakes.Linear)
+    words = ("--dataset", "folder", "--data-root", folder, "--image-size", 32, "--cache", tmp_path / "cache")
+    said = command("fit", "--detectors", "fake,linear", *words, "--export", tmp_path / "package")
+    assert said.code == 0 and said.out.count("fitted,") == 4
+    exported = {str(path.relative_to(tmp_path / "package")) for path in (tmp_path / "package").rglob("*.safetensors")}
+    assert exported == {f"{d}/folder-{c}-quick.safetensors" for d in ("fake", "linear") for c in ("bolt", "nut")}
+    alone = command("fit", "--detectors", "fake", "--categories", "nut", *words, "--export", tmp_path / "alone")
+    assert alone.code == 0 and (tmp_path / "alone" / "folder-nut-quick.json").is_file()
+    assert "cached" in alone.out
+    run = command(*on(folder, tmp_path, names="fake,linear"))
+    assert run.code == 0 and run.out.count("(cached checkpoint") == 4
+
+
+def test_a_detector_that_cannot_be_fitted_does_not_stop_the_others(
+    command: Command, folder: Path, tmp_path: Path, register: Register
+) -> None:
+    register(fakes.BrokenFit, fakes.Linear)
+    words = ("--dataset", "folder", "--data-root", folder, "--image-size", 32, "--cache", tmp_path / "cache")
+    said = command("fit", "--detectors", "broken-fit,linear", *words)
+    assert said.code == 2 and said.out.count("linear on") == 2
+    assert said.err.count("Error: broken-fit on") == 2 and "Traceback" not in said.err
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_verbose_shows_where_a_detector_went_wrong(
+    command: Command, folder: Path, tmp_path: Path, register: Register, caplog: pytest.LogCaptureFixture
+) -> None:
+    register(fakes.Broken)
+    command(*on(folder, tmp_path, names="broken"))
+    assert "bench_fakes.py" not in caplog.text
+    assert command(*on(folder, tmp_path, "--verbose", names="broken")).code == 2
+    assert "bench_fakes.py" in caplog.text
+
+
+def test_ctrl_c_says_that_nothing_is_lost(
+    command: Command, folder: Path, tmp_path: Path, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(fakes.Fake)
+
+    def stop(plan: Any, reporter: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bench.runner.run_plan", stop)
+    said = command(*on(folder, tmp_path))
+    assert said.code == shell.STOPPED == 130
+    assert "same command goes on" in said.err and "Traceback" not in said.err
+
+
+def test_an_unexpected_error_of_our_own_is_not_hidden(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(what: str) -> None:
+        raise AssertionError("a bug")
+
+    monkeypatch.setattr("bench.terminal.listing", broken)
+    with pytest.raises(AssertionError, match="a bug"):
+        command("list", "detectors")
+
+
+def test_help_names_the_five_commands(command: Command) -> None:
+    said = command("--help")
+    assert said.code == 0
+    assert all(name in said.out for name in ("run", "fit", "score", "list", "reproduce"))
+    assert command().code == 2  # no command: the help, and not a success
+
+
+def test_a_wrong_option_is_a_sentence(command: Command) -> None:
+    said = command("run", "--epsilom", "2/255")
+    assert said.code == 2 and said.err.startswith("Error: No such option: --epsilom")
+    assert len(said.err.splitlines()) == 1 and "--help" in said.err
+
+
+def test_the_module_and_the_installed_script_run_the_same_function() -> None:
+    import bench.__main__
+
+    assert bench.__main__.main is cli.main
+    assert callable(cli.main) and "bench.cli:main" in (Path(__file__).parents[2] / "pyproject.toml").read_text()
+
+
+def test_records_say_what_was_typed(
+    command: Command, folder: Path, tmp_path: Path, register: Register, no_plots: None
+) -> None:
+    register(fakes.Fake)
+    command(*on(folder, tmp_path, "--epsilon", "1/255,2/255"))
+    found = [json.loads(p.read_text()) for p in (tmp_path / "out").glob("records/*/*/*.json")]
+    assert sorted(r["cell"]["attack"]["epsilon"] * 255 for r in found) == pytest.approx([1, 1, 2, 2])
+    assert all("--epsilon 1/255,2/255" in r["command"] for r in found) and sys.argv[0] == "python -m bench"
