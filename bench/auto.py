@@ -32,6 +32,17 @@ def open_setting(detector: Detector) -> str | None:
     return None
 
 
+def check(detector: Detector, held_out: ImageSet) -> None:
+    """Raise BenchError where the detector has an open setting and there is nothing to choose it on: before any fit."""
+    setting = open_setting(detector)
+    if setting is not None and len(held_out) < 4:
+        raise BenchError(
+            f"{detector.name}.{setting} = auto is chosen on training normals that are kept from the fit; there are "
+            f"{len(held_out)} (4 are needed, a tenth of all at most): keep some with --holdout 32, add normals, "
+            f"or set a number with --set {detector.name}.{setting}=100."
+        )
+
+
 def choose(
     detector: Detector, fitted_on: ImageSet, held_out: ImageSet, *, seed: int, progress: Progress
 ) -> dict[str, Any]:
@@ -46,11 +57,7 @@ def choose(
     setting = open_setting(detector)
     if setting is None:
         raise ValueError(f"{detector.name} has no setting that is 'auto'.")
-    if len(held_out) < 4:
-        raise BenchError(
-            f"{detector.name}.{setting} = auto needs at least 40 training normals, a tenth of which is kept to choose "
-            f"it on; set {detector.name}.{setting} to a number (--set {detector.name}.{setting}=100) or add images."
-        )
+    check(detector, held_out)
     device = next(detector.parameters()).device
     normals = fitted_on.pixels().to(device)
     clean = held_out.pixels()

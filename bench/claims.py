@@ -43,6 +43,9 @@ def failure_flags(record: Record) -> list[str]:
         flags.append("some gradients were not finite")
     if _number(indicators.get("last_worse_than_best_share")) > 0.5 and record.attack.get("keep") == "last":
         flags.append("most last iterates were worse than the best one and the last was kept")
+    if _number(indicators.get("late_gain_share")) > 0.2:
+        share = 100 * _number(indicators["late_gain_share"])
+        flags.append(f"not converged: {share:.0f} % of the attack's gain came in the last fifth of its steps")
     if record.clean and record.robust and record.robust.auc > record.clean.auc + 1.0:
         flags.append("the attack raised the AUC")
     return flags

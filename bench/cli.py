@@ -20,7 +20,7 @@ from bench.config import Override, RunConfig, default_cache
 from bench.errors import BenchError
 from bench.paper import render, reproduce, tables
 from bench.progress import ConsoleReporter
-from bench.records import read_all
+from bench.records import read_all, safe_name
 
 app = typer.Typer(
     cls=shell.Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -39,6 +39,7 @@ Settings = Annotated[
 ]
 ImageSize = Annotated[int | None, typer.Option(help="Side of the input pictures instead of the preset's.")]
 Limit = Annotated[int | None, typer.Option(help="At most so many training normals, and test images per class.")]
+Holdout = Annotated[int | None, typer.Option(help="Training normals kept from every fit instead of the preset's.")]
 Refit = Annotated[bool, typer.Option("--refit", help="Fit again even where a checkpoint is there.")]
 Cache = Annotated[Path | None, typer.Option(help="Checkpoint cache (default: RADBENCH_CACHE or ~/.cache/radbench).")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show where a detector or attack that failed went wrong.")]
@@ -58,10 +59,13 @@ def run(
     steps: Annotated[int | None, typer.Option(help="Gradient steps instead of the protocol's.")] = None,
     step_size: Annotated[str, typer.Option(help="On the [0, 1] scale (default 2.5 epsilon / steps).")] = "",
     restarts: Annotated[int, typer.Option(help="Starts; all but the first are random.")] = 1,
+    random_start: Annotated[bool, typer.Option("--random-start", help="Start the first time at random too.")] = False,
+    keep: Annotated[str, typer.Option(help="best or last iterate instead of the protocol's.")] = "",
     eot: Annotated[int, typer.Option(help="Noise draws that each gradient is averaged over.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of attack, selection and verdict noise.")] = 0,
     fit_seed: FitSeed = 0,
     limit: Limit = None,
+    holdout: Holdout = None,
     image_size: ImageSize = None,
     batch_size: Annotated[int | None, typer.Option(help="Images at a time; changes rounding at most.")] = None,
     device: Device = "auto",
@@ -79,6 +83,7 @@ def run(
         categories=None if categories == "all" else _names(categories), preset=preset, protocol=protocol,
         epsilons=tuple(_radius("--epsilon", e, attack) for e in _names(epsilon)), steps=steps,
         step_size=_radius("--step-size", step_size, attack) if step_size else None, restarts=restarts, eot=eot,
+        random_start=random_start, keep=keep or None, holdout=holdout,
         seed=seed, fit_seed=fit_seed, limit=limit, image_size=image_size, batch_size=batch_size, device=device,
         refit=refit, overrides=tuple(Override.parse(s) for s in settings or ()), out=out,
         cache=cache or default_cache(),
@@ -118,6 +123,7 @@ def fit(
     preset: PresetName = "quick",
     fit_seed: FitSeed = 0,
     limit: Limit = None,
+    holdout: Holdout = None,
     image_size: ImageSize = None,
     device: Device = "auto",
     settings: Settings = None,
@@ -130,8 +136,8 @@ def fit(
     console = _console(verbose)
     config = RunConfig(
         detectors=_names(detectors), dataset=dataset, data_root=data_root, preset=preset, fit_seed=fit_seed,
-        categories=None if categories == "all" else _names(categories), limit=limit, image_size=image_size,
-        device=device, refit=refit, overrides=tuple(Override.parse(s) for s in settings or ()),
+        categories=None if categories == "all" else _names(categories), limit=limit, holdout=holdout,
+        image_size=image_size, device=device, refit=refit, overrides=tuple(Override.parse(s) for s in settings or ()),
         cache=cache or default_cache(),
     )
     plan = planning.make(config)
@@ -152,7 +158,7 @@ def fit(
                 if export is not None:
                     # One checkpoint's name says nothing of its detector: it lies in the detector's own folder.
                     folder = export if len(plan.detectors) == 1 else export / name
-                    path = fitting.export(fitted, folder, f"{plan.dataset.name}-{category}-{preset}")
+                    path = fitting.export(fitted, folder, safe_name(f"{plan.dataset.name}-{category}-{preset}"))
                 console.print(
                     f"{name} on {category}: {fitted.origin}, {fitted.fit_seconds:.0f} s of fitting: {path}",
                     markup=False, highlight=False, soft_wrap=True,
@@ -172,6 +178,7 @@ def score(
     preset: PresetName = "quick",
     fit_seed: FitSeed = 0,
     limit: Limit = None,
+    holdout: Holdout = None,
     image_size: ImageSize = None,
     draws: Annotated[int, typer.Option(help="Noise draws of a random detector.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -183,7 +190,7 @@ def score(
     console = Console(stderr=as_json)  # the way to a fitted detector must not get into the JSON
     config = RunConfig(
         detectors=(detector,), dataset=dataset, data_root=data_root, categories=(category,), preset=preset,
-        fit_seed=fit_seed, limit=limit, image_size=image_size, device=device,
+        fit_seed=fit_seed, limit=limit, holdout=holdout, image_size=image_size, device=device,
         overrides=tuple(Override.parse(s) for s in settings or ()), cache=cache or default_cache(),
     )
     found = scoring.score_files(images, config, checkpoint=checkpoint or None, draws=draws, console=console)

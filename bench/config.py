@@ -17,7 +17,7 @@ from bench.errors import BenchError
 from bench.names import nearest
 
 SMALLEST_SIDE, LARGEST_SIDE = 8, 4096  # as for the checkpoints that `detectors.load` takes
-DEVICES = ("cpu", "cuda", "mps", "xpu")
+DEVICES = ("cpu", "cuda", "xpu")  # "mps" has no float64
 
 
 def default_cache() -> Path:
@@ -71,10 +71,11 @@ class RunConfig:
         dataset, data_root, categories: what is tested; categories None means all.
         preset, protocol: names.
         epsilons: per attack; empty means each attack's default. l-inf in [0, 1] units.
-        steps, step_size, restarts, eot: None means the protocol's (the record says what was used).
+        steps, step_size, restarts, eot, random_start, keep: None means the protocol's (the record says what was used).
         seed: of attack, selection and verdict noise. fit_seed: of fitting.
+        holdout: training normals kept from every fit (a tenth at most); None means the preset's.
         limit: at most this many training normals, and test images per class; marked in the record.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
+        device: "auto", "cpu", "cuda", "cuda:1".
         refit: fit again even where a checkpoint is there.
         out: results folder. cache: checkpoints.
     """
@@ -91,8 +92,11 @@ class RunConfig:
     step_size: float | None = None
     restarts: int = 1
     eot: int = 1
+    random_start: bool = False
+    keep: str | None = None
     seed: int = 0
     fit_seed: int = 0
+    holdout: int | None = None
     limit: int | None = None
     image_size: int | None = None
     batch_size: int | None = None

@@ -13,7 +13,7 @@ import torch
 if sys.platform != "win32":
     import resource
 
-PACKAGES = ("radbench", "torch", "torchvision", "timm", "numpy", "scikit-learn", "elpv-dataset")
+PACKAGES = ("radbench", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "elpv-dataset")
 
 
 def commit() -> str:

@@ -24,5 +24,3 @@ class UnknownNameError(BenchError):
 
 class CellError(BenchError):
     """One cell of the plan failed (NaN scores, a broken ball); the run goes on and the exit code says so."""
-
-    exit_code = 1

@@ -27,6 +27,7 @@ from bench.config import RunConfig
 from bench.data.base import Dataset, ImageSet, id_hash
 from bench.errors import BenchError
 from bench.markup import one_line
+from bench.records import safe_name
 from detectors import checkpoint
 from detectors.base import Detector, Progress, silent
 from detectors.errors import CheckpointError, DetectorError
@@ -65,13 +66,17 @@ class Fitted:
 
     def describe(self) -> dict[str, Any]:
         """For the record."""
-        return {"origin": self.origin, "key": self.key, "seconds": self.fit_seconds}
+        taken = self.detector.fit_report.get("unet_from")
+        return {
+            "origin": self.origin, "key": self.key, "seconds": self.fit_seconds,
+            **({"network_from": taken} if taken is not None else {}),
+        }
 
 
 def training_data(dataset: Dataset, category: str, image_size: int, run: RunConfig) -> TrainingData:
     """Split the training normals. The held-out ones are chosen by a hash of their names: 32, or a tenth of few."""
     normals = dataset.train(category, image_size, limit=run.limit)
-    wanted = presets.get(run.preset).holdout
+    wanted = presets.get(run.preset).holdout if run.holdout is None else run.holdout
     count = min(wanted, len(normals) // 10)
     order = sorted(range(len(normals)), key=lambda i: id_hash("hold-out " + normals.ids[i]))
     held_out = set(order[:count])
@@ -210,9 +215,9 @@ def _fit(
     licence: str,
 ) -> Fitted:
     workdir = path.parent / f"{key[:24]}.work"
-    if run.refit:
-        _forget(workdir)
+    detector.may_take_shipped = not run.refit  # what a killed fit left in the folder is its own, and goes on
     workdir.mkdir(parents=True, exist_ok=True)
+    auto.check(detector, data.held_out)
     started = time.monotonic()
     normals: Tensor = data.fit.pixels().to(device)
     detector.to(device)
@@ -253,7 +258,7 @@ def _forget(workdir: Path) -> None:
 
 def export(fitted: Fitted, folder: Path, stem: str) -> Path:
     """Copy a checkpoint and its description, e.g. into the package, so that it ships. Raises BenchError."""
-    if not stem or "/" in stem or stem.startswith("."):
+    if safe_name(stem) != stem:
         raise BenchError(f"{stem!r} is no file name for a checkpoint; use letters, digits and hyphens.")
     tensors = folder / f"{stem}.safetensors"
     checkpoint.write_atomically(tensors, fitted.path.read_bytes())

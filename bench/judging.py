@@ -109,12 +109,13 @@ def _pixel(outcome: Outcome, test: ImageSet) -> dict[str, float] | None:
 
 def _empty(plan: Plan, cell: dict[str, Any], checkpoint: dict[str, Any]) -> Record:
     device = plan.run.torch_device()
+    limits = plan.limits_of(cell["detector"]["name"], cell["category"])
     return Record(
         key=records.cell_key(cell),
         status="failed",
         cell=cell,
-        full_run=not plan.limits,
-        limits=plan.limits,
+        full_run=not limits,
+        limits=limits,
         written=datetime.now(UTC).isoformat(timespec="seconds"),
         checkpoint=checkpoint,
         licence=plan.dataset.licence,

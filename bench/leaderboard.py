@@ -70,7 +70,7 @@ class Leaderboard:
         facts: sentences for the heading.
         claim: what the robust column is ("PGD-20, upper bound").
         categories: sorted; `flagged` are those that brightness alone separates.
-        superseded: how many older records of the same cells are not shown.
+        superseded: how many other records of the same cells are not shown.
     """
 
     slug: str
@@ -94,7 +94,10 @@ class Leaderboard:
         if any(row.robust is None for row in self.rows):
             notes.append("– is a cell that was not run or failed; a row with one has no average and no rank.")  # noqa: RUF001
         if self.superseded:
-            notes.append(f"{self.superseded} older records of the same cells are not shown.")
+            notes.append(
+                f"{self.superseded} more records of the same cells are not shown: other EOT draws, fits or revisions; "
+                "of comparable ones the lowest robust AUC counts."
+            )
         return notes
 
 
@@ -121,7 +124,7 @@ def _group_key(record: Record) -> str:
 
 
 def _board(records: list[Record], revisions: Revisions) -> Leaderboard:
-    shown, superseded = _newest(records, revisions)
+    shown, superseded = _strongest(records, revisions)
     first = shown[0]
     categories = tuple(sorted({r.category for r in shown}))
     usual = {c: Counter(_images(r) for r in shown if r.category == c and r.ok) for c in categories}
@@ -146,13 +149,16 @@ def _board(records: list[Record], revisions: Revisions) -> Leaderboard:
     )
 
 
-def _newest(records: list[Record], revisions: Revisions) -> tuple[list[Record], int]:
+def _strongest(records: list[Record], revisions: Revisions) -> tuple[list[Record], int]:
     """Of records of one detector (settings, seed) in one category: current before stale, a success before a failure,
-    full before partial, then the newest."""
+    full before partial, then the one in which the attack found most. What differs among them (EOT, the gradient that is
+    followed, the training seed) must never let a weaker attack that ran later hide a stronger one."""
     best: dict[tuple[str, ...], Record] = {}
 
-    def worth(record: Record) -> tuple[bool, bool, bool, str]:
-        return (not is_stale(record, revisions), record.ok, record.full_run, record.written)
+    def worth(record: Record) -> tuple[bool, bool, bool, float, str]:
+        robust = estimate(record, "robust")
+        found = -robust.value if robust is not None else 0.0
+        return (not is_stale(record, revisions), record.ok, record.full_run, found, record.written)
 
     for record in records:
         key = (record.detector_name, _variant(record), record.category)

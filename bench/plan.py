@@ -10,6 +10,7 @@ from typing import Any
 import attacks
 from attacks.base import Attack
 from attacks.registry import get_class
+from attacks.threat import scaled_l2_epsilon
 from bench import presets, protocol
 from bench.config import RunConfig, check_overrides
 from bench.data import registry as datasets
@@ -58,7 +59,21 @@ class Plan:
             found.append(f"--limit {self.run.limit}: at most so many training normals, and test images per class")
         if self.run.steps is not None and self.run.steps < defaults.steps:
             found.append(f"--steps {self.run.steps}: fewer than the protocol's {defaults.steps}")
+        if self.run.step_size is not None:
+            found.append(f"--step-size {self.run.step_size:g}: not the protocol's 2.5 epsilon / steps")
+        if self.run.keep not in (None, "best", defaults.keep):
+            found.append(f"--keep {self.run.keep}: the protocol keeps the {defaults.keep} iterate")
+        preset_side = presets.get(self.run.preset).side(self.run.dataset)
+        if self.image_size != preset_side:
+            found.append(f"--image-size {self.image_size}: the preset's is {preset_side}")
+        if self.run.holdout is not None:
+            found.append(f"--holdout {self.run.holdout}: not the preset's")
         return found
+
+    def limits_of(self, detector: str, category: str) -> list[str]:
+        """The same for one detector: settings of its own that the user changed are among them."""
+        changed = self.run.overrides_for(detector, category)
+        return self.limits + [f"--set {detector}.{name}={value}: not the preset's" for name, value in changed.items()]
 
 
 def make(run: RunConfig) -> Plan:
@@ -74,12 +89,15 @@ def make(run: RunConfig) -> Plan:
     attack_names = _resolve(run.attacks, attacks.names())
     dataset = datasets.get(run.dataset, run.data_root)
     available = dataset.categories()
-    categories = tuple(dict.fromkeys(run.categories or available))
+    categories = tuple(dict.fromkeys(available if run.categories is None else run.categories))
+    if not categories:
+        raise BenchError(f"Name at least one category ({', '.join(available)}), or all.")
     for category in categories:
         dataset.check_category(category)
     check_overrides(run.overrides, names, categories)
     run.torch_device()
     image_size = run.image_size or preset.side(run.dataset)
+    _check_radii(attack_names, run, image_size)
     made = tuple(a for name in attack_names for a in _attacks(name, run, image_size))
     for category in categories:
         dataset.validate(category)
@@ -94,10 +112,27 @@ def _resolve(asked: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
     return tuple(known) if list(asked) == ["all"] else tuple(dict.fromkeys(asked))
 
 
+def _check_radii(names: Sequence[str], run: RunConfig, image_size: int) -> None:
+    """Refuse radii that can only be a mistake; each would make a robust AUC that means nothing."""
+    norms = {get_class(name).norm for name in names}
+    if len(norms) > 1 and (run.epsilons or run.step_size is not None):
+        raise BenchError("--epsilon and --step-size belong to one norm; run the attacks of each norm on their own.")
+    for epsilon in run.epsilons:
+        usual = 2 / 255 if norms == {"linf"} else scaled_l2_epsilon(image_size)
+        if (norms == {"linf"} and epsilon >= 1) or (norms == {"l2"} and epsilon > 100 * usual):
+            raise BenchError(
+                f"epsilon {epsilon:g} looks like a 0-255 value; it is measured on the [0, 1] scale, where {usual:.3g} "
+                "is usual: divide it by 255."
+            )
+
+
 def _attacks(name: str, run: RunConfig, image_size: int) -> list[Attack]:
     rules = protocol.get(run.protocol)
     protocols = {"steps": rules.steps, "keep": rules.keep, "selection_draws": rules.selection_draws}
-    users = {"steps": run.steps, "step_size": run.step_size, "restarts": run.restarts, "eot": run.eot}
+    users = {
+        "steps": run.steps, "step_size": run.step_size, "restarts": run.restarts, "eot": run.eot, "keep": run.keep,
+        "random_start": run.random_start or None,
+    }
     # An attack without steps takes none from the protocol; that it cannot do what the user asks for is an error.
     known = {f.name for f in fields(get_class(name).settings_class)}
     settings = {key: value for key, value in protocols.items() if key in known}
@@ -118,13 +153,21 @@ def subset_of(test: ImageSet, per_class: int | None, limit: int | None = None) -
     }
 
 
+def _statement(run: RunConfig, rules: protocol.Protocol) -> str:
+    """The protocol's own words, as long as the user changed nothing of the attack."""
+    changed = (run.steps, run.step_size, run.keep) != (None, None, None) or run.random_start
+    if changed or run.restarts != 1 or run.eot != 1:
+        return f"The attack's settings were changed from those of the protocol {rules.name}; they are named above."
+    return rules.statement
+
+
 def cell_of(
     plan: Plan, category: str, detector: Detector, attack: Attack, tensors_sha256: str, subset: dict[str, Any]
 ) -> dict[str, Any]:
     """Everything that the cell's figures depend on; its hash is the cell's key."""
     run, rules = plan.run, protocol.get(plan.run.protocol)
     return {
-        "protocol": {"name": rules.name, "version": rules.version, "statement": rules.statement},
+        "protocol": {"name": rules.name, "version": rules.version, "statement": _statement(run, rules)},
         "dataset": plan.dataset.name,
         "fingerprint": plan.dataset.fingerprint(category),
         "remark": plan.dataset.remark(category),

@@ -11,6 +11,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from bench.markup import one_line
 from bench.records import Record
 from detectors.base import Progress as FitProgress
 
@@ -84,7 +85,8 @@ class ConsoleReporter:
         """One line for each cell that was computed."""
         self._count += 1
         self._bars.update(self._cells, completed=self._count)
-        head = f"[{self._count}/{self._total}] {record.detector_name} {record.category} {record.attack_name}"
+        what = one_line(f"{record.detector_name} {record.category} {record.attack_name}", 120)
+        head = f"[{self._count}/{self._total}] {what}"
         if not record.ok:
             self.console.print(f"{head} FAILED: {record.reason}", style="bold red", markup=False, highlight=False)
         elif reused:

@@ -7,6 +7,7 @@ started again does only what is missing, and ends with the same numbers.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -227,6 +228,8 @@ def _write_examples(record: Record, outcome: Outcome, folder: Path) -> None:
 
 def deterministic(device: torch.device) -> None:
     """Ask PyTorch for the same bits on the same machine."""
+    # cuBLAS reads it when it starts, and without it only warns that its sums may differ from run to run.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = False

@@ -85,7 +85,8 @@ def _brightness(board: leaderboard.Leaderboard) -> list[str]:
     found: dict[str, float] = {}
     for row in board.rows:
         for category, cell in row.cells.items():
-            value = cell.record.results.get("brightness", {}).get("separability")
+            brightness = cell.record.results.get("brightness")
+            value = brightness.get("separability") if isinstance(brightness, dict) else None
             if isinstance(value, float):
                 found[category] = value
     if not found:
@@ -100,7 +101,8 @@ def show_plan(plan: Plan, estimates: Sequence[tuple[str, str, str, float | None]
     for column, justify in (("detector", "left"), ("category", "left"), ("checkpoint", "left"), ("about", "right")):
         table.add_column(column, justify="right" if justify == "right" else "left")
     for detector, category, origin, seconds in estimates:
-        table.add_row(detector, category, origin, "not known" if seconds is None else duration(seconds))
+        about = "not known" if seconds is None else duration(seconds)
+        table.add_row(Text(one_line(detector, 40)), Text(one_line(category, 40)), origin, about)
     console.print(table)
     known = [seconds for *_, seconds in estimates if seconds is not None]
     console.print(f"Attacks: {', '.join(_attack_text(a.describe()) for a in plan.attacks)}.", highlight=False)

@@ -89,6 +89,7 @@ class Detector(nn.Module, ABC):
         self.settings: Any = settings
         self.image_size = image_size
         self.is_fitted = False
+        self.may_take_shipped = True  # a fit may start from weights that ship with the package (False: --refit)
         self.fit_report: dict[str, Any] = {}
 
     @classmethod

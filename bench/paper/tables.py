@@ -63,7 +63,7 @@ class Recipe:
                     categories = ",".join(c for c in self.categories if c in {category for category, _ in own})
                     detectors = ",".join(d for d in self.detectors if d in {detector for _, detector in own})
                     lines.append(
-                        f"python -m bench run --dataset {self.dataset} --categories {categories} "
+                        f"python -m bench run --dataset {self.dataset} --data-root DIR --categories {categories} "
                         f"--detectors {detectors} --attack {threat.attack} "
                         f"--epsilon {epsilon_text(epsilon, threat.norm)} --preset {self.preset} "
                         f"--protocol {self.protocol} --image-size {self.image_size}"

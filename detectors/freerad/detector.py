@@ -25,7 +25,7 @@ from detectors.freerad.checks import check_denoising_steps, check_settings
 from detectors.freerad.diffusion import Schedule, process, shots
 from detectors.freerad.reconstruction import denoise
 from detectors.freerad.scoring import image_score, multiscale_error
-from detectors.freerad.training import TrainingSettings, train_unet
+from detectors.freerad.training import TrainingSettings, remove_snapshot, train_unet
 from detectors.freerad.unet import UNet, UNetSettings
 from detectors.noise import Noise, NoiseSeed, generator
 from detectors.registry import register
@@ -134,15 +134,18 @@ class FreeRAD(Detector):
             if workdir is not None:
                 tensors = {f"unet.{k}": v for k, v in self.unet.state_dict().items()}
                 checkpoint.write(workdir / f"unet-{trunk[:16]}.safetensors", tensors, {"trunk": trunk, "fit": report})
+                remove_snapshot(workdir)
         # Of a shipped checkpoint's report only what belongs to the training: its choice of k is not this fit's.
-        self.fit_report |= {key: report[key] for key in ("loss", "iterations") if key in report} | {"trunk": trunk}
+        kept = {key: report[key] for key in ("loss", "iterations", "unet_from") if key in report}
+        self.fit_report |= kept | {"trunk": trunk}
         self._set_k(self._initial_k())  # not what was chosen after an earlier fit
         self._measure_normals(normals, seed)
 
     def _take_trunk(self, trunk: str, workdir: Path | None) -> dict[str, Any] | None:
         """Take over these very U-Net weights from this machine or from the package; None where there are none."""
         candidates = [workdir / f"unet-{trunk[:16]}.safetensors"] if workdir else []
-        for path in filter(checkpoint.exists, [*candidates, *self.shipped_checkpoints()]):
+        candidates += self.shipped_checkpoints() if self.may_take_shipped else []
+        for path in filter(checkpoint.exists, candidates):
             try:
                 description = checkpoint.read_description(path)
                 report = description.get("fit", {})
@@ -153,7 +156,8 @@ class FreeRAD(Detector):
                 log.warning("%s The U-Net is trained anew.", error)
                 continue
             self.unet.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("unet.")})
-            return dict(report)
+            source = "this machine" if workdir is not None and path.parent == workdir else "shipped"
+            return dict(report) | {"unet_from": source}
         return None
 
     def _trunk_key(self, images: Tensor, seed: int) -> str:

@@ -59,7 +59,7 @@ class TrainingSettings:
     largest_timestep: int = 1000
 
 
-SNAPSHOT_SECONDS = 60.0
+SNAPSHOT, SNAPSHOT_SECONDS = "freerad-snapshot.safetensors", 60.0
 
 
 def train_unet(
@@ -110,12 +110,18 @@ def train_unet(
             history.append([iteration + 1, round(float(torch.stack(recent).mean()), 6)])
             recent.clear()
         progress(iteration + 1, settings.iterations, f"loss {history[-1][1]:.4f}" if history else "")
-        if time.monotonic() - saved > SNAPSHOT_SECONDS and not recent:
+        last = iteration + 1 == settings.iterations
+        if not recent and (last or time.monotonic() - saved > SNAPSHOT_SECONDS):
             snapshot.save(iteration + 1, unet, average, optimiser, history)
             saved = time.monotonic()
     unet.load_state_dict(average)
-    snapshot.remove()
+    # The last snapshot stays until the caller has stored the weights (`remove_snapshot`): a full disk loses nothing.
     return {"loss": history, "iterations": settings.iterations}
+
+
+def remove_snapshot(workdir: Path) -> None:
+    """Forget the snapshot of a fit whose weights are stored."""
+    (workdir / SNAPSHOT).unlink(missing_ok=True)
 
 
 def _rate(iteration: int, settings: TrainingSettings) -> float:
@@ -154,7 +160,7 @@ class _Snapshot:
     def __init__(
         self, workdir: Path | None, images: Tensor, process: Process, settings: TrainingSettings, unet: UNet, seed: int
     ) -> None:
-        self.path = workdir / "freerad-snapshot.safetensors" if workdir else None
+        self.path = workdir / SNAPSHOT if workdir else None
         # A snapshot of another fit must never be taken over.
         content = sha256(images.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
         schedule = sha256(process.alpha_bar.numpy().tobytes()).hexdigest()
@@ -200,7 +206,3 @@ class _Snapshot:
                 state.setdefault(int(i), {})[name] = value.cpu() if name == "step" else value
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
         return int(header["done"]), json.loads(header["history"])
-
-    def remove(self) -> None:
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)

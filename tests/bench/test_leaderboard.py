@@ -109,7 +109,7 @@ def test_a_current_record_hides_a_stale_one_even_if_older() -> None:
     new = cell("ae", "mono", 20, detector_revision=2, written="2025-01-01")
     board = only([old, new], Revisions(detectors={"ae": 2}))
     assert board.rows[0].robust is not None and board.rows[0].robust.value == pytest.approx(20)
-    assert "1 older records" in leaderboard_files.markdown(board)
+    assert "1 more records" in leaderboard_files.markdown(board)
 
 
 def test_settings_that_compete_are_rows_and_settings_per_category_are_not() -> None:
@@ -191,3 +191,11 @@ def test_the_terminal_table_fits_80_columns_and_reads_no_markup() -> None:
 )
 def test_epsilons_read_as_the_field_writes_them(epsilon: float, norm: str, text: str) -> None:
     assert markup.epsilon_text(epsilon, norm) == text
+
+
+def test_a_weaker_attack_that_ran_later_never_hides_a_stronger_one() -> None:
+    strong = cell("freerad", "mono", 40, eot=20, written="2026-01-01")
+    weak = cell("freerad", "mono", 90, eot=1, written="2026-02-01")
+    board = only([strong, weak])
+    assert board.rows[0].robust is not None and board.rows[0].robust.value == pytest.approx(40)
+    assert board.superseded == 1

@@ -94,10 +94,10 @@ def test_the_same_epsilon_twice_is_one_cell(tmp_path: Path, folder: Path, regist
 def test_a_limited_run_never_stands_in_for_a_full_one(tmp_path: Path, folder: Path, register: Register) -> None:
     """Also where the limit changes nothing (here there are 12 and 6 images): its record is marked as limited."""
     register(fakes.Fake)
-    limited = fakes.run(fakes.config(tmp_path, folder, "fake", steps=None, limit=50)).records
-    full = fakes.run(fakes.config(tmp_path, folder, "fake", steps=None)).records
+    limited = fakes.run(fakes.config(tmp_path, folder, "fake", steps=None, image_size=None, limit=100)).records
+    full = fakes.run(fakes.config(tmp_path, folder, "fake", steps=None, image_size=None)).records
     assert [r.full_run for r in limited + full] == [False, False, True, True]
-    assert all("--limit 50" in r.limits[0] for r in limited)
+    assert all("--limit 100" in r.limits[0] for r in limited)
     assert len({r.key for r in limited + full}) == 4
 
 
@@ -364,11 +364,11 @@ def test_a_record_states_what_was_done_where_and_with_what_uncertainty(
     tmp_path: Path, folder: Path, register: Register
 ) -> None:
     register(fakes.Noisy)
-    run = fakes.config(tmp_path, folder, "noisy", categories=("bolt",), steps=None)
+    run = fakes.config(tmp_path, folder, "noisy", categories=("bolt",), steps=None, image_size=None)
     (record,) = fakes.run(run).records
     cell = record.cell
     assert cell["protocol"]["name"] == "quick" and cell["protocol"]["version"] >= 1
-    assert (cell["dataset"], cell["category"], cell["preset"], cell["image_size"]) == ("folder", "bolt", "quick", 32)
+    assert (cell["dataset"], cell["category"], cell["preset"], cell["image_size"]) == ("folder", "bolt", "quick", 128)
     assert len(cell["fingerprint"]) == 64 and cell["subset"]["normals"] == cell["subset"]["anomalies"] == 6
     assert cell["detector"]["settings"] == {"knob": 1} and cell["detector"]["revision"] == 1
     assert len(cell["detector"]["checkpoint_sha256"]) == 64

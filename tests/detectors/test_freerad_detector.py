@@ -187,6 +187,7 @@ def test_settings_of_the_score_alone_train_nothing_again(workdir: Path, changes:
     alone = small(**changes).fit(NORMALS, seed=0)
     for key, value in alone.state_dict().items():
         assert torch.equal(value, reused.state_dict()[key]), key
+    assert reused.fit_report.pop("unet_from") == "this machine"
     assert alone.fit_report == reused.fit_report
 
 
@@ -239,6 +240,11 @@ def test_a_shipped_unet_serves_another_k_but_does_not_lend_its_choice(
     other = small(k=50).fit(NORMALS, seed=0, progress=progress)
     assert progress.calls == 0 and other.k == 50
     assert "auto" not in other.fit_report
+    assert other.fit_report.pop("unet_from") == "shipped"
+    refitted = small(k=50)
+    refitted.may_take_shipped = False
+    refitted.fit(NORMALS, seed=0, progress=progress)
+    assert progress.calls == 4, "--refit trains again, whatever ships"
     monkeypatch.undo()
     alone = small(k=50).fit(NORMALS, seed=0)
     assert torch.equal(alone.normal_map, other.normal_map)

@@ -1,0 +1,76 @@
+"""What a plan refuses, and what it says of itself: mistakes here make robust AUCs that mean nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bench import plan as planning
+from bench import presets
+from bench.config import Override, RunConfig
+from bench.errors import BenchError
+
+
+def run(**changes: Any) -> RunConfig:
+    return RunConfig(**({"detectors": ("brightness",), "categories": ("mono",)} | changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"attacks": ("pgd-linf", "pgd-l2"), "epsilons": (2 / 255,)},
+        {"attacks": ("pgd-linf", "pgd-l2"), "step_size": 0.001},
+    ],
+)
+def test_one_radius_is_never_used_for_two_norms(changes: dict[str, Any]) -> None:
+    with pytest.raises(BenchError, match="one norm"):
+        planning.make(run(**changes))
+
+
+@pytest.mark.parametrize(("attack", "epsilon"), [("pgd-linf", 1.0), ("pgd-l2", 51.0)])
+def test_radii_from_the_0_255_scale_are_refused(attack: str, epsilon: float) -> None:
+    with pytest.raises(BenchError, match="0-255"):
+        planning.make(run(attacks=(attack,), epsilons=(epsilon,)))
+
+
+def test_a_run_at_the_protocols_own_settings_is_a_full_run() -> None:
+    assert planning.make(run()).limits_of("brightness", "mono") == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"limit": 12}, {"steps": 3}, {"step_size": 1e-7}, {"keep": "last"}, {"image_size": 64}, {"holdout": 4}],
+)
+def test_whatever_departs_from_protocol_or_preset_marks_the_run(changes: dict[str, Any]) -> None:
+    assert len(planning.make(run(**changes)).limits) == 1
+
+
+def test_a_detectors_changed_settings_mark_its_own_cells_only() -> None:
+    config = run(detectors=("ae", "brightness"), overrides=(Override("ae", "epochs", None, 1),))
+    plan = planning.make(config)
+    assert "epochs" in plan.limits_of("ae", "mono")[0]
+    assert plan.limits_of("brightness", "mono") == []
+
+
+def test_more_steps_are_a_full_run_that_does_not_claim_the_protocols_steps() -> None:
+    plan = planning.make(run(steps=100))
+    assert plan.limits == []
+    assert "20 steps" not in planning._statement(plan.run, planning.protocol.get("quick"))
+    assert "20 steps" in planning._statement(run(), planning.protocol.get("quick"))
+
+
+def test_random_start_and_keep_reach_the_attack() -> None:
+    (attack,) = planning.make(run(random_start=True, keep="last")).attacks
+    assert attack.settings.random_start and attack.settings.keep == "last"
+
+
+def test_no_category_is_not_all_categories() -> None:
+    with pytest.raises(BenchError, match="category"):
+        planning.make(replace(run(), categories=()))
+
+
+def test_small_pictures_keep_their_size_at_paper_alone() -> None:
+    assert presets.get("paper").side("cifar10") == 32
+    assert presets.get("quick").side("cifar10") == 128
