@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -65,11 +65,17 @@ def from_records(records: Sequence[Record], gflops: float) -> list[Cost]:
         if not gradients or attack is None or verdict is None:
             continue
         draws = 2 * int(record.cell["draws"]["verdict"])  # clean and attacked
-        cost = Cost(
-            record.detector_name, record.preset, record.image_size, float(record.seconds.get("fit") or 0),
-            round(float(attack) / images / gradients, 6), round(float(verdict) / images / draws, 6), gflops,
-        )
-        found[(cost.detector, cost.preset, cost.image_size)] = cost
+        try:
+            cost = Cost(
+                record.detector_name, record.preset, record.image_size, float(record.seconds.get("fit") or 0),
+                round(float(attack) / images / gradients, 6), round(float(verdict) / images / draws, 6), gflops,
+            )
+        except (TypeError, ValueError, ZeroDivisionError):  # a stranger's record
+            continue
+        # Of several fits of one detector the longest: a plan should rather end early.
+        known = found.get((cost.detector, cost.preset, cost.image_size))
+        longest = max(cost.fit, known.fit if known else 0.0)
+        found[(cost.detector, cost.preset, cost.image_size)] = replace(cost, fit=longest)
     return list(found.values())
 
 
@@ -87,14 +93,18 @@ def estimate(plan: Plan, detector: str, fits: bool) -> float | None:
         return None
     images = 2 * (plan.per_class or 100)
     draws = protocol.get(plan.run.protocol).verdict_draws if registry.get(detector).is_stochastic else 1
-    attacks = sum(images * (_gradients(attack) * cost.gradient + 2 * draws * cost.forward) for attack in plan.attacks)
+    stochastic = registry.get(detector).is_stochastic
+    attacks = sum(
+        images * (_gradients(attack, stochastic) * cost.gradient + 2 * draws * cost.forward) for attack in plan.attacks
+    )
     slower = cost.gflops / matrix_gflops() if cost.gflops else 1.0
     return slower * (attacks + (cost.fit if fits else 0.0))
 
 
-def _gradients(attack: Attack) -> int:
+def _gradients(attack: Attack, stochastic: bool) -> int:
     described = attack.describe()
-    return int(described.get("steps", 1)) * int(described.get("restarts", 1)) * int(described.get("eot", 1))
+    draws = int(described.get("eot", 1)) if stochastic else 1
+    return int(described.get("steps", 1)) * int(described.get("restarts", 1)) * draws
 
 
 def _find(costs: Sequence[Cost], plan: Plan, detector: str) -> Cost | None:

@@ -356,7 +356,7 @@ def test_a_setting_that_is_to_be_chosen_on_too_few_images_fails_its_cell(
 ) -> None:
     register(fakes.Fake)
     data = fakes.write_folder(tmp_path / "data", train=12, test=2)
-    small = ("--set", "freerad.work_size=16", "--set", "freerad.unet.channels=32", "--set", "freerad.map_images=1")
+    small = ("--set", "freerad.work_size=16", "--set", "freerad.unet.channels=8", "--set", "freerad.map_images=1")
     words = ("--steps", 1, *small, "--set", "freerad.training.iterations=1", "--set", "freerad.training.batch_size=1")
     said = command(*on(data, *words, "--out", tmp_path / "o", "--cache", tmp_path / "c", names="freerad,fake"))
     assert said.code == 2

@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE = 120.0  # seconds; a broken test should end some day
 # Snapshots at every chance instead of once a minute.
 DRIVER = "import detectors.freerad.training as t; t.SNAPSHOT_SECONDS = 0.0; from bench.cli import main; main()"
-FREERAD = ("work_size=16", "unet.channels=32", "k=50", "map_images=2", "map_draws=1", "training.batch_size=2")
+FREERAD = ("work_size=16", "unet.channels=8", "k=50", "map_images=2", "map_draws=1", "training.batch_size=2")
 
 
 def words(root: Path, data: Path, *detectors: str, sets: tuple[str, ...] = ()) -> list[str]:
