@@ -113,6 +113,8 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BenchError(f"--{name.replace('_', '-')} must be at least 1; got {value}.")
+        if self.holdout is not None and self.holdout < 0:
+            raise BenchError(f"--holdout is a number of images, 0 or more; got {self.holdout}.")
         if self.image_size is not None and not SMALLEST_SIDE <= self.image_size <= LARGEST_SIDE:
             raise BenchError(f"--image-size must lie in {SMALLEST_SIDE}..{LARGEST_SIDE} pixels; got {self.image_size}.")
         if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size > 0):

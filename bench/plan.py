@@ -130,13 +130,13 @@ def _attacks(name: str, run: RunConfig, image_size: int) -> list[Attack]:
     rules = protocol.get(run.protocol)
     protocols = {"steps": rules.steps, "keep": rules.keep, "selection_draws": rules.selection_draws}
     users = {
-        "steps": run.steps, "step_size": run.step_size, "restarts": run.restarts, "eot": run.eot, "keep": run.keep,
-        "random_start": run.random_start or None,
+        "steps": run.steps, "step_size": run.step_size, "keep": run.keep, "random_start": run.random_start or None,
+        "restarts": None if run.restarts == 1 else run.restarts, "eot": None if run.eot == 1 else run.eot,
     }
     # An attack without steps takes none from the protocol; that it cannot do what the user asks for is an error.
     known = {f.name for f in fields(get_class(name).settings_class)}
     settings = {key: value for key, value in protocols.items() if key in known}
-    settings |= {key: value for key, value in users.items() if value is not None and (key in known or value != 1)}
+    settings |= {key: value for key, value in users.items() if value is not None}
     radii: list[float | None] = [*dict.fromkeys(run.epsilons)] or [None]
     return [attacks.get(name, image_size=image_size, epsilon=epsilon, **settings) for epsilon in radii]
 

@@ -68,7 +68,7 @@ def test_a_setting_for_a_category_that_is_not_run_is_refused(tmp_path: Path, fol
     [
         {"steps": 0}, {"restarts": 0}, {"eot": -1}, {"limit": 0}, {"batch_size": 0}, {"image_size": 7},
         {"image_size": 100_000}, {"step_size": 0.0}, {"step_size": float("nan")}, {"preset": "qick"},
-        {"protocol": "papr"},
+        {"protocol": "papr"}, {"holdout": -5},
     ],
 )  # fmt: skip
 def test_numbers_and_names_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
@@ -137,5 +137,8 @@ def test_a_plan_takes_from_the_protocol_only_what_an_attack_has(
     monkeypatch.setitem(attack_registry._REGISTRY, "black", Black)
     plan = planning.make(fakes.config(tmp_path, folder, "fake", attacks=("black", "pgd-linf"), steps=None))
     assert [a.describe().get("steps") for a in plan.attacks] == [None, 20]
-    with pytest.raises(AttackError, match="no setting 'steps'"):
-        planning.make(fakes.config(tmp_path, folder, "fake", attacks=("black",), steps=5))
+    asked: dict[str, Any]
+    for asked in ({"steps": 5}, {"restarts": 2}, {"random_start": True}, {"keep": "last"}):
+        (name,) = asked
+        with pytest.raises(AttackError, match=f"no setting '{name}'"):
+            planning.make(fakes.config(tmp_path, folder, "fake", attacks=("black",), **({"steps": None} | asked)))

@@ -125,10 +125,12 @@ def test_a_damaged_record_is_computed_again(tmp_path: Path, folder: Path, regist
     assert fakes.documents(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize("detector", ["brightness", "ae", "spade"])
+@pytest.mark.parametrize("detector", ["brightness", "ae", "spade", "freerad"])
 @pytest.mark.usefixtures("one_thread")
 def test_batch_size_changes_no_bit_of_the_scores(tmp_path: Path, folder: Path, detector: str) -> None:
-    plan = planning.make(fakes.config(tmp_path, folder, detector, categories=("bolt",)))
+    small = {"k": 50, "work_size": 16, "unet.channels": 8, "training.batch_size": 2, "training.iterations": 2}
+    overrides = tuple(Override("freerad", name, None, value) for name, value in small.items() if detector == "freerad")
+    plan = planning.make(fakes.config(tmp_path, folder, detector, categories=("bolt",), steps=2, overrides=overrides))
     found = []
     for size in (1, 3, 7, 64):  # of 12 images
         changed = dataclasses.replace(plan.run, batch_size=size, out=tmp_path / str(size))
