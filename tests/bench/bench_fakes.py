@@ -14,8 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import attacks
 from bench import plan as planning
 from bench import runner
+from bench.cell import Draws, Outcome, run_cell
 from bench.config import RunConfig
 from bench.data.base import ANOMALOUS, NORMAL, ImageSet
 from bench.records import Record
@@ -163,6 +165,22 @@ class BrokenFit(Fake):
 
     def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
         raise IndexError("a bug in the fit")
+
+
+def fitted(cls: type[Fake], side: int = 16) -> Detector:
+    return cls(FakeSettings(), side).fit(torch.rand(4, 3, side, side), seed=0)
+
+
+def outcome_of(
+    detector: Detector, *, attack: str = "pgd-linf", normals: int = 6, anomalies: int = 6, batch_size: int = 5,
+    seed: int = 0, verdict: int = 10, epsilon: float | None = None, steps: int = 10,
+) -> Outcome:  # fmt: skip
+    images = image_set(normals, anomalies, side=detector.image_size)
+    made = attacks.get(attack, image_size=detector.image_size, epsilon=epsilon, steps=steps)
+    return run_cell(
+        detector, made, images, images.subset(range(normals)), Draws(verdict, seed),
+        batch_size=batch_size, device=torch.device("cpu"), tick=lambda done, what: None,
+    )  # fmt: skip
 
 
 class Quiet:
