@@ -97,7 +97,7 @@ def run(
     runner.deterministic(config.torch_device())
     with ConsoleReporter(console, plan.cells) as reporter:
         result = runner.run_plan(plan, reporter)
-    terminal.write_results(out, console, changed=result.reused < len(result.records))
+    terminal.write_results(out, console)
     terminal.show_result(plan, result, console)
     shell.say(*result.problems)
     raise typer.Exit(2 if result.problems else terminal.failures(result.records))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from bench.plan import Plan
 from bench.records import Record, Revisions, read_all
 from bench.runner import RunResult
 from detectors import registry as detector_registry
+from detectors.checkpoint import write_atomically
 
+STAMP = ".drawn"
 MEANING = (
     "AUC: how often an anomalous image scores above a normal one, in per cent (50 is chance). Robust: after every "
     "image, normal or anomalous, was changed within the ball to mislead this very detector; a stronger attack can only "
@@ -36,23 +39,31 @@ def revisions() -> Revisions:
     )
 
 
-def write_results(out: Path, console: Console, *, changed: bool = True) -> list[Path]:
+def write_results(out: Path, console: Console) -> list[Path]:
     """Leaderboards, plots and panels from all records below `out`. Returns what was written.
 
-    Drawing takes most of a run that computes nothing, so plots that are there stay where no record has `changed`.
+    Drawing takes most of a run that computes nothing, so plots stay as they are while they are those of the records. A
+    stamp beside them, written last, says of which: a run that was killed before it had drawn draws the next time.
     """
     records, problems = read_all(out / "records")
     now = revisions()
     written = leaderboard_files.write(records, out, now)
-    if changed or not any((out / "plots").glob("*.png")):
+    stamp, drawn = out / "plots" / STAMP, _state(records)
+    if not stamp.is_file() or stamp.read_text() != drawn:
         plotted, without_scores = plots.write_all(records, out / "plots", now)
         written += plotted
         problems += without_scores
         for record in (r for r in records if r.ok):
             written += panel.write_panel(record, out / "plots")
+        write_atomically(stamp, drawn.encode())
     for problem in problems:
         console.print(f"Warning: {problem}", style="yellow", markup=False, highlight=False)
     return written
+
+
+def _state(records: Sequence[Record]) -> str:
+    """A hash of which records there are, each as it was last written."""
+    return hashlib.sha256("\n".join(sorted(f"{r.key} {r.written}" for r in records)).encode()).hexdigest()
 
 
 def show_result(plan: Plan, result: RunResult, console: Console) -> None:

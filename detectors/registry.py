@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
@@ -17,7 +18,27 @@ from detectors.base import Detector, Settings
 from detectors.errors import DetectorError
 
 ENTRY_POINT = "radbench.detectors"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Detectors that are made from a name, "prefix:member" (`purify:spade`): each is asked for, none is in "all".
+
+    Attributes:
+        prefix: before the colon.
+        members: lists the members that can be had here, for `bench list detectors`; may be empty, must not fail.
+        make: from a member's name to its class; the same class for the same name. Raises DetectorError.
+        summary: one line for `bench list detectors`.
+    """
+
+    prefix: str
+    members: Callable[[], tuple[str, ...]]
+    make: Callable[[str], type[Detector]]
+    summary: str
+
+
 _REGISTRY: dict[str, type[Detector]] = {}
+_FAMILIES: dict[str, Family] = {}
 _INFRASTRUCTURE = frozenset({"base", "checkpoint", "errors", "loading", "noise", "registry"})
 D = TypeVar("D", bound=type[Detector])
 
@@ -32,8 +53,23 @@ def register(cls: D) -> D:
     return cls
 
 
+def register_family(family: Family) -> Family:
+    """From now on "prefix:member" names a detector."""
+    known = _FAMILIES.get(family.prefix)
+    if known is not None and known.make.__module__ != family.make.__module__:
+        raise ValueError(f"Two families call themselves {family.prefix!r}: give one of them another name.")
+    _FAMILIES[family.prefix] = family
+    return family
+
+
+def families() -> tuple[Family, ...]:
+    """Every family, sorted by prefix."""
+    _discover()
+    return tuple(_FAMILIES[prefix] for prefix in sorted(_FAMILIES))
+
+
 def names() -> tuple[str, ...]:
-    """Every detector's name, sorted."""
+    """Every detector's name, sorted; without those of families."""
     _discover()
     return tuple(sorted(_REGISTRY))
 
@@ -41,6 +77,9 @@ def names() -> tuple[str, ...]:
 def get(name: str) -> type[Detector]:
     """The class of a detector. Raises DetectorError with the nearest name where there is none."""
     _discover()
+    prefix, colon, member = name.partition(":")
+    if colon and prefix in _FAMILIES:
+        return _FAMILIES[prefix].make(member)
     if name not in _REGISTRY:
         near = difflib.get_close_matches(name, _REGISTRY, n=1, cutoff=0.0)[0]
         raise DetectorError(f"There is no detector {name!r}; did you mean {near!r}? (Known: {', '.join(names())}.)")
@@ -87,8 +126,9 @@ def _replaced(settings: Any, path: list[str], value: Any, *, owner: str) -> Any:
         raise DetectorError(f"{owner}'s setting {name!r} has no parts.")
     if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    # A setting that may be "auto" takes a number too; anything else keeps its type.
-    if type(value) is not type(current) and current is not None and not {type(value), type(current)} == {int, str}:
+    # Between a whole number and "auto" a setting may change; anything else keeps its type.
+    is_auto = {type(value), type(current)} == {int, str} and "auto" in (value, current)
+    if type(value) is not type(current) and current is not None and not is_auto:
         raise DetectorError(f"{owner}'s setting {name!r} is like {current!r}; {value!r} cannot take its place.")
     return replace(settings, **{name: value})
 

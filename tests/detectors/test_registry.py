@@ -84,6 +84,29 @@ def test_settings_can_be_overridden_by_name_alone() -> None:
         registry.create("brightness", anything=1)
 
 
+def test_a_whole_number_gives_way_to_auto_alone() -> None:
+    assert registry.create("freerad", image_size=64, k=50).settings.k == 50
+    assert registry.create("freerad", preset="paper", image_size=64, k="auto").settings.k == "auto"
+    with pytest.raises(DetectorError, match="'neighbours' is like 5; 'abc' cannot"):
+        registry.create("spade", image_size=64, neighbours="abc")
+
+
+def test_a_family_makes_detectors_from_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(member: str) -> type[Detector]:
+        if member != "spade":
+            raise DetectorError(f"There is no halved {member!r}.")
+        return Outside
+
+    monkeypatch.setattr(registry, "_FAMILIES", dict(registry._FAMILIES))
+    family = registry.Family("halved", lambda: ("spade",), make, "half of another one")
+    registry.register_family(family)
+    assert registry.get("halved:spade") is Outside
+    assert family in registry.families()
+    assert "halved:spade" not in registry.names(), "what is made on demand is not part of 'all'"
+    with pytest.raises(DetectorError, match="no halved 'cow'"):
+        registry.get("halved:cow")
+
+
 def test_a_detector_from_an_installed_package_joins(installed: Any) -> None:
     installed(FakePoint("outside", Outside))
     assert "outside" in registry.names()
