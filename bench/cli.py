@@ -16,6 +16,7 @@ from attacks.registry import get_class
 from attacks.threat import parse_epsilon
 from bench import costs, disk, fitting, presets, runner, scoring, shell, terminal
 from bench import plan as planning
+from bench import workers as processes
 from bench.config import Override, RunConfig, default_cache
 from bench.errors import BenchError
 from bench.paper import render, reproduce, tables
@@ -70,6 +71,9 @@ def run(
     batch_size: Annotated[int | None, typer.Option(help="Images at a time; changes rounding at most.")] = None,
     device: Device = "auto",
     settings: Settings = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that share the work (default: one per CPU thread; 1 on a GPU).")
+    ] = None,
     refit: Refit = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its estimated cost.")] = False,
     out: Out = Path("results"),
@@ -96,7 +100,7 @@ def run(
         disk.check_writable(folder)
     runner.deterministic(config.torch_device())
     with ConsoleReporter(console, plan.cells) as reporter:
-        result = runner.run_plan(plan, reporter)
+        result = runner.run_plan(plan, reporter, workers=processes.count(plan, workers))
     terminal.write_results(out, console)
     terminal.show_result(plan, result, console)
     shell.say(*result.problems)

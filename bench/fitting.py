@@ -163,6 +163,21 @@ def origin(detector: Detector, dataset: Dataset, category: str, data: TrainingDa
     return "cached" if checkpoint.exists(cached_path(run, depends, key)) else "to be fitted"
 
 
+def stored_hash(
+    detector: Detector, dataset: Dataset, category: str, data: TrainingData, run: RunConfig
+) -> str | None:
+    """The hash of the tensors that `obtain` would load, from their description alone; None where it would fit."""
+    if run.refit:
+        return None
+    depends = dependencies(detector, dataset, category, data.fit.ids, run)
+    key = key_of(depends)
+    path = shipped_path(detector, key) or cached_path(run, depends, key)
+    if not checkpoint.exists(path):
+        return None
+    description = checkpoint.read_description(path)
+    return str(description["tensors_sha256"]) if description.get("key") == key else None
+
+
 def obtain(
     detector: Detector,
     dataset: Dataset,

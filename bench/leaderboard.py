@@ -59,6 +59,11 @@ class Row:
     clean: Estimate | None
     robust: Estimate | None
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Of its average: whatever is to be said of one of the cells."""
+        return tuple(mark for mark in MARKS if any(mark in cell.marks for cell in self.cells.values()))
+
 
 @dataclass(frozen=True)
 class Leaderboard:

@@ -121,13 +121,19 @@ def _cells(board: Leaderboard, escape: Callable[[object], str]) -> tuple[list[st
 def _figure(row: Row, category: str, which: str) -> str:
     found = _estimate(row, category, which)
     text = interval_text(*found) if found is not None else MISSING
-    cell: Cell | None = row.cells.get(category) if category != "average" else None
-    marks = "".join(MARKS[m] for m in cell.marks) if cell is not None and which == "robust" else ""
+    holder = _holder(row, category)
+    # An average that is missing needs no marks: its dash is explained.
+    marked = holder is not None and which == "robust" and (isinstance(holder, Cell) or found is not None)
+    marks = "".join(MARKS[m] for m in holder.marks) if marked and holder is not None else ""
     return f"{text} {marks}".strip()
 
 
+def _holder(row: Row, category: str) -> Row | Cell | None:
+    return row if category == "average" else row.cells.get(category)
+
+
 def _estimate(row: Row, category: str, which: str) -> Estimate | None:
-    holder = row if category == "average" else row.cells.get(category)
+    holder = _holder(row, category)
     if holder is None:
         return None
     return holder.clean if which == "clean" else holder.robust

@@ -106,6 +106,13 @@ def make(run: RunConfig) -> Plan:
     return Plan(run, dataset, categories, names, made, image_size)
 
 
+def again(run: RunConfig, categories: tuple[str, ...], detectors: tuple[str, ...], image_size: int) -> Plan:
+    """In another process: the plan of a run that `make` has checked."""
+    dataset = datasets.get(run.dataset, run.data_root)
+    made = tuple(a for name in _resolve(run.attacks, attacks.names()) for a in _attacks(name, run, image_size))
+    return Plan(run, dataset, categories, detectors, made, image_size)
+
+
 def _resolve(asked: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
     if not asked:
         raise BenchError(f"Name at least one of: {', '.join(known)}; or all.")

@@ -30,7 +30,7 @@ class ConsoleReporter:
         )
         self._cells = self._bars.add_task("cells", total=cells)
         self._count, self._total = 0, cells
-        self._fit: TaskID | None = None
+        self._fits: dict[tuple[str, str], TaskID] = {}  # several where several processes work
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -43,30 +43,32 @@ class ConsoleReporter:
 
     def fitting(self, detector: str, category: str) -> FitProgress:
         """Shows a fit; the bar appears with the first step, so a loaded checkpoint shows none."""
+        job = (detector, category)
         plain = _PlainLines(self.console, f"fitting {detector} on {category}")
-        self._end_fit()
+        self._end_fit(job)
 
         def show(done: int, total: int, note: str = "") -> None:
-            if self._fit is None:
-                self._fit = self._bars.add_task(f"fit {detector} {category}", total=total)
-            self._bars.update(self._fit, completed=done, total=total, description=f"fit {detector} {category} {note}")
+            what = f"fit {detector} {category}"
+            if job not in self._fits:
+                self._fits[job] = self._bars.add_task(what, total=total)
+            self._bars.update(self._fits[job], completed=done, total=total, description=f"{what} {note}")
             plain.show(done, total, note)
             if done >= total:
-                self._end_fit()
+                self._end_fit(job)
 
         return show
 
-    def _end_fit(self) -> None:
+    def _end_fit(self, job: tuple[str, str]) -> None:
         """Also of a fit that stopped before its last step."""
-        if self._fit is not None:
-            self._bars.remove_task(self._fit)
-            self._fit = None
+        task = self._fits.pop(job, None)
+        if task is not None:
+            self._bars.remove_task(task)
 
     @contextmanager
     def attacking(self, detector: str, category: str, attack: str, images: int) -> Iterator[Callable[[int, str], None]]:
         """Shows the images of a cell."""
         what = f"{attack} on {detector} {category}"
-        self._end_fit()
+        self._end_fit((detector, category))
         task = self._bars.add_task(what, total=images)
         plain, count = _PlainLines(self.console, what), 0
 
@@ -84,6 +86,7 @@ class ConsoleReporter:
     def done(self, record: Record, reused: bool) -> None:
         """One line for each cell that was computed."""
         self._count += 1
+        self._end_fit((record.detector_name, record.category))
         self._bars.update(self._cells, completed=self._count)
         what = one_line(f"{record.detector_name} {record.category} {record.attack_name}", 120)
         head = f"[{self._count}/{self._total}] {what}"

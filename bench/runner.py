@@ -48,8 +48,8 @@ class Reporter(Protocol):
 
 
 @dataclass(eq=False)
-class _Category:
-    """A category's images, each set decoded once for all detectors and attacks."""
+class Category:
+    """A category's images, each set decoded once for all detectors and attacks that are run one after the other."""
 
     plan: Plan
     name: str
@@ -61,6 +61,61 @@ class _Category:
     @cached_property
     def test(self) -> ImageSet:
         return self.plan.dataset.test(self.name, self.plan.image_size, per_class=self.plan.per_class)
+
+    @property
+    def subset(self) -> dict[str, Any]:
+        return subset_of(self.test, self.plan.per_class, self.plan.run.limit)
+
+    def check(self) -> None:
+        """Decode everything, for hours of fitting would be lost on a test picture that is damaged. Raises DataError."""
+        assert len(self.test) and len(self.training.fit)
+
+    def forget(self) -> None:
+        """Give the memory back; the images are decoded again where they are needed again."""
+        for name in ("training", "test"):
+            self.__dict__.pop(name, None)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The cells of one detector on one category: they share a fit, and one process does them all."""
+
+    category: Category
+    detector: str
+
+    @property
+    def plan(self) -> Plan:
+        return self.category.plan
+
+    def known_records(self) -> list[Record] | None:
+        """The records of all its cells, if they are all there and belong to a checkpoint that is."""
+        plan, run, category = self.plan, self.plan.run, self.category
+        try:
+            detector = fitting.build(self.detector, category.name, plan.image_size, run)
+            tensors = fitting.stored_hash(detector, plan.dataset, category.name, category.training, run)
+        except Exception:  # whatever it is, it is met again, and said, when the group is run
+            return None
+        if tensors is None:
+            return None
+        cells = (cell_of(plan, category.name, detector, attack, tensors, category.subset) for attack in plan.attacks)
+        found = [_known(run.out / "records", cell) for cell in cells]
+        return [record for record in found if record is not None] if all(found) else None
+
+    def run(self, reporter: Reporter) -> list[tuple[Record, bool]]:
+        """Fit, attack, judge. Returns a record for each attack, and whether it was there already.
+
+        Raises:
+            RecordError: the disk refuses, so nothing can go on.
+            DataError: the category's pictures can no longer be read.
+        """
+        category = self.category
+        fitted = obtain(self.plan, category.name, category.training, self.detector, reporter)
+        done = []
+        for attack in self.plan.attacks:
+            record, was_there = _cell(self.plan, category, category.subset, self.detector, fitted, attack, reporter)
+            reporter.done(record, was_there)
+            done.append((record, was_there))
+        return done
 
 
 @dataclass(frozen=True)
@@ -84,8 +139,13 @@ class RunResult:
         return [record for record in self.records if not record.ok]
 
 
-def run_plan(plan: Plan, reporter: Reporter) -> RunResult:
+def run_plan(plan: Plan, reporter: Reporter, *, workers: int = 1) -> RunResult:
     """Do every cell of the plan that has no record yet.
+
+    Args:
+        plan: what to do.
+        reporter: told how far it is.
+        workers: processes that share the work, detector by detector (see `bench.workers`); 1: all in this process.
 
     A cell whose scores are not numbers, whose detector cannot be fitted or raises whatever it likes, fails with its
     reason, and the rest goes on. A category whose pictures cannot be read is left out.
@@ -95,28 +155,48 @@ def run_plan(plan: Plan, reporter: Reporter) -> RunResult:
         DataError: no category's pictures can be read.
     """
     started = time.monotonic()
-    found: list[Record] = []
+    groups: list[Group] = []
     problems: list[str] = []
-    reused = 0
-    for category_name in plan.categories:
-        category = _Category(plan, category_name)
+    for name in plan.categories:
+        category = Category(plan, name)
         try:
             # Both before any fit: hours of it would be lost on a test picture that is damaged.
-            subset = subset_of(category.test, plan.per_class, plan.run.limit)
-            training = category.training
+            category.check()
         except DataError as error:
             problems.append(one_line(error, 1000))
             continue
-        for detector_name in plan.detectors:
-            fitted: Fitted | str = obtain(plan, category_name, training, detector_name, reporter)
-            for attack in plan.attacks:
-                record, was_there = _cell(plan, category, subset, detector_name, fitted, attack, reporter)
-                found.append(record)
-                reused += was_there
-                reporter.done(record, was_there)
-    if problems and not found:
+        groups += [Group(category, detector) for detector in plan.detectors]
+    if problems and not groups:
         raise DataError(problems[0])
-    return RunResult(found, reused, round(time.monotonic() - started, 1), tuple(problems))
+    finished: dict[Group, list[Record]] = {}
+    for group in groups:
+        known = group.known_records()
+        for record in known or ():
+            reporter.done(record, True)
+        if known is not None:
+            finished[group] = known
+    reused = sum(len(found) for found in finished.values())
+    missing = [group for group in groups if group not in finished]
+    if workers > 1 and len(missing) > 1:
+        from bench import workers as processes  # it imports this module
+
+        for group in missing:
+            group.category.forget()
+        shared = processes.run_groups(plan, [(g.category.name, g.detector) for g in missing], reporter, workers)
+        outcomes = list(zip(missing, shared, strict=True))
+    else:
+        outcomes = []
+        for group in missing:
+            outcomes.append((group, group.run(reporter)))
+            if group.detector == plan.detectors[-1]:
+                group.category.forget()
+    for group, found in outcomes:
+        finished[group] = [record for record, _ in found]
+        reused += sum(was_there for _, was_there in found)
+    return RunResult(
+        [record for group in groups for record in finished[group]], reused, round(time.monotonic() - started, 1),
+        tuple(problems),
+    )
 
 
 def obtain(plan: Plan, category: str, training: TrainingData, name: str, reporter: Reporter) -> Fitted | str:
@@ -133,7 +213,7 @@ def obtain(plan: Plan, category: str, training: TrainingData, name: str, reporte
 
 def _cell(
     plan: Plan,
-    category: _Category,
+    category: Category,
     subset: dict[str, Any],
     name: str,
     fitted: Fitted | str,
@@ -196,7 +276,7 @@ def _known(folder: Path, cell: dict[str, Any]) -> Record | None:
 
 
 def _unfitted(
-    plan: Plan, category: _Category, detector: Detector, attack: Attack, subset: dict[str, Any]
+    plan: Plan, category: Category, detector: Detector, attack: Attack, subset: dict[str, Any]
 ) -> dict[str, Any]:
     """The cell of a detector that could not be fitted: it has no checkpoint."""
     return cell_of(plan, category.name, detector, attack, "", subset)

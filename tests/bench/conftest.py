@@ -29,6 +29,8 @@ class Said:
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Said]]:
     """Runs `python -m bench ...` in this process, 80 columns wide."""
     monkeypatch.setenv("COLUMNS", "80")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # and so one process: others would not know the fakes
     was_deterministic, level = torch.are_deterministic_algorithms_enabled(), logging.getLogger("bench").level
 
     def call(*words: object) -> Said:
@@ -43,6 +45,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return Said(code, captured.out, captured.err)
 
     yield call
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(was_deterministic)
     logging.getLogger("bench").setLevel(level)
 

@@ -82,7 +82,7 @@ def test_a_dry_run_prints_the_plan_and_writes_and_fits_nothing(
     command: Command, folder: Path, tmp_path: Path, register: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register(fakes.Fake)
-    monkeypatch.setattr("bench.runner.run_plan", lambda plan, reporter: pytest.fail("it ran"))
+    monkeypatch.setattr("bench.runner.run_plan", lambda plan, reporter, **more: pytest.fail("it ran"))
     said = command(*on(folder, tmp_path, "--dry-run", "--attack", "all", names="fake,brightness"))
     assert said.code == 0 and fakes.Fake.fits == 0 and list(tmp_path.iterdir()) == []
     assert too_wide(said.out) == []
@@ -167,7 +167,7 @@ def test_ctrl_c_says_that_nothing_is_lost(
 ) -> None:
     register(fakes.Fake)
 
-    def stop(plan: Any, reporter: Any) -> None:
+    def stop(plan: Any, reporter: Any, **more: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("bench.runner.run_plan", stop)

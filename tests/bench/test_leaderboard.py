@@ -1,5 +1,6 @@
 """Leaderboards: what is averaged, what is ranked, what may share a table, and what strangers cannot do to it."""
 
+import dataclasses
 import io
 import re
 from pathlib import Path
@@ -49,6 +50,14 @@ def test_a_missing_category_leaves_a_dash_no_average_and_no_rank() -> None:
     line = next(line for line in leaderboard_files.markdown(board).splitlines() if line.startswith("| CFA"))
     assert line.count("–") == 4 and " 0.0 " not in line  # noqa: RUF001  two of poly, two averages
     assert np.isnan(leaderboard_files.frame(board).loc["CFA", ("average", "robust", "value")])
+
+
+def test_an_average_carries_the_marks_of_its_cells() -> None:
+    whole = cell("ae", "mono", 10)
+    board = only([whole, dataclasses.replace(cell("ae", "poly", 20), full_run=False, limits=["8 images"])])
+    line = next(line for line in leaderboard_files.markdown(board).splitlines() if line.startswith("| AE"))
+    mono, average = (line.split("|")[i] for i in (3, -2))
+    assert "†" not in mono and "†" in average
 
 
 def test_a_failed_cell_is_a_dash_with_its_reason() -> None:

@@ -1,0 +1,108 @@
+"""Several processes give what one gives, and none of them outlives the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import bench_fakes as fakes
+import pytest
+import torch
+
+from bench import plan as planning
+from bench import runner, workers
+from bench.errors import BenchError, RecordError
+from detectors.base import Progress
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(one_thread: None) -> Iterator[None]:
+    yield
+
+
+def test_two_processes_leave_the_records_of_one(tmp_path: Path, folder: Path) -> None:
+    one, two = (fakes.config(tmp_path / name, folder, "ae", "brightness") for name in ("one", "two"))
+    alone = runner.run_plan(planning.make(one), fakes.Quiet())
+    told = fakes.Quiet()
+    shared = runner.run_plan(planning.make(two), told, workers=2)
+    assert [r.key for r in shared.records] == [r.key for r in alone.records], "and in the plan's order"
+    assert fakes.score_files(tmp_path / "one" / "out") == fakes.score_files(tmp_path / "two" / "out")
+    assert fakes.documents(tmp_path / "one" / "out") == fakes.documents(tmp_path / "two" / "out")
+    assert len(told.cells) == 4 and {step[:2] for step in told.steps} >= {("ae", "bolt"), ("ae", "nut")}
+    again = runner.run_plan(planning.make(two), fakes.Quiet(), workers=2)
+    assert again.reused == 4 and multiprocessing.active_children() == []
+
+
+def test_a_killed_worker_is_a_sentence(tmp_path: Path, folder: Path) -> None:
+    class Killer(fakes.Quiet):
+        def fitting(self, detector: str, category: str) -> Progress:
+            os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+            return super().fitting(detector, category)
+
+    plan = planning.make(fakes.config(tmp_path, folder, "ae", "brightness"))
+    with pytest.raises(BenchError, match=r"killed \(exit code -9\).*--workers 1"):
+        runner.run_plan(plan, Killer(), workers=2)
+    assert multiprocessing.active_children() == []
+
+
+def test_a_disk_that_refuses_stops_the_run(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "records").write_text("in the way")
+    plan = planning.make(fakes.config(tmp_path, folder, "ae", "brightness"))
+    with pytest.raises(RecordError):
+        runner.run_plan(plan, fakes.Quiet(), workers=2)
+
+
+def test_workers_die_with_a_killed_parent(tmp_path: Path, folder: Path) -> None:
+    """Otherwise they would go on beside the next run."""
+    command = [
+        sys.executable, "-m", "bench", "run", "--dataset", "folder", "--data-root", str(folder), "--detectors",
+        "ae,brightness", "--image-size", "32", "--steps", "100000", "--workers", "2", "--out", str(tmp_path / "out"),
+        "--cache", str(tmp_path / "cache"), "--device", "cpu",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, stdout=subprocess.DEVNULL)
+    try:
+        _wait(lambda: list(tmp_path.glob("cache/checkpoints/ae/*.json")), "nothing was fitted")
+        assert process.poll() is None
+        process.kill()
+        process.wait()
+        _wait(lambda: not _alive(process.pid), "a worker outlived its parent")
+    finally:
+        if _alive(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_the_number_of_processes_follows_threads_and_plan(tmp_path: Path, folder: Path) -> None:
+    plan = planning.make(fakes.config(tmp_path, folder, "ae", "brightness"))
+    assert workers.count(plan, None) == 1, "one thread"
+    torch.set_num_threads(3)
+    assert workers.count(plan, None) == 3
+    assert workers.count(plan, 64) == 4, "a detector on a category is not divided"
+    single = dataclasses.replace(plan, categories=("bolt",), detectors=("ae",))
+    assert workers.count(single, None) == 1
+    with pytest.raises(BenchError, match="--workers"):
+        workers.count(plan, 0)
+
+
+def _alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _wait(arrived: Callable[[], object], otherwise: str) -> None:
+    deadline = time.monotonic() + 300
+    while not arrived():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.05)
