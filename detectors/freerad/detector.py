@@ -70,8 +70,8 @@ class FreeRADSettings(Settings):
 def quick_settings(image_size: int) -> FreeRADSettings:
     """Sized for two CPU cores: 64 pixels, a small U-Net on 2 x 2-unshuffled pixels, stored in half precision.
 
-    Chosen among four networks and rates and three filter sizes on held-out training normals of ELPV beside painted copies
-    of them; results/README.md has the figures, and what had been in view before.
+    Chosen among four networks and rates and three filter sizes on held-out training normals of ELPV beside painted
+    copies of them; results/README.md has the figures, and what had been in view before.
     """
     return FreeRADSettings(
         k="auto",
