@@ -62,7 +62,9 @@ def run(
     restarts: Annotated[int, typer.Option(help="Starts; all but the first are random.")] = 1,
     random_start: Annotated[bool, typer.Option("--random-start", help="Start the first time at random too.")] = False,
     keep: Annotated[str, typer.Option(help="best or last iterate instead of the protocol's.")] = "",
-    eot: Annotated[int, typer.Option(help="Noise draws that each gradient is averaged over.")] = 1,
+    eot: Annotated[
+        int | None, typer.Option(help="Noise draws that each gradient is averaged over, instead of the protocol's.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of attack, selection and verdict noise.")] = 0,
     fit_seed: FitSeed = 0,
     limit: Limit = None,

@@ -91,7 +91,7 @@ class RunConfig:
     steps: int | None = None
     step_size: float | None = None
     restarts: int = 1
-    eot: int = 1
+    eot: int | None = None
     random_start: bool = False
     keep: str | None = None
     seed: int = 0

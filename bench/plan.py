@@ -59,6 +59,8 @@ class Plan:
             found.append(f"--limit {self.run.limit}: at most so many training normals, and test images per class")
         if self.run.steps is not None and self.run.steps < defaults.steps:
             found.append(f"--steps {self.run.steps}: fewer than the protocol's {defaults.steps}")
+        if self.run.eot is not None and self.run.eot < defaults.eot:
+            found.append(f"--eot {self.run.eot}: fewer noise draws than the protocol's {defaults.eot}")
         if self.run.step_size is not None:
             found.append(f"--step-size {self.run.step_size:g}: not the protocol's 2.5 epsilon / steps")
         if self.run.keep not in (None, "best", defaults.keep):
@@ -135,10 +137,10 @@ def _check_radii(names: Sequence[str], run: RunConfig, image_size: int) -> None:
 
 def _attacks(name: str, run: RunConfig, image_size: int) -> list[Attack]:
     rules = protocol.get(run.protocol)
-    protocols = {"steps": rules.steps, "keep": rules.keep, "selection_draws": rules.selection_draws}
+    protocols = rules.attack_settings()
     users = {
         "steps": run.steps, "step_size": run.step_size, "keep": run.keep, "random_start": run.random_start or None,
-        "restarts": None if run.restarts == 1 else run.restarts, "eot": None if run.eot == 1 else run.eot,
+        "restarts": None if run.restarts == 1 else run.restarts, "eot": run.eot,
     }
     # An attack without steps takes none from the protocol; that it cannot do what the user asks for is an error.
     known = {f.name for f in fields(get_class(name).settings_class)}
@@ -162,8 +164,8 @@ def subset_of(test: ImageSet, per_class: int | None, limit: int | None = None) -
 
 def _statement(run: RunConfig, rules: protocol.Protocol) -> str:
     """The protocol's own words, as long as the user changed nothing of the attack."""
-    changed = (run.steps, run.step_size, run.keep) != (None, None, None) or run.random_start
-    if changed or run.restarts != 1 or run.eot != 1:
+    changed = (run.steps, run.step_size, run.keep, run.eot) != (None, None, None, None) or run.random_start
+    if changed or run.restarts != 1:
         return f"The attack's settings were changed from those of the protocol {rules.name}; they are named above."
     return rules.statement
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from bench.names import unknown
 
@@ -14,6 +15,7 @@ class Protocol:
     Attributes:
         name, version: both go into every record; the version rises whenever figures could change.
         steps: gradient steps of PGD.
+        eot: noise draws that each gradient of a stochastic detector is averaged over.
         keep: "best" (the strongest iterate) or "last" (the paper).
         per_class: normal and anomalous test images per category at most, chosen by a hash of their names; None: all.
         verdict_draws: noise draws of a stochastic detector's verdict.
@@ -25,6 +27,7 @@ class Protocol:
     name: str
     version: int
     steps: int
+    eot: int
     keep: str
     per_class: int | None
     verdict_draws: int
@@ -32,16 +35,21 @@ class Protocol:
     column: str
     statement: str
 
+    def attack_settings(self) -> dict[str, Any]:
+        """What it sets of an attack that has such settings."""
+        return {"steps": self.steps, "eot": self.eot, "keep": self.keep, "selection_draws": self.selection_draws}
+
 
 PROTOCOLS = (
     Protocol(
-        "quick", 1, steps=20, keep="best", per_class=60, verdict_draws=10, selection_draws=3,
+        "quick", 2, steps=20, eot=3, keep="best", per_class=60, verdict_draws=10, selection_draws=3,
         column="PGD-20, upper bound",
-        statement="PGD with 20 steps (step size 2.5 epsilon / 20, no random start), strongest iterate, on at most 60 "
-        "normal and 60 anomalous test images per category: an upper bound on the robust AUC.",
+        statement="PGD with 20 steps (step size 2.5 epsilon / 20, no random start; gradients of stochastic detectors "
+        "averaged over 3 noise draws), strongest iterate, on at most 60 normal and 60 anomalous test images per "
+        "category: an upper bound on the robust AUC.",
     ),
     Protocol(
-        "paper", 1, steps=40, keep="last", per_class=None, verdict_draws=10, selection_draws=3,
+        "paper", 1, steps=40, eot=1, keep="last", per_class=None, verdict_draws=10, selection_draws=3,
         column="PGD-40, last iterate",
         statement="What the paper did, as far as it says: plain PGD, last iterate, all test images. Steps (40) and "
         "step size (2.5 epsilon / 40) are ours: the paper gives neither.",

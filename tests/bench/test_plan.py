@@ -74,3 +74,11 @@ def test_no_category_is_not_all_categories() -> None:
 def test_small_pictures_keep_their_size_at_paper_alone() -> None:
     assert presets.get("paper").side("cifar10") == 32
     assert presets.get("quick").side("cifar10") == 128
+
+
+def test_the_quick_protocol_averages_gradients_over_draws_and_fewer_are_no_full_run() -> None:
+    usual = planning.make(run())
+    assert usual.attacks[0].describe()["eot"] == 3 and usual.limits == []
+    fewer = planning.make(run(eot=1))
+    assert fewer.attacks[0].describe()["eot"] == 1
+    assert any("--eot 1: fewer noise draws than the protocol's 3" in limit for limit in fewer.limits)
