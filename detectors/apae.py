@@ -11,6 +11,10 @@ projection. Ours: a convolutional network (theirs are fully connected, for senso
 in the other rows of autoencoders, weights scaled to mean 1, and no step larger than what descends (`rate` below). Their
 code never clears the latent gradient between steps, so that it sums up; ours follows the paper's formula.
 
+Convergence is slow, and what it brings is small: on held-out normals of ELPV mono (the quick network) 10 steps lower
+the error by 7 %, 100 by 18 %, 1000 by 28 %, while the AUC against painted copies moves by 0.2 (65.8 without any step,
+65.6 after 10 and after 1000). `quick` takes 10 for their cost.
+
 The gradient of the score is the unrolled one, through every step. `surrogate_score` is the score without the projection
 (BPDA, Athalye et al. 2018).
 """
@@ -80,7 +84,7 @@ class APAE(AutoencoderDetector):
 
     @classmethod
     def settings_for(cls, preset: str, image_size: int) -> APAESettings:
-        """`quick`: 10 steps, for speed; more lower the error further (module docstring). `paper`: 1000 of 1e-2."""
+        """`quick`: 10 steps (module docstring). `paper`: 1000 of 1e-2."""
         _presets.check(preset)
         base = base_settings(preset, image_size)
         return APAESettings(**base, steps=10, rate=0.05) if preset == "quick" else APAESettings(**base)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from detector_pictures import anomalous_pictures, normal_pictures
@@ -73,7 +75,7 @@ def test_every_step_of_the_projection_lowers_the_mean_error(fitted: APAE) -> Non
     for steps in range(0, 40, 4):
         rebuilt = fitted.network.image_of(fitted._projected(small, steps))
         means.append(float((small - rebuilt).square().mean()))
-    assert all(after < before for before, after in zip(means, means[1:], strict=False)), means
+    assert all(after < before for before, after in pairwise(means)), means
     assert means[-1] < 0.9 * means[0], "40 steps change nothing to speak of"
 
 

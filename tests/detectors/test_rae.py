@@ -84,8 +84,8 @@ def test_held_out_objective_is_the_least_over_s(norm: str) -> None:
     claimed = detector._objective(residual).view(3, -1).mean(dim=1)
     torch.testing.assert_close(claimed, value(best))
     for seed in range(20):
-        other = best + 0.01 * torch.randn(best.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-        assert bool((value(other) > claimed).all())
+        step = torch.randn(best.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        assert bool((value(best + 0.01 * step) > claimed).all())
 
 
 def test_planted_outliers_end_up_in_s(spotted: tuple[RAE, Tensor, Tensor]) -> None:
