@@ -57,6 +57,9 @@ FREERAD = {
 
 ROWS = (
     Row("ae", floor=95, settings={"epochs": 60, "patience": 60}, change={"latent": 5}),
+    Row("apae", floor=95, settings={"epochs": 60, "patience": 60, "steps": 4}, change={"steps": 5}),
+    Row("rae", floor=95, settings={"epochs": 60, "patience": 60}, change={"sparsity": 0.07}),
+    Row("rae", floor=95, settings={"epochs": 60, "patience": 60, "norm": "l21"}, change={"norm": "l1"}, variant="l21"),
     Row("brightness", floor=90, defects=anomalous_pictures),
     Row("freerad", floor=80, settings=FREERAD, change={"filter_size": 3}),
     Row(
