@@ -59,6 +59,8 @@ class Detector(nn.Module, ABC):
         is_stochastic: whether the score draws noise.
         is_defence: whether its authors claim robustness (a high robust AUC elsewhere is suspicious).
         has_map, has_reconstruction: whether `anomaly_map` and `reconstruct` are there.
+        has_surrogate: whether the score can saturate, so that its gradient vanishes where `surrogate_score`, a monotone
+            function of it, still has one: attacks should differentiate that.
         auto_choices: settings that may be "auto", with the values that the suite tries (see `choose`).
         frozen_prefixes: state that comes from elsewhere (a pretrained backbone), is not trained and not saved.
         elastic_buffers: buffers whose first dimension is learned (a memory bank).
@@ -73,6 +75,7 @@ class Detector(nn.Module, ABC):
     is_defence: ClassVar[bool] = False
     has_map: bool = False  # may depend on the settings
     has_reconstruction: bool = False
+    has_surrogate: bool = False  # may depend on the settings
     auto_choices: ClassVar[dict[str, tuple[int, ...]]] = {}
     frozen_prefixes: ClassVar[tuple[str, ...]] = ()
     elastic_buffers: ClassVar[frozenset[str]] = frozenset()

@@ -16,6 +16,8 @@ CHEAP = {
     "ae": {"epochs": 1},
     "apae": {"epochs": 1},
     "rae": {"epochs": 1},
+    "cflow": {"epochs": 1},
+    "fastflow": {"epochs": 1},
 }
 
 

@@ -61,6 +61,8 @@ ROWS = (
     Row("rae", floor=95, settings={"epochs": 60, "patience": 60}, change={"sparsity": 0.07}),
     Row("rae", floor=95, settings={"epochs": 60, "patience": 60, "norm": "l21"}, change={"norm": "l1"}, variant="l21"),
     Row("brightness", floor=90, defects=anomalous_pictures),
+    Row("cflow", floor=95, size=64, settings={"epochs": 4}, change={"score_domain": "log"}),
+    Row("fastflow", floor=85, size=64, settings={"epochs": 10}, change={"score_domain": "log"}),
     Row("freerad", floor=80, settings=FREERAD, change={"filter_size": 3}),
     Row(
         "freerad", floor=85, settings={**FREERAD, "denoising_steps": 2, "score_draws": 2, "training.iterations": 60},
