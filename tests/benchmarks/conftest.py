@@ -18,6 +18,7 @@ CHEAP = {
     "rae": {"epochs": 1},
     "cflow": {"epochs": 1},
     "fastflow": {"epochs": 1},
+    "pls": {"epochs": 1},
 }
 
 

@@ -68,6 +68,10 @@ ROWS = (
         "freerad", floor=85, settings={**FREERAD, "denoising_steps": 2, "score_draws": 2, "training.iterations": 60},
         defects=anomalous_pictures, change={"k": 50}, variant="2x2",
     ),
+    Row(
+        "pls", floor=90, size=16, settings={"widths": (8, 8, 16, 16), "epochs": 60, "patience": 60},
+        change={"spatial_components": 4},
+    ),
     Row("spade", floor=98, size=64, change={"neighbours": 2}),
     Row(
         "spade", floor=98, size=64, settings={"pixel_map": True, "input_size": 56, "crop": 48, "neighbours": 2},

@@ -1,0 +1,246 @@
+"""PLS: an autoencoder whose latent space keeps a few principal components, trained against PGD.
+
+Lo, Oza & Patel 2022, "Adversarially Robust One-class Novelty Detection" (T-PAMI; arXiv 2108.11168; the method is
+called PrincipaLS there), from the paper's formulas: the authors' repository holds no code. At test time the
+components are constants and the projection is affine, so plain PGD on the score is an adaptive attack.
+
+The paper fixes k_V = 1, k_S = 8, the sigmoid, the moving averages and training on PGD examples of the normals.
+Widths, pooling, averaging rate and schedule are ours, and so is what training attacks: the images at the network's
+own size. The resizing's weights are positive and add up to one, so that ball contains every attack on the input
+with the same radius.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detectors import _presets
+from detectors._images import resize
+from detectors._pls_networks import PrincipalAutoencoder
+from detectors._training import batches, holdout, initialise_
+from detectors.base import Detector, Progress, Settings
+from detectors.errors import DetectorError
+from detectors.noise import Noise, generator
+from detectors.registry import register
+
+
+@dataclass(frozen=True)
+class PLSSettings(Settings):
+    """Settings of PLS.
+
+    Attributes:
+        work_size: side at which the network works, a multiple of 2^poolings; images are resized to it differentiably.
+        widths: channels of the encoder's convolutions (the paper: four), the last one's being the latent's.
+        poolings: how many of them are followed by pooling.
+        vector_components: k_V, kept of each position's channel vector.
+        spatial_components: k_S, kept of each map of positions.
+        component_rate: weight of a batch in the components' moving average (the paper's eta).
+        attack_epsilon: radius on [0, 1] of the l-inf ball in which training attacks; 0 trains on clean images.
+        attack_steps: gradient steps of that attack.
+        attack_step_size: on [0, 1]; None means 2.5 * attack_epsilon / attack_steps.
+        epochs: passes over the training images at most.
+        batch_size: images per step.
+        learning_rate: Adam's.
+        patience: epochs without a better loss on the held-out normals, attacked, before training stops.
+        holdout: share of the normals that is held out for that.
+    """
+
+    work_size: int = 256
+    widths: tuple[int, ...] = (32, 64, 128, 128)
+    poolings: int = 4
+    vector_components: int = 1
+    spatial_components: int = 8
+    component_rate: float = 0.1
+    attack_epsilon: float = 2 / 255
+    attack_steps: int = 5
+    attack_step_size: float | None = None
+    epochs: int = 300
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    patience: int = 30
+    holdout: float = 0.1
+
+
+@register
+class PLS(Detector):
+    """score = mean squared reconstruction error over the pixels, at the size at which the network works."""
+
+    name = "pls"
+    title = "PLS"
+    paper = "Lo et al., T-PAMI 2022 (Principal Latent Space)"
+    is_defence = True
+    has_map = True
+    has_reconstruction = True
+    min_normals = 10  # one held out, and more left than there are components of Spatial-PCA
+
+    def __init__(self, settings: PLSSettings, image_size: int) -> None:
+        """Raises DetectorError for settings that no network, projection or attack can have."""
+        super().__init__(settings, image_size)
+        _check(settings)
+        self.network = PrincipalAutoencoder(
+            settings.work_size, settings.widths, settings.poolings,
+            vector_components=settings.vector_components, spatial_components=settings.spatial_components,
+        )
+
+    @classmethod
+    def settings_for(cls, preset: str, image_size: int) -> PLSSettings:
+        """`quick`: 64 pixels inside and a small network, about half a minute on one core."""
+        side = min(64, image_size)
+        quick = PLSSettings(
+            work_size=side, widths=(8, 16, 32, 32), poolings=_poolings(side), attack_epsilon=4 / 255, attack_steps=3,
+            epochs=20, batch_size=16, learning_rate=3e-3, patience=10,
+        )
+        paper = PLSSettings(
+            work_size=image_size, poolings=_poolings(image_size), attack_epsilon=(8 if image_size <= 32 else 2) / 255
+        )
+        return _presets.choose(preset, quick=quick, paper=paper)
+
+    def _work(self, x: Tensor) -> Tensor:
+        return resize(x, self.settings.work_size)
+
+    def _reconstruct(self, x: Tensor, noise: Noise) -> Tensor:
+        rebuilt: Tensor = self.network(self._work(x))
+        return rebuilt
+
+    def _score(self, x: Tensor, noise: Noise) -> Tensor:
+        return self._errors(self._work(x)).mean(dim=(1, 2))
+
+    def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
+        return resize(self._errors(self._work(x))[:, None], x.shape[-1])[:, 0]
+
+    def _errors(self, small: Tensor) -> Tensor:
+        """(B, 3, work size, work size) to (B, work size, work size): the squared error's mean over the channels."""
+        rebuilt: Tensor = self.network(small)
+        return (small - rebuilt).square().mean(dim=1)
+
+    # -- fitting ------------------------------------------------------------------------------------------------------
+
+    def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
+        settings: PLSSettings = self.settings
+        training, held_out = holdout(len(normals), settings.holdout, generator(seed, "pls-holdout"))
+        if len(training) <= settings.spatial_components:
+            raise DetectorError(
+                f"pls's {settings.spatial_components} spatial_components need more than as many training images and "
+                f"{len(training)} are left after the hold-out; add images or lower it."
+            )
+        self._initialise(seed)
+        with torch.no_grad():
+            images = torch.cat([self._work(chunk) for chunk in normals.split(64)])  # type: ignore[no-untyped-call]
+        training, held_out = training.to(images.device), held_out.to(images.device)
+        optimiser = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
+        best_loss, best_epoch, best = math.inf, 0, copy.deepcopy(self.network.state_dict())
+        history: list[list[float]] = []  # of each epoch: training loss (attacked), held-out error clean and attacked
+        for epoch in range(settings.epochs):
+            try:
+                trained = self._train(images[training], optimiser, seed=seed, epoch=epoch)
+                history.append([trained, *self._held_out_errors(images[held_out], seed)])
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # latent maps with NaN have no principal components
+                history.append([math.nan] * 3)
+            held_out_loss = history[-1][-1]
+            if not math.isfinite(held_out_loss):
+                raise DetectorError("pls's training diverged (the loss is not finite); lower its learning_rate.")
+            progress(epoch + 1, settings.epochs, f"held-out loss {held_out_loss:.5f} under attack")
+            if held_out_loss < best_loss:
+                best_loss, best_epoch, best = held_out_loss, epoch, copy.deepcopy(self.network.state_dict())
+            elif epoch - best_epoch >= settings.patience:
+                break
+        self.network.load_state_dict(best)
+        self.fit_report |= {"losses": history, "best_epoch": best_epoch, "held_out_loss": best_loss}
+
+    def _initialise(self, seed: int) -> None:
+        source = generator(seed, "pls-initial-weights")
+        initialise_(self.network, source)
+        # PyTorch's default makes the signal smaller in every layer. Of what a sigmoid and two projections then leave,
+        # training can fail to find its way out of reconstructing the mean image (measured); He et al. (2015) keep it.
+        for layer in self.network.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=source)
+                nn.init.zeros_(cast(Tensor, layer.bias))
+
+    def _train(self, images: Tensor, optimiser: torch.optim.Optimizer, *, seed: int, epoch: int) -> float:
+        """One epoch of adversarial training; returns its mean loss."""
+        settings: PLSSettings = self.settings
+        draws = generator(seed, "pls-attack", epoch)
+        total = torch.zeros((), device=images.device)
+        order = batches(len(images), settings.batch_size, generator(seed, "pls-order", epoch))
+        for step, indices in enumerate(order):
+            batch = images[indices.to(images.device)]
+            attacked = self._attack(batch, draws)
+            latent = self.network.latent(attacked)
+            if len(batch) > settings.spatial_components:  # a smaller last batch has too few components of its own
+                is_first = epoch == 0 and step == 0
+                self.network.principal.update(latent, 1.0 if is_first else settings.component_rate)
+            loss = F.mse_loss(self.network.rebuild(latent), batch)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            total += loss.detach() * len(batch)
+        return float(total) / len(images)
+
+    def _attack(self, images: Tensor, draws: torch.Generator) -> Tensor:
+        """PGD from a random start (Madry et al. 2018) that raises the error of normal images at the work size.
+
+        The last iterate, inside the l-inf ball and [0, 1]. It is part of the method and no measure of robustness:
+        that is the attack layer's.
+        """
+        settings: PLSSettings = self.settings
+        epsilon, steps = settings.attack_epsilon, settings.attack_steps
+        step_size = 2.5 * epsilon / steps if settings.attack_step_size is None else settings.attack_step_size
+        low, high = (images - epsilon).clamp(0, 1), (images + epsilon).clamp(0, 1)
+        start = torch.rand(images.shape, generator=draws).to(images.device)
+        attacked = torch.lerp(low, high, start)
+        for _ in range(steps if epsilon > 0 else 0):
+            leaf = attacked.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self._errors(leaf).sum(), leaf)
+            attacked = (attacked + step_size * gradient.sign()).clamp(low, high)
+        return attacked
+
+    def _held_out_errors(self, images: Tensor, seed: int) -> tuple[float, float]:
+        """Mean score of the held-out normals, clean and attacked; the attack's starts are the same in every epoch."""
+        attacked = self._attack(images, generator(seed, "pls-held-out-attack"))
+        with torch.no_grad():
+            return float(self._errors(images).mean()), float(self._errors(attacked).mean())
+
+
+def _poolings(side: int) -> int:
+    """One after each convolution, but a map of at least 4 x 4: Spatial-PCA keeps 8 of its positions' directions."""
+    return max(0, min(4, int(math.log2(side / 4))))
+
+
+def _check(settings: PLSSettings) -> None:
+    """Raise DetectorError for what cannot be built or trained."""
+    multiple = 2**settings.poolings
+    if not settings.widths or min(settings.widths) < 1 or not 0 <= settings.poolings <= len(settings.widths):
+        raise DetectorError(
+            f"pls needs widths of at least 1 and from 0 to {len(settings.widths)} poolings; got {settings.widths} and "
+            f"{settings.poolings}."
+        )
+    if settings.work_size < multiple or settings.work_size % multiple:
+        raise DetectorError(
+            f"pls's work_size {settings.work_size} must be a multiple of {multiple} for {settings.poolings} poolings."
+        )
+    positions = (settings.work_size // multiple) ** 2
+    for name, most in (("vector_components", settings.widths[-1]), ("spatial_components", positions)):
+        if not 1 <= getattr(settings, name) <= most:
+            raise DetectorError(
+                f"pls's {name} must lie in 1 to {most}, the size of what is projected; got {getattr(settings, name)}."
+            )
+    if settings.batch_size <= settings.spatial_components:
+        raise DetectorError(
+            f"pls's batch_size {settings.batch_size} must be larger than its {settings.spatial_components} "
+            "spatial_components, which each batch estimates."
+        )
+    if not 0 < settings.component_rate <= 1:
+        raise DetectorError(f"pls's component_rate must be above 0 and at most 1; got {settings.component_rate:g}.")
+    if not 0 <= settings.attack_epsilon <= 1 or settings.attack_steps < 1 or settings.epochs < 1:
+        raise DetectorError("pls needs an attack_epsilon in [0, 1], and attack_steps and epochs of at least 1.")
+    if settings.attack_step_size is not None and not settings.attack_step_size > 0:
+        raise DetectorError(f"pls's attack_step_size must be above 0, or None; got {settings.attack_step_size:g}.")
