@@ -55,6 +55,8 @@ FREERAD = {
     "training.iterations": 120, "training.learning_rate": 3e-3, "training.ema": 0.95,
 }
 
+OCRGAN = {"epochs": 30, "patience": 30, "batch_size": 8}
+
 ROWS = (
     Row("ae", floor=95, settings={"epochs": 60, "patience": 60}, change={"latent": 5}),
     Row("brightness", floor=90, defects=anomalous_pictures),
@@ -63,6 +65,8 @@ ROWS = (
         "freerad", floor=85, settings={**FREERAD, "denoising_steps": 2, "score_draws": 2, "training.iterations": 60},
         defects=anomalous_pictures, change={"k": 50}, variant="2x2",
     ),
+    Row("ocr-gan", floor=90, settings=OCRGAN, change={"feature_share": 0.2}),
+    Row("ocr-gan", floor=75, settings={**OCRGAN, "channel_selection": "random"}, variant="random"),
     Row("spade", floor=98, size=64, change={"neighbours": 2}),
     Row(
         "spade", floor=98, size=64, settings={"pixel_map": True, "input_size": 56, "crop": 48, "neighbours": 2},
