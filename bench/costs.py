@@ -19,7 +19,6 @@ from attacks.base import Attack
 from bench import protocol
 from bench.plan import Plan
 from bench.records import Record, read_all
-from detectors import registry
 
 TABLE = Path(__file__).with_name("costs.json")
 
@@ -92,8 +91,8 @@ def estimate(plan: Plan, detector: str, fits: bool) -> float | None:
     if cost is None:
         return None
     images = 2 * (plan.per_class or 100)
-    draws = protocol.get(plan.run.protocol).verdict_draws if registry.get(detector).is_stochastic else 1
-    stochastic = registry.get(detector).is_stochastic
+    stochastic = detector in plan.stochastic
+    draws = protocol.get(plan.run.protocol).verdict_draws if stochastic else 1
     attacks = sum(
         images * (_gradients(attack, stochastic) * cost.gradient + 2 * draws * cost.forward) for attack in plan.attacks
     )

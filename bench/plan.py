@@ -31,6 +31,7 @@ class Plan:
         categories, detectors: in the order in which they are run.
         attacks: with their threat models settled, one for each epsilon.
         image_size: of the one input resolution.
+        stochastic: the detectors that draw noise with these settings, in some category.
     """
 
     run: RunConfig
@@ -39,6 +40,7 @@ class Plan:
     detectors: tuple[str, ...]
     attacks: tuple[Attack, ...]
     image_size: int
+    stochastic: frozenset[str]
 
     @property
     def cells(self) -> int:
@@ -101,11 +103,13 @@ def make(run: RunConfig) -> Plan:
     image_size = run.image_size or preset.side(run.dataset)
     _check_radii(attack_names, run, image_size)
     made = tuple(a for name in attack_names for a in _attacks(name, run, image_size))
+    stochastic = set()
     for category in categories:
         dataset.validate(category)
         for name in names:
-            build(name, category, image_size, run)
-    return Plan(run, dataset, categories, names, made, image_size)
+            if build(name, category, image_size, run).is_stochastic:
+                stochastic.add(name)
+    return Plan(run, dataset, categories, names, made, image_size, frozenset(stochastic))
 
 
 def again(run: RunConfig, categories: tuple[str, ...], detectors: tuple[str, ...], image_size: int) -> Plan:

@@ -71,7 +71,7 @@ class Detector(nn.Module, ABC):
     title: ClassVar[str]
     paper: ClassVar[str]
     revision: ClassVar[int] = 1
-    is_stochastic: ClassVar[bool] = False
+    is_stochastic: bool = False  # may depend on the settings
     is_defence: ClassVar[bool] = False
     has_map: bool = False  # may depend on the settings
     has_reconstruction: bool = False

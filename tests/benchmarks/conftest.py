@@ -19,6 +19,7 @@ CHEAP = {
     "cflow": {"epochs": 1},
     "fastflow": {"epochs": 1},
     "pls": {"epochs": 1},
+    "ocr-gan": {"epochs": 1},
 }
 
 

@@ -55,6 +55,8 @@ FREERAD = {
     "training.iterations": 120, "training.learning_rate": 3e-3, "training.ema": 0.95,
 }
 
+OCRGAN = {"epochs": 30, "patience": 30, "batch_size": 8}
+
 ROWS = (
     Row("ae", floor=95, settings={"epochs": 60, "patience": 60}, change={"latent": 5}),
     Row("apae", floor=95, settings={"epochs": 60, "patience": 60, "steps": 4}, change={"steps": 5}),
@@ -72,6 +74,8 @@ ROWS = (
         "pls", floor=90, size=16, settings={"widths": (8, 8, 16, 16), "epochs": 60, "patience": 60},
         change={"spatial_components": 4},
     ),
+    Row("ocr-gan", floor=90, settings=OCRGAN, change={"feature_share": 0.2}),
+    Row("ocr-gan", floor=75, settings={**OCRGAN, "channel_selection": "random"}, variant="random"),
     Row("spade", floor=98, size=64, change={"neighbours": 2}),
     Row(
         "spade", floor=98, size=64, settings={"pixel_map": True, "input_size": 56, "crop": 48, "neighbours": 2},

@@ -1,0 +1,392 @@
+"""OCR-GAN: the split is the official one made differentiable, the selection is per image, the score is the formula."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from detector_pictures import normal_pictures, turned_pictures
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from detectors import registry
+from detectors._ocrgan_networks import (
+    ChannelSelection,
+    Discriminator,
+    Generator,
+    _smooth_double,
+    _smooth_half,
+    initialise_dcgan_,
+    split,
+)
+from detectors._training import holdout
+from detectors.errors import DetectorError
+from detectors.noise import Noise, NoiseSeed, generator
+from detectors.ocrgan import OCRGAN, _Optimisers, paint
+
+TRAIN = normal_pictures(24, 32, seed=1)
+TEST = normal_pictures(4, 32, seed=2)
+KERNEL = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1])
+
+
+def ocrgan(size: int = 32, **settings: Any) -> OCRGAN:
+    detector = registry.create("ocr-gan", image_size=size, **{"batch_size": 8, **settings})
+    assert isinstance(detector, OCRGAN)
+    return detector
+
+
+@pytest.fixture(scope="module")
+def fitted() -> OCRGAN:
+    return ocrgan(epochs=20, patience=20).fit(TRAIN, seed=0)
+
+
+@pytest.fixture(scope="module")
+def random_one() -> OCRGAN:
+    return ocrgan(epochs=2, channel_selection="random").fit(TRAIN, seed=0)
+
+
+def source(count: int, purpose: str = "test") -> Noise:
+    return NoiseSeed(7).source(purpose, [f"image-{i}" for i in range(count)])
+
+
+# -- the split --------------------------------------------------------------------------------------------------------
+
+
+def _bytes_half(image: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Pyramid down on 8-bit pixels (S, S): the 25 taps around every second pixel, mirrored border, rounded."""
+    padded = np.pad(image, 2, mode="reflect")
+    side = len(image) // 2
+    found = [[(padded[2 * r : 2 * r + 5, 2 * c : 2 * c + 5] * KERNEL).sum() for c in range(side)] for r in range(side)]
+    return (np.array(found) + 128) >> 8
+
+
+def _bytes_double(image: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Pyramid up: zeros between the pixels, the same taps times 4, rounded. The border is mirrored before the zeros."""
+    rim = np.pad(np.pad(image, ((1, 0), (1, 0)), mode="reflect"), ((0, 1), (0, 1)), mode="edge")
+    sparse = np.zeros((2 * len(rim), 2 * len(rim)), dtype=np.int64)
+    sparse[::2, ::2] = rim
+    sparse = np.pad(sparse, 2)
+    side = 2 * len(image)
+    found = [
+        [(sparse[2 + r : 7 + r, 2 + c : 7 + c] * KERNEL).sum() for c in range(side)] for r in range(side)
+    ]
+    return (np.array(found) + 32) >> 6
+
+
+def _bytes_pictures() -> Tensor:
+    draws = torch.Generator().manual_seed(3)
+    noise = torch.randint(0, 256, (1, 3, 32, 32), generator=draws)
+    return torch.cat([noise, (turned_pictures(2, 32, seed=5) * 255).round().long()])
+
+
+def test_the_split_is_the_8_bit_saturating_one_up_to_rounding() -> None:
+    pictures = _bytes_pictures()
+    high, low = split(pictures.double() / 255, 2, saturating=True)
+    for i, channel in np.ndindex(len(pictures), 3):
+        picture = pictures[i, channel].numpy()
+        coarse = _bytes_double(_bytes_half(picture))
+        detail = np.clip(picture - coarse, 0, 255)
+        # Rounding down and then up is off by at most 0.5 + 0.5 grey levels.
+        assert np.abs(255 * low[i, channel].numpy() - coarse).max() <= 1.001
+        assert np.abs(255 * high[i, channel].numpy() - detail).max() <= 1.001
+
+
+def test_the_split_is_opencvs_up_to_rounding() -> None:
+    cv2 = pytest.importorskip("cv2")
+    pictures = _bytes_pictures().permute(0, 2, 3, 1).numpy().astype(np.uint8)
+    high, low = (band.permute(0, 2, 3, 1).numpy() for band in split(_bytes_pictures() / 255, 2, saturating=True))
+    for i, picture in enumerate(pictures):
+        coarse = cv2.pyrUp(cv2.pyrDown(picture))
+        assert np.abs(255 * low[i] - coarse).max() <= 1.001
+        assert np.abs(255 * high[i] - cv2.subtract(picture, coarse)).max() <= 1.001
+
+
+@pytest.mark.parametrize("bands", [2, 3, 4])
+def test_signed_bands_add_up_to_the_image(bands: int) -> None:
+    parts = split(TEST, bands, saturating=False)
+    assert len(parts) == bands and all(part.shape == TEST.shape for part in parts)
+    torch.testing.assert_close(torch.stack(parts).sum(dim=0), TEST)
+
+
+def test_saturating_bands_lose_what_is_darker_than_its_surroundings() -> None:
+    high, low = split(TEST, 2, saturating=True)
+    torch.testing.assert_close(high + low, torch.maximum(TEST, low))
+    assert bool((high >= 0).all()) and bool((high == 0).any())
+    signed, same_low = split(TEST, 2, saturating=False)
+    assert torch.equal(high, signed.relu()) and torch.equal(low, same_low)
+
+
+def test_a_constant_image_is_all_low_frequency() -> None:
+    for value in (0.0, 0.3, 1.0):
+        *details, low = split(torch.full((1, 3, 16, 16), value), 3, saturating=False)
+        torch.testing.assert_close(low, torch.full_like(low, value))
+        assert all(float(detail.abs().max()) < 1e-6 for detail in details)
+
+
+def test_the_split_is_differentiable_and_linear_where_it_is_signed() -> None:
+    x = turned_pictures(1, 16, seed=1).double()[:, :1]
+    for saturating in (False, True):
+        assert torch.autograd.gradcheck(
+            lambda image, cut=saturating: tuple(split(image, 3, saturating=cut)), x.clone().requires_grad_(),
+            fast_mode=True,
+        )
+    a, b = torch.rand(2, 1, 3, 16, 16, dtype=torch.float64, generator=generator(0, "linear"))
+    for mixed, first, second in zip(*(split(i, 2, saturating=False) for i in (2 * a - 3 * b, a, b)), strict=True):
+        torch.testing.assert_close(mixed, 2 * first - 3 * second)
+
+
+def test_halving_and_doubling_are_adjoint_inside() -> None:
+    """Doubling uses the same taps: away from the border it is four times the transpose of halving."""
+    x = torch.zeros(1, 1, 32, 32, dtype=torch.float64)
+    x[..., 12:20, 12:20] = torch.rand(8, 8, generator=generator(1), dtype=torch.float64)
+    y = torch.zeros(1, 1, 16, 16, dtype=torch.float64)
+    y[..., 6:10, 6:10] = torch.rand(4, 4, generator=generator(2), dtype=torch.float64)
+    torch.testing.assert_close(4 * (_smooth_half(x) * y).sum(), (x * _smooth_double(y)).sum())
+
+
+# -- channel selection ------------------------------------------------------------------------------------------------
+
+
+def test_channel_selection_is_a_softmax_over_the_branches() -> None:
+    select = ChannelSelection(6, 3, trained=True)
+    features = list(torch.rand(3, 2, 6, 4, 4, generator=generator(0)))
+    squeezed = F.linear(sum(features).mean(dim=(2, 3)), select.squeeze.weight, select.squeeze.bias)
+    logits = F.linear(squeezed, select.spread.weight, select.spread.bias).view(2, 3, 6)
+    weights = logits.exp() / logits.exp().sum(dim=1, keepdim=True)
+    for i, found in enumerate(select(features, None)):
+        torch.testing.assert_close(found, features[i] * weights[:, i, :, None, None])
+
+
+def test_random_selection_is_each_image_through_new_linear_layers_of_its_own() -> None:
+    select = ChannelSelection(6, 2, trained=False)
+    assert not list(select.parameters()), "untrained layers have no business in a checkpoint"
+    draws = torch.rand(2, select.draws, generator=generator(0))
+    features = list(torch.rand(2, 2, 6, 4, 4, generator=generator(1)))
+    found = select(features, draws)
+    for image in range(2):
+        one = [f[image : image + 1] for f in features]
+        layers, rest = [], draws[image]
+        for inputs, outputs in ((6, 32), (32, 12)):
+            layer = nn.Linear(inputs, outputs)
+            own, rest = rest[: (inputs + 1) * outputs], rest[(inputs + 1) * outputs :]
+            own = (2 * own - 1).view(inputs + 1, outputs) / math.sqrt(inputs)
+            layer.load_state_dict({"weight": own[:-1].T, "bias": own[-1]})
+            layers.append(layer)
+        assert not len(rest)
+        logits = layers[1](layers[0](sum(one).mean(dim=(2, 3)))).view(2, 6)
+        weights = logits.softmax(dim=0)
+        for branch in range(2):
+            torch.testing.assert_close(found[branch][image], features[branch][image] * weights[branch][:, None, None])
+
+
+def test_random_weights_have_the_distribution_of_a_new_linear_layer() -> None:
+    fresh = nn.Linear(64, 400)
+    select = ChannelSelection(64, 2, trained=False)
+    draws = torch.rand(1, select.draws, generator=generator(0))
+    zero = [torch.zeros(1, 64, 1, 1)] * 2
+    unit = [torch.ones(1, 64, 1, 1), torch.zeros(1, 64, 1, 1)]
+    assert not torch.equal(select(zero, draws)[0], select(unit, draws)[0])
+    own = (2 * draws[0, : 65 * 32] - 1) / math.sqrt(64)
+    assert float(own.std()) == pytest.approx(float(fresh.weight.detach().std()), rel=0.05)
+    assert float(own.abs().max()) <= 1 / math.sqrt(64)
+
+
+def test_stochastic_follows_the_setting(fitted: OCRGAN, random_one: OCRGAN) -> None:
+    assert not fitted.is_stochastic and random_one.is_stochastic and not OCRGAN.is_stochastic
+    assert not any("select" in key for key in random_one.state_dict())
+    assert any("select" in key for key in fitted.state_dict())
+
+
+def test_every_image_has_its_own_random_selection(random_one: OCRGAN) -> None:
+    copies = TEST[:1].expand(3, -1, -1, -1).contiguous()
+    noise = source(3)
+    scores = random_one.score(copies, noise=noise)
+    assert len(set(scores.tolist())) == 3
+    torch.testing.assert_close(random_one.score(copies[:1], noise=noise.pick([1])), scores[1:2])
+    assert not torch.equal(random_one.score(copies, noise=noise.at(1)), scores)
+    assert torch.equal(random_one.score(copies, noise=noise), scores)
+
+
+def test_random_selection_and_the_map_share_their_draws(random_one: OCRGAN) -> None:
+    """The map, the reconstruction and the score of one call are of the same networks."""
+    noise = source(len(TEST))
+    real = sum(random_one._bands(TEST))
+    rebuilt = 2 * random_one.reconstruct(TEST, noise=noise) - 2
+    torch.testing.assert_close(random_one.anomaly_map(TEST, noise=noise), (real - rebuilt).square().mean(dim=1))
+
+
+# -- score and networks -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("subtraction", ["saturating", "signed"])
+def test_score_is_the_formula(subtraction: str) -> None:
+    detector = ocrgan(epochs=2, subtraction=subtraction).fit(TRAIN, seed=0)
+    high, low = split(TEST, 2, saturating=subtraction == "saturating")
+    bands = [2 * high - 1 if subtraction == "saturating" else 2 * high, 2 * low - 1]
+    real, rebuilt = sum(bands), sum(detector.generator(bands))
+    features = [detector.discriminator.features(image) for image in (real, rebuilt)]
+    expected = 0.9 * ((real - rebuilt) ** 2).mean(dim=(1, 2, 3)) + 0.1 * ((features[0] - features[1]) ** 2).mean(dim=1)
+    torch.testing.assert_close(detector.score(TEST), expected)
+    # On [0, 1] the reconstruction is compared with the sum of the bands: the image itself where they are signed.
+    target = TEST if subtraction == "signed" else torch.maximum(TEST, low)
+    errors = 4 * (target - detector.reconstruct(TEST)).square().mean(dim=1)
+    torch.testing.assert_close(detector.anomaly_map(TEST), errors)
+
+
+def test_both_parts_of_the_score_have_a_gradient() -> None:
+    for share in (0.0, 1.0):
+        detector = ocrgan(feature_share=share, epochs=1).fit(TRAIN, seed=0)
+        x = TEST.clone().requires_grad_()
+        (found,) = torch.autograd.grad(detector.score(x).sum(), x)
+        assert bool((found.flatten(1).norm(dim=1) > 1e-7).all())
+
+
+def test_a_larger_image_is_resized_inside() -> None:
+    detector = ocrgan(64, work_size=32, levels=5, epochs=1).fit(normal_pictures(8, 64, seed=1), seed=0)
+    x = normal_pictures(2, 64, seed=2)
+    small = F.interpolate(x, size=(32, 32), mode="bilinear", antialias=True)
+    same = ocrgan(epochs=1)
+    same.load_state_dict(detector.state_dict())
+    same._freeze()
+    torch.testing.assert_close(detector.score(x), same.score(small))
+    assert detector.reconstruct(x).shape == x.shape and detector.anomaly_map(x).shape == (2, 64, 64)
+
+
+def test_generator_has_a_branch_per_band_that_hears_of_the_others() -> None:
+    network = Generator(3, 4, 5, trained_selection=True).eval()
+    bands = [torch.rand(1, 3, 32, 32, generator=generator(i)) for i in range(3)]
+    before = network(bands)
+    assert len(before) == 3 and all(band.shape == (1, 3, 32, 32) for band in before)
+    after = network([bands[0], bands[1], bands[2] + 0.5])
+    assert not torch.equal(before[0], after[0]), "channel selection connects the branches"
+
+
+def test_discriminator_features_are_a_vector_from_the_whole_image() -> None:
+    network = Discriminator(32, 4, 7).eval()
+    x = TEST.clone().requires_grad_()
+    logits, features = network(x)
+    assert logits.shape == (4,) and features.shape == (4, 7)
+    torch.testing.assert_close(logits, features @ network.classify.weight[0])
+    (reached,) = torch.autograd.grad(features.square().sum(), x)
+    assert float((reached.abs().sum(dim=1) > 0).float().mean()) > 0.99
+    assert sum(isinstance(layer, nn.Conv2d) for layer in network.features) == 4  # 32 -> 16 -> 8 -> 4 -> 1
+
+
+def test_paper_is_the_authors_network() -> None:
+    settings = registry.get("ocr-gan").settings_for("paper", 256)
+    assert (settings.work_size, settings.levels, settings.channels, settings.features) == (256, 8, 64, 100)
+    network = Generator(2, 2, 8, trained_selection=True)  # 2 channels instead of 64: the same shape, and quick
+    down, up = (
+        [m for m in half.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+        for half in (network.down[0], network.up[0])
+    )
+    assert [m.out_channels for m in down] == [2, 4, 8, 16, 16, 16, 16, 16]
+    assert [m.in_channels for m in up] == [4, 8, 16, 32, 32, 32, 32, 16], "the innermost has no skip connection"
+    norms = [sum(isinstance(m, nn.BatchNorm2d) for m in half.modules()) for half in (network.down[0], network.up[0])]
+    assert norms == [6, 7]
+    assert all(m.kernel_size == (4, 4) and m.stride == (2, 2) for m in down + up)
+    initialise_dcgan_(network, generator(0))
+    assert float(down[-1].weight.detach().std()) == pytest.approx(0.02, rel=0.1)
+    assert float(network(list(torch.rand(2, 2, 3, 256, 256)))[0].abs().max()) < 1
+
+
+@pytest.mark.parametrize("side", [28, 32, 48, 100, 128, 224])
+def test_any_input_size_gets_settings_that_work(side: int) -> None:
+    for preset in ("quick", "paper"):
+        settings = registry.get("ocr-gan").settings_for(preset, side)
+        assert registry.create("ocr-gan", preset=preset, image_size=side, channels=2).settings.work_size == (
+            settings.work_size
+        )
+
+
+# -- fitting ----------------------------------------------------------------------------------------------------------
+
+
+def test_training_learns_to_reconstruct_and_reports_its_losses(fitted: OCRGAN) -> None:
+    report = fitted.fit_report
+    losses = report["losses"]
+    assert len(losses) == 20 and all(len(row) == len(report["losses_are"]) == 5 for row in losses)
+    assert losses[-1][0] < 0.5 * losses[0][0], "reconstruction"
+    held_out = [row[-1] for row in losses]
+    assert report["held_out_loss"] == min(held_out) == held_out[report["best_epoch"]]
+
+
+def test_the_discriminator_learns_to_tell_made_up_anomalies_from_normals() -> None:
+    """Made-up anomalies pass through the same split as real images, and count as fakes."""
+    detector = ocrgan(learning_rate=5e-3)
+    optimisers = _Optimisers(detector, detector.settings)
+    painted = TRAIN[:8].flip(0).clone()
+    painted[:, :, 8:24, 8:24] = 0
+    losses = torch.stack([detector._step(TRAIN[:8], painted, source(8), optimisers) for _ in range(12)])
+    detector.eval()
+    with torch.no_grad():
+        normal, fake = (detector.discriminator(sum(detector._bands(x)))[0] for x in (TRAIN[:8], painted))
+    assert float(normal.min() - fake.max()) > 0.5
+    assert float(losses[-1, 3]) < float(losses[0, 3])
+    assert all(p.requires_grad for p in detector.parameters()), "the generator's step leaves the discriminator trainable"
+
+
+@pytest.mark.parametrize("selection", ["trained", "random"])
+def test_training_stops_early_and_keeps_the_best_weights(selection: str) -> None:
+    detector = ocrgan(epochs=30, patience=1, learning_rate=0.03, channel_selection=selection)
+    detector.fit(TRAIN, seed=0)
+    report = detector.fit_report
+    assert len(report["losses"]) < 30 and len(report["losses"]) == report["best_epoch"] + 2
+    _, held_out = holdout(len(TRAIN), detector.settings.holdout, generator(0, "ocr-gan-holdout"))
+    noise = NoiseSeed(0).source("ocr-gan-fit", [str(int(i)) for i in held_out])
+    kept = detector._held_out_loss(TRAIN[held_out], noise)
+    assert kept == pytest.approx(report["held_out_loss"], rel=1e-4)
+
+
+def test_statistics_of_normalisation_are_frozen_after_the_fit() -> None:
+    detector = ocrgan(epochs=2).fit(TRAIN, seed=0)
+    before = {key: value.clone() for key, value in detector.state_dict().items() if "running" in key}
+    assert len(before) > 10
+    detector.train()
+    detector.score(TEST)
+    assert all(torch.equal(value, detector.state_dict()[key]) for key, value in before.items())
+
+
+def test_a_made_up_anomaly_is_a_moved_patch_and_a_black_square() -> None:
+    image = torch.rand(3, 64, 64, generator=generator(1)) * 0.5 + 0.5
+    kept = image.clone()
+    shares = []
+    for seed in range(50):
+        painted = paint(image, generator(seed))
+        assert painted.shape == image.shape and float(painted.min()) >= 0 and float(painted.max()) <= 1
+        black = (painted == 0).all(dim=0)
+        assert 1 <= int(black.sum()) <= 36, "20 of 256 pixels are 5 of 64"
+        shares.append(float((painted != image).any(dim=0).float().mean()))
+    assert torch.equal(image, kept)
+    assert min(shares) > 0.01 and max(shares) < 0.25 and len(set(shares)) > 20
+    assert torch.equal(paint(image, generator(3)), paint(image, generator(3)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"work_size": 48}, "power of two"),
+        ({"levels": 7}, "levels"),
+        ({"bands": 1}, "bands"),
+        ({"bands": 9}, "bands"),
+        ({"channel_selection": "official"}, "trained or random"),
+        ({"subtraction": "unsigned"}, "saturating or signed"),
+        ({"feature_share": 1.5}, "feature_share"),
+    ],
+)
+def test_impossible_settings_are_refused_before_any_fit(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(DetectorError, match=message):
+        ocrgan(**settings)
+
+
+def test_diverging_training_is_refused() -> None:
+    with pytest.raises(DetectorError, match="diverged"):
+        ocrgan(epochs=2, learning_rate=1e30).fit(TRAIN, seed=0)
+
+
+def test_two_images_are_enough() -> None:
+    assert bool(ocrgan(epochs=1).fit(TRAIN[:2], seed=0).score(TEST).isfinite().all())
