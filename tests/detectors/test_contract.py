@@ -55,6 +55,8 @@ FREERAD = {
     "training.iterations": 120, "training.learning_rate": 3e-3, "training.ema": 0.95,
 }
 
+PURIFIER = {f"purifier.{key}": value for key, value in FREERAD.items() if not key.startswith("map_")}
+
 ROWS = (
     Row("ae", floor=95, settings={"epochs": 60, "patience": 60}, change={"latent": 5}),
     Row("brightness", floor=90, defects=anomalous_pictures),
@@ -62,6 +64,11 @@ ROWS = (
     Row(
         "freerad", floor=85, settings={**FREERAD, "denoising_steps": 2, "score_draws": 2, "training.iterations": 60},
         defects=anomalous_pictures, change={"k": 50}, variant="2x2",
+    ),
+    Row("purify:spade", floor=75, size=64, settings=PURIFIER, change={"purifier.k": 50}),
+    Row(
+        "purify:spade", floor=75, size=64, change={"inner.neighbours": 3}, variant="map",
+        settings={**PURIFIER, "purifier.denoising_steps": 2, "fit_on": "purified", "inner.pixel_map": True},
     ),
     Row("spade", floor=98, size=64, change={"neighbours": 2}),
     Row(
@@ -97,7 +104,9 @@ def images(row: Row) -> Tensor:
 
 
 def test_every_detector_has_a_row() -> None:
-    assert set(registry.names()) == {row.name for row in ROWS}, "add a row to ROWS"
+    assert set(registry.names()) == {row.name for row in ROWS if ":" not in row.name}, "add a row to ROWS"
+    made = {row.name.partition(":")[0] for row in ROWS if ":" in row.name}
+    assert made == {family.prefix for family in registry.families()}, "one row per family, of any member, will do"
 
 
 @every_row
