@@ -140,6 +140,9 @@ def listing(what: str) -> Table:
         header: tuple[str, ...] = ("name", "method", "noise", "source")
         classes = [detector_registry.get(name) for name in detector_registry.names()]
         rows = [(c.name, c.title, "random" if c.is_stochastic else "none", c.paper) for c in classes]
+        for family in detector_registry.families():
+            members = ", ".join(family.members()) or "none installed"
+            rows.append((f"{family.prefix}:NAME", family.summary, "", f"NAME: {members}"))
     elif what == "attacks":
         header = ("name", "what it does")
         rows = [(name, get_class(name).summary) for name in attacks.names()]

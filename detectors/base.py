@@ -121,6 +121,9 @@ class Detector(nn.Module, ABC):
     def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
         return self._score(x, noise)
 
+    def _after_load(self) -> None:
+        """Make again what follows from loaded tensors and is kept beside them; nothing in most detectors."""
+
     # -- what everybody calls -----------------------------------------------------------------------------------------
 
     def fit(
@@ -217,8 +220,7 @@ class Detector(nn.Module, ABC):
         self.to(dtype=torch.float32)
         self.load_state_dict(tensors, strict=False)
         report = description.get("fit")
-        self.fit_report = report if isinstance(report, dict) else {}
-        self._freeze()
+        self._take_over(report if isinstance(report, dict) else {})
         return self
 
     def choose(self, setting: str, value: int, normals: Tensor, *, seed: int) -> Self:
@@ -260,6 +262,12 @@ class Detector(nn.Module, ABC):
                 self.get_submodule(parent).register_buffer(name, loaded.to(mine.device))
                 own[key] = loaded
         return tensors
+
+    def _take_over(self, report: dict[str, Any]) -> None:
+        """The tensors of a checkpoint are in place: be the detector that was fitted then."""
+        self.fit_report = report
+        self._freeze()
+        self._after_load()
 
     def _freeze(self) -> None:
         # No gradient ever flows into the weights after fitting: an attack needs the input's gradient alone.

@@ -264,8 +264,5 @@ class FreeRAD(Detector):
         """Those beside this file (made by `bench fit --export`)."""
         return sorted(CHECKPOINTS.glob("*.safetensors"))
 
-    def load(self, path: Path) -> Self:
-        """See Detector.load; also takes over the k that was chosen."""
-        super().load(path)
+    def _after_load(self) -> None:
         self._set_k(int(self.chosen_k))
-        return self

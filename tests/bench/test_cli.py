@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -113,6 +114,27 @@ def test_list_shows_everything_there_is(command: Command, what: str, names: tupl
     said = command("list", what)
     assert said.code == 0 and said.err == "" and all(len(line) <= 80 for line in said.out.splitlines())
     assert [name for name in names if not any(line.startswith(name) for line in said.out.splitlines())] == []
+
+
+def test_a_member_of_a_family_goes_the_way_of_every_detector(command: Command, folder: Path, tmp_path: Path) -> None:
+    name = "purify:brightness"
+    short = ("--set", f"{name}.purifier.training.iterations=1", "--set", f"{name}.purifier.k@nut=50")
+    said = command(*on(folder, tmp_path, *short, names=name))
+    assert said.code == 0 and said.err == ""
+    found, problems = records.read_all(tmp_path / "out" / "records")
+    assert {record.detector_name for record in found} == {name} and len(found) == 2 and not problems
+    steps = {r.category: r.cell["detector"]["settings"]["purifier"]["k"] for r in found}
+    assert steps == {"bolt": 100, "nut": 50}
+    assert all(":" not in path.name for path in tmp_path.rglob("*")), "no file name that other systems refuse"
+    (bolt,) = {r.cell["detector"]["checkpoint_sha256"] for r in found if r.category == "bolt"}
+    fit = ("fit", "--dataset", "folder", "--data-root", folder, "--image-size", 32, "--cache", tmp_path / "cache")
+    said = command(*fit, *short, "--detectors", f"{name},brightness", "--export", tmp_path / "export")
+    assert said.code == 0 and (tmp_path / "export" / "purify_brightness" / "folder-bolt-quick.json").is_file()
+    path = tmp_path / "export" / "purify_brightness" / "folder-bolt-quick.safetensors"
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == bolt
+    assert detectors.load(path).name == name
+    said = command("list", "detectors")
+    assert "purify:NAME" in said.out and "NAME: ae, brightness" in " ".join(said.out.split())
 
 
 @pytest.mark.parametrize("table", ["table1", "table2", "table3", "table14"])
