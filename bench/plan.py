@@ -40,7 +40,7 @@ class Plan:
     detectors: tuple[str, ...]
     attacks: tuple[Attack, ...]
     image_size: int
-    stochastic: frozenset[str]
+    stochastic: frozenset[str] = frozenset()
 
     @property
     def cells(self) -> int:
