@@ -55,7 +55,7 @@ FREERAD = {
     "training.iterations": 120, "training.learning_rate": 3e-3, "training.ema": 0.95,
 }
 
-OCRGAN = {"epochs": 15, "batch_size": 8}
+OCRGAN = {"epochs": 30, "patience": 30, "batch_size": 8}
 
 ROWS = (
     Row("ae", floor=95, settings={"epochs": 60, "patience": 60}, change={"latent": 5}),
