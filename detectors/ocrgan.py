@@ -5,7 +5,10 @@ split into frequency bands, one U-Net branch reconstructs each, channel selectio
 a discriminator compares. score = 0.9 mean(reconstruction error^2) + 0.1 mean(feature difference^2).
 
 Where the official code does otherwise:
-- It splits 8-bit images with OpenCV, outside the graph; here the split is differentiable and part of the score.
+- It splits 8-bit images with OpenCV, outside the graph; here the split is differentiable and part of the score. Its
+  subtraction saturates at zero, so detail that is darker than its surroundings is in no band: a dark crack shows only
+  as a shade of the low band. Here the difference is signed, as a Laplacian pyramid's is; `subtraction="saturating"` is
+  the official behaviour, whose gradient has a kink wherever an image is exactly flat.
 - It builds the layers of the channel selection anew, with random weights, at every forward pass: no checkpoint holds
   them, and its scores are random. Here they are trained; `channel_selection="random"` is the official behaviour, each
   image with random layers of its own, and makes the detector stochastic.
@@ -39,18 +42,18 @@ from detectors.noise import Noise, NoiseSeed, generator
 from detectors.registry import register
 
 SELECTIONS = ("trained", "random")
-SUBTRACTIONS = ("saturating", "signed")
+SUBTRACTIONS = ("signed", "saturating")
 
 
 @dataclass(frozen=True)
 class OCRGANSettings(Settings):
-    """Settings of OCR-GAN; the defaults are the authors'.
+    """Settings of OCR-GAN; the defaults are the authors' but for the two of which the module docstring tells.
 
     Attributes:
         work_size: side at which the networks work, a power of two; images are resized to it differentiably.
         bands: frequency bands, and branches.
-        subtraction: "saturating" cuts what is darker than its surroundings off the upper bands, as the official code's
-            8-bit subtraction does; "signed" is the paper's difference.
+        subtraction: "signed", or "saturating" to cut what is darker than its surroundings off the upper bands, as the
+            official code's 8-bit subtraction does.
         channel_selection: "trained", or "random" for the official code's new random weights at every forward pass.
         channels: of the first level of a branch, and of the discriminator.
         levels: halvings of the side.
@@ -66,7 +69,7 @@ class OCRGANSettings(Settings):
 
     work_size: int = 256
     bands: int = 2
-    subtraction: str = "saturating"
+    subtraction: str = "signed"
     channel_selection: str = "trained"
     channels: int = 64
     levels: int = 8
