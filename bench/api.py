@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import attacks
-from bench import fitting, presets, protocol
+from bench import fitting, gate, presets, protocol
 from bench.cell import Draws, run_cell
 from bench.config import Override, RunConfig
 from bench.data import registry as datasets
@@ -121,7 +121,7 @@ def evaluate(
 
     Raises:
         BenchError, DetectorError, AttackError: a name that is not there, data that cannot be read, scores that are not
-            finite, a detector that is not fitted.
+            finite, a detector that is not fitted, or one from outside that breaks the contract (`bench.gate`).
     """
     rules = protocol.get(protocol_name)
     per_class = min((n for n in (rules.per_class, limit) if n is not None), default=None)
@@ -129,6 +129,7 @@ def evaluate(
     chosen = rules.attack_settings() | settings
     made = attacks.get(attack, image_size=detector.image_size, epsilon=epsilon, **chosen)
     device = next((t.device for t in detector.state_dict().values()), torch.device("cpu"))
+    gate.check(detector, test, device)
     outcome = run_cell(
         detector, made, test, test.subset([]), Draws(rules.verdict_draws, seed),
         batch_size=batch_size, device=device, tick=lambda done, what: None,

@@ -18,7 +18,7 @@ import torch
 
 from attacks.base import Attack
 from attacks.errors import AttackError
-from bench import disk, fitting, presets, protocol, records
+from bench import disk, fitting, gate, presets, protocol, records
 from bench.cell import Draws, Outcome, run_cell
 from bench.data.base import ImageSet
 from bench.errors import BenchError, DataError, RecordError
@@ -233,6 +233,7 @@ def _cell(
     with reporter.attacking(name, category.name, attack.name, len(category.test)) as tick:
         try:
             with disk.guarded(plan.run.out):
+                gate.check(fitted.detector, category.test, plan.run.torch_device())
                 outcome = run_cell(
                     fitted.detector, attack, category.test, category.training.held_out,
                     Draws(protocol.get(plan.run.protocol).verdict_draws, plan.run.seed),

@@ -1,0 +1,127 @@
+"""The gate: a detector from outside must keep what its robust AUC stands on, or its cell fails with the reason.
+
+The detectors of this package are checked by the tests. One that joined from outside (an entry point, a notebook) is
+looked at before it is attacked, on one normal and one anomalous image and within a few dozen forward passes: whether
+its score repeats itself under the same noise, depends on the image alone, and has the gradient that autograd says. It
+is a gate and no proof; `tests/detectors/contract_checks.py` asks for more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from attacks.objective import loss_and_gradient
+from bench.data.base import ANOMALOUS, NORMAL, ImageSet
+from bench.errors import CellError
+from detectors.base import Detector
+from detectors.noise import Noise, NoiseSeed, generator
+
+PACKAGE = "detectors"
+GRADIENT_TOLERANCE = 0.02  # of the gradient's size; a forgotten detach() costs far more
+# The same image among other neighbours of the same number meets the same kernels: only their rounding may differ.
+NEIGHBOUR_TOLERANCE = 1e-6
+CROWD_TOLERANCE = 1e-4  # in a larger batch other kernels may be at work
+DIRECTIONS = 4
+STEPS = (1e-3, 1e-4, 1e-5, 1e-6)
+
+Score = Callable[[Tensor, Noise], Tensor]
+
+
+def check(detector: Detector, test: ImageSet, device: torch.device) -> None:
+    """Pass a detector of this package unseen; look at one from outside.
+
+    Raises:
+        CellError: it breaks the contract; the sentence says how.
+        GradientCutError: its score has no graph that leads to the image.
+    """
+    if not is_outside(detector):
+        return
+    x, noise = _images(test, device)
+
+    def score(images: Tensor, source: Noise) -> Tensor:
+        with torch.no_grad():
+            return detector.score(images, noise=source)
+
+    here = score(x, noise)
+    if not bool(here.isfinite().all()):  # of this the cell itself says how many images it concerns
+        return
+    _check_repeats(detector.name, score, x, noise, here)
+    _check_neighbours(detector.name, score, x, noise, here)
+    _check_gradient(detector, score, x, noise, here)
+
+
+def is_outside(detector: Detector) -> bool:
+    """Whether the detector, or one inside it, comes from another package than this one's."""
+    parts = [part for part in detector.modules() if isinstance(part, Detector)]
+    return any(type(part).__module__.partition(".")[0] != PACKAGE for part in parts)
+
+
+def _images(test: ImageSet, device: torch.device) -> tuple[Tensor, Noise]:
+    """The first image of each label in float64, and a noise source that no attack and no verdict has.
+
+    A little contrast is taken away and a little grain added: pictures of 8 bits have equal neighbours and pixels at
+    0 and 1, where honest scores (a maximum, an absolute value, a clamp) have kinks and no derivative.
+    """
+    labels = test.labels.tolist()
+    chosen = [labels.index(NORMAL), labels.index(ANOMALOUS)]
+    x = test.pixels(chosen).double()
+    grain = torch.rand(x.shape, generator=generator(0, "gate", "grain"), dtype=x.dtype) - 0.5
+    x = 0.02 + 0.96 * x + grain / 255
+    return x.to(device), NoiseSeed(0).source("gate", [test.ids[i] for i in chosen])
+
+
+def _check_repeats(name: str, score: Score, x: Tensor, noise: Noise, here: Tensor) -> None:
+    if not _close(score(x, noise), here, NEIGHBOUR_TOLERANCE):
+        raise CellError(
+            f"{name} breaks the contract: the same image under the same noise gets another score at another call, so "
+            "its robust AUC would be an artefact; draw all randomness from the noise source and keep no state."
+        )
+
+
+def _check_neighbours(name: str, score: Score, x: Tensor, noise: Noise, here: Tensor) -> None:
+    both = range(len(x))
+    alone = torch.cat([score(x[[i, i]], noise.pick([i, i]))[:1] for i in both])
+    strangers = Noise(noise.key, (*noise.image_ids, "black", "white", "negative"))
+    crowd = score(torch.cat([x, torch.zeros_like(x[:1]), torch.ones_like(x[:1]), 1 - x[:1]]), strangers)[: len(x)]
+    if not (_close(alone, here, NEIGHBOUR_TOLERANCE) and _close(crowd, here, CROWD_TOLERANCE)):
+        raise CellError(
+            f"{name} breaks the contract: an image's score depends on the other images of its batch, so its robust AUC "
+            "would be an artefact; take no maximum, mean or rank over the batch."
+        )
+
+
+def _check_gradient(detector: Detector, score: Score, x: Tensor, noise: Noise, here: Tensor) -> None:
+    """Autograd's gradient against central differences along random directions, each at the step that suits it best: a
+    network of ReLUs has kinks within any long step, and one that computes in float32 drowns a short one in rounding."""
+    evaluation = loss_and_gradient(detector, x, torch.ones(len(x), device=x.device), noise)
+    draws = generator(0, "gate", "directions")
+    found, errors = [], []
+    for _ in range(DIRECTIONS):
+        v = torch.randn(x.shape, generator=draws, dtype=x.dtype).to(x.device)
+        promise = (evaluation.gradient * v).flatten(1).sum(dim=1)
+        slopes = torch.stack([(score(x + h * v, noise) - score(x - h * v, noise)) / (2 * h) for h in STEPS])
+        best = (slopes - promise).abs().nan_to_num(torch.inf).argmin(dim=0, keepdim=True)
+        slope = slopes.gather(0, best)[0]
+        found.append(slope)
+        errors.append((slope - promise).abs())
+    # A direction has one unit per pixel: the root of the mean square of the slopes along it is the gradient's size.
+    size = torch.maximum(_rms(found), evaluation.gradient.flatten(1).norm(dim=1))
+    rounding = 100 * torch.finfo(x.dtype).eps * here.abs() / STEPS[0]
+    wrong = torch.where(_rms(errors) > rounding, _rms(errors) / size, 0).max()
+    if not bool(wrong <= GRADIENT_TOLERANCE):
+        raise CellError(
+            f"{detector.name} breaks the contract: its gradient is wrong by {100 * float(wrong):.0f} % of its size, so "
+            "its robust AUC would be an artefact; look for a detach(), a no_grad(), a rounding or a step in NumPy or "
+            "float32 on the way from the image to the score."
+        )
+
+
+def _rms(values: list[Tensor]) -> Tensor:
+    return torch.stack(values).square().mean(dim=0).sqrt()
+
+
+def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    return bool(((a - b).abs() <= tolerance * b.abs().max()).all())

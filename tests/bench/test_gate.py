@@ -1,0 +1,210 @@
+"""The gate: a detector from outside that breaks the contract fails its cell with the reason, and gets no figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import bench_fakes as fakes
+import pytest
+import torch
+from torch import Tensor
+
+import bench
+import detectors
+from attacks.errors import GradientCutError
+from bench import gate
+from bench.errors import CellError
+from detectors.noise import Noise
+
+Register = Callable[..., None]
+CPU = torch.device("cpu")
+SIDE = 16
+TEST = fakes.image_set(3, 3, side=SIDE)
+
+
+def passes(cls: type[fakes.Fake]) -> None:
+    gate.check(fakes.fitted(cls, SIDE), TEST, CPU)
+
+
+def squares(x: Tensor) -> Tensor:
+    return (x - 0.4).square().mean(dim=(1, 2, 3))
+
+
+# -- what it lets pass ------------------------------------------------------------------------------------------------
+
+
+class Kinky(fakes.Fake):
+    """Absolute values, a maximum and a ReLU: honest, and without a derivative where neighbours are equal."""
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        steps = (x[..., 1:] - x[..., :-1]).abs().mean(dim=(1, 2, 3))
+        return steps + torch.nn.functional.max_pool2d(x, 4).mean(dim=(1, 2, 3)) + (1 - x).relu().amax(dim=(1, 2, 3))
+
+
+class SingleInside(fakes.Fake):
+    """Computes in float32, whatever comes in: unclean, but its gradient is true."""
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        return squares(x.float()).to(x.dtype)
+
+
+class Saturated(fakes.Fake):
+    """Has no gradient here, and autograd says so: for the indicators to tell."""
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        return torch.exp(-1e6 * squares(x))
+
+
+HONEST = (fakes.Fake, fakes.Linear, fakes.PureNoise, fakes.Noisy, Kinky, SingleInside, Saturated)
+
+
+@pytest.mark.parametrize("honest", HONEST)
+def test_an_honest_detector_passes(honest: type[fakes.Fake]) -> None:
+    passes(honest)
+
+
+def test_flat_pictures_of_black_and_white_are_no_trap() -> None:
+    images = torch.zeros_like(TEST.images)
+    images[:, :, : SIDE // 2] = 255
+    flat = type(TEST)(TEST.ids, images, TEST.labels, TEST.defects, None)
+    gate.check(fakes.fitted(Kinky, SIDE), flat, CPU)
+
+
+def test_the_detectors_of_this_package_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    ae = detectors.create("ae", image_size=32, epochs=1)
+    assert not gate.is_outside(ae)
+    assert gate.is_outside(fakes.Fake(fakes.FakeSettings(), 32))
+    ae.inner = fakes.Fake(fakes.FakeSettings(), 32)  # a wrapper of ours around a stranger's
+    assert gate.is_outside(ae)
+
+
+# -- what it stops ----------------------------------------------------------------------------------------------------
+
+
+class HalfDetached(fakes.Fake):
+    """Two equal terms, of which one is cut: half the gradient, in the true direction."""
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        return squares(x) + squares(x.detach())
+
+
+class CutTeacher(fakes.Fake):
+    """As STFPM's gradient: the student's features have one, the teacher's were made without a graph."""
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        student = torch.nn.functional.avg_pool2d(x, 2)
+        with torch.no_grad():
+            teacher = torch.nn.functional.max_pool2d(x, 2)
+        return (student - teacher).square().mean(dim=(1, 2, 3))
+
+
+class StraightThrough(fakes.Fake):
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        return squares(x + ((x * 255).round() / 255 - x).detach())
+
+
+class NoGradient(fakes.Fake):
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        return squares(x.detach()) + 0 * x.mean(dim=(1, 2, 3))
+
+
+class OtherNoiseBehind(fakes.Noisy):
+    """The gradient is that of another draw than the score's."""
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        def noisy(source: Noise) -> Tensor:
+            return squares(x + 0.3 * source.normal(x.shape[1:], stream="blur", like=x))
+
+        seen, behind = noisy(noise), noisy(noise.at(5))
+        return behind + (seen - behind).detach()
+
+
+@pytest.mark.parametrize("wrong", [HalfDetached, CutTeacher, StraightThrough, NoGradient, OtherNoiseBehind])
+def test_a_wrong_gradient_is_stopped(wrong: type[fakes.Fake]) -> None:
+    with pytest.raises(CellError, match=r"gradient is wrong by \d+ % of its size.*artefact"):
+        passes(wrong)
+
+
+def test_the_sentence_says_how_wrong_the_gradient_is() -> None:
+    # Of 2 g only g is there: the missing half is half of the true gradient's size, up to the luck of four directions.
+    with pytest.raises(CellError, match=r"wrong by (2\d|3\d|4\d|5\d|6\d|7\d|8\d) %"):
+        passes(HalfDetached)
+    with pytest.raises(CellError, match=r"wrong by 100 %"):
+        passes(NoGradient)
+
+
+def test_a_score_without_a_graph_is_stopped_by_the_attacks_own_sentence() -> None:
+    class Cut(fakes.Fake):
+        def value(self, x: Tensor, noise: Noise) -> Tensor:
+            return squares(x.detach())
+
+    with pytest.raises(GradientCutError, match="no gradient"):
+        passes(Cut)
+
+
+class BatchMaximum(fakes.Fake):
+    """CFlow's official score: its constants are those of the batch."""
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        return squares(x) / squares(x).max().detach()
+
+
+class BatchMean(fakes.Fake):
+    """A BatchNorm that was left in training mode would do this."""
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        return squares(x - 0.01 * x.mean(dim=0, keepdim=True).detach())
+
+
+class BatchSize(fakes.Fake):
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        return squares(x).sum() / len(x) + 0 * squares(x) if len(x) > 2 else squares(x)
+
+
+@pytest.mark.parametrize("coupled", [BatchMaximum, BatchMean, BatchSize])
+def test_a_score_that_depends_on_its_neighbours_is_stopped(coupled: type[fakes.Fake]) -> None:
+    with pytest.raises(CellError, match=r"other images of its batch.*artefact"):
+        passes(coupled)
+
+
+class GlobalNoise(fakes.Fake):
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        return squares(x + 0.01 * torch.randn_like(x))
+
+
+class Learning(fakes.Fake):
+    """Moves towards what it scores, as a moving average does."""
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        self.level.lerp_(x.detach().mean(), 0.1)
+        return squares(x) + self.level
+
+
+@pytest.mark.parametrize("unsteady", [GlobalNoise, Learning])
+def test_a_score_that_changes_from_call_to_call_is_stopped(unsteady: type[fakes.Fake]) -> None:
+    with pytest.raises(CellError, match=r"another score at another call.*artefact"):
+        passes(unsteady)
+
+
+# -- where it stands --------------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_detector_has_a_reason_and_no_figure_and_the_others_go_on(
+    tmp_path: Path, folder: Path, register: Register
+) -> None:
+    class Wrong(HalfDetached):
+        name = "wrong"
+
+    register(Wrong, fakes.Fake)
+    run = fakes.config(tmp_path, folder, "wrong", "fake", categories=("bolt",))
+    wrong, fake = fakes.run(run).records
+    assert (wrong.status, wrong.robust, wrong.clean) == ("failed", None, None)
+    assert "wrong breaks the contract" in wrong.reason and "%" in wrong.reason
+    assert fake.ok
+
+
+def test_evaluate_refuses_it_too(folder: Path) -> None:
+    detector = HalfDetached(fakes.FakeSettings(), SIDE).fit(torch.rand(4, 3, SIDE, SIDE), seed=0)
+    with pytest.raises(CellError, match="gradient is wrong"):
+        bench.evaluate(detector, "folder", "bolt", data_root=folder, limit=2)
