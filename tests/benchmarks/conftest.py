@@ -14,6 +14,7 @@ from detectors.base import Detector
 CHEAP = {
     "freerad": {"k": 100, "training.iterations": 1, "map_images": 1, "map_draws": 1},
     "ae": {"epochs": 1},
+    "cfa": {"epochs": 1},
 }
 
 
