@@ -17,12 +17,12 @@ from torch import Tensor
 from detectors import _backbones, _presets
 from detectors._backbones import POOLED, Backbone
 from detectors._images import resize
+from detectors._neighbours import distance, nearest, squared_distances
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError, NoAnomalyMapError
 from detectors.noise import Noise
 from detectors.registry import register
 
-_SMALLEST_SQUARE = 1e-12  # the square root has an infinite slope at 0
 _CHUNK = 32
 
 
@@ -114,11 +114,11 @@ class SPADE(Detector):
     def _score(self, x: Tensor, noise: Noise) -> Tensor:
         pooled = self.backbone(x)[0]
         neighbours = self.bank[self._nearest(pooled)]  # (B, K, C)
-        return _distance(pooled[:, None], neighbours).mean(dim=1)
+        return distance(pooled[:, None], neighbours).mean(dim=1)
 
     def _nearest(self, pooled: Tensor) -> Tensor:
         """(B, C) to the indices of the K nearest rows of the bank, (B, K)."""
-        return _squared_distances(pooled, self.bank).topk(self.settings.neighbours, dim=1, largest=False).indices
+        return nearest(pooled, self.bank, self.settings.neighbours)
 
     def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
         """Each position's distance to the nearest of all positions in the K neighbours' maps (their section 3.2)."""
@@ -131,8 +131,8 @@ class SPADE(Detector):
         for query, chosen in zip(queries, self._nearest(pooled), strict=True):  # one image's gallery at a time: memory
             banks = [getattr(self, key)[chosen] for key in self._banks_of_maps]
             gallery = torch.cat([resize(m, side) for m in banks], dim=1).transpose(0, 1).flatten(1).T  # (K P, C)
-            nearest = _squared_distances(query, gallery).argmin(dim=1)
-            rows.append(_distance(query, gallery[nearest]))
+            closest = squared_distances(query, gallery).argmin(dim=1)
+            rows.append(distance(query, gallery[closest]))
         return self._place(torch.stack(rows).view(len(x), 1, side, side), x)
 
     def _place(self, coarse: Tensor, x: Tensor) -> Tensor:
@@ -143,20 +143,3 @@ class SPADE(Detector):
         after = working - crop - before
         framed = torch.nn.functional.pad(resize(coarse, crop), (before, after, before, after))
         return resize(framed, x.shape[-1])[:, 0]
-
-
-@torch.no_grad()
-def _squared_distances(queries: Tensor, bank: Tensor) -> Tensor:
-    """(Q, C) and (N, C) to (Q, N) by one matrix product.
-
-    Only for choosing: for near duplicates the difference of large numbers loses its digits. Centring loses fewer.
-    """
-    centre = bank.mean(dim=0)
-    queries, bank = queries - centre, bank - centre
-    squares = queries.square().sum(dim=1)[:, None] + bank.square().sum(dim=1) - 2 * queries @ bank.T
-    return squares
-
-
-def _distance(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distance over the last dimension, from the difference itself: exact for near duplicates, too."""
-    return (a - b).square().sum(dim=-1).clamp_min(_SMALLEST_SQUARE).sqrt()

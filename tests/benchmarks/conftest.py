@@ -20,6 +20,7 @@ CHEAP = {
     "fastflow": {"epochs": 1},
     "pls": {"epochs": 1},
     "ocr-gan": {"epochs": 1},
+    "cfa": {"epochs": 1},
 }
 
 

@@ -66,6 +66,8 @@ ROWS = (
     Row("brightness", floor=90, defects=anomalous_pictures),
     Row("cflow", floor=95, size=64, settings={"epochs": 4}, change={"score_domain": "log"}),
     Row("fastflow", floor=85, size=64, settings={"epochs": 10}, change={"score_domain": "log"}),
+    Row("cfa", floor=95, size=64, settings={"epochs": 4}, change={"neighbours": 2}),
+    Row("cfa", floor=95, size=64, settings={"gamma_c": 4, "gamma_d": 2}, change={"sigma": 2.0}, variant="k-means"),
     Row("freerad", floor=80, settings=FREERAD, change={"filter_size": 3}),
     Row(
         "freerad", floor=85, settings={**FREERAD, "denoising_steps": 2, "score_draws": 2, "training.iterations": 60},
