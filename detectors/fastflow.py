@@ -103,7 +103,7 @@ class FastFlow(Detector):
         """`quick`: a small network, small flows and few epochs. `paper`: the authors' at WideResNet-50-2."""
         quick = FastFlowSettings(
             backbone=_backbones.QUICK, layers=("blocks.1", "blocks.2", "blocks.4"), input_size=0, flow_steps=4,
-            hidden=0.5, epochs=20, batch_size=16, patience=5,
+            epochs=8, batch_size=16, learning_rate=3e-3, patience=3,
         )
         return _presets.choose(preset, quick=quick, paper=FastFlowSettings())
 
@@ -130,7 +130,11 @@ class FastFlow(Detector):
 
     def _latents(self, features: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """z (B, C, h, w) and the flow's log-determinant at each position (B, h, w), per scale."""
-        return [network(norm(f)) for network, norm, f in zip(self.flows, self.norms, features, strict=True)]
+        found = []
+        for network, norm, layer in zip(self.flows, self.norms, features, strict=True):
+            # LayerNorm leaves channels_last; thin convolutions are up to four times faster in it.
+            found.append(network(norm(layer).contiguous(memory_format=torch.channels_last)))
+        return found
 
     # -- the fit ------------------------------------------------------------------------------------------------------
 
