@@ -157,7 +157,7 @@ def fit(
                 path = fitted.path
                 if export is not None:
                     # One checkpoint's name says nothing of its detector: it lies in the detector's own folder.
-                    folder = export if len(plan.detectors) == 1 else export / name
+                    folder = export if len(plan.detectors) == 1 else export / safe_name(name)
                     path = fitting.export(fitted, folder, safe_name(f"{plan.dataset.name}-{category}-{preset}"))
                 console.print(
                     f"{name} on {category}: {fitted.origin}, {fitted.fit_seconds:.0f} s of fitting: {path}",

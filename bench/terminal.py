@@ -32,8 +32,9 @@ MEANING = (
 
 def revisions() -> Revisions:
     """The revisions of the code at hand: what makes a record stale."""
+    of_families = {f"{f.prefix}:{name}": n for f in detector_registry.families() for name, n in f.revisions.items()}
     return Revisions(
-        detectors={name: detector_registry.get(name).revision for name in detector_registry.names()},
+        detectors={name: detector_registry.get(name).revision for name in detector_registry.names()} | of_families,
         attacks={name: get_class(name).revision for name in attacks.names()},
         protocols={p.name: p.version for p in protocol.PROTOCOLS},
     )
@@ -140,6 +141,7 @@ def listing(what: str) -> Table:
         header: tuple[str, ...] = ("name", "method", "noise", "source")
         classes = [detector_registry.get(name) for name in detector_registry.names()]
         rows = [(c.name, c.title, "random" if c.is_stochastic else "none", c.paper) for c in classes]
+        rows += [row for family in detector_registry.families() for row in _family_rows(family)]
     elif what == "attacks":
         header = ("name", "what it does")
         rows = [(name, get_class(name).summary) for name in attacks.names()]
@@ -158,6 +160,14 @@ def listing(what: str) -> Table:
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
+
+
+def _family_rows(family: detector_registry.Family) -> list[tuple[str, ...]]:
+    """A family, its members and those that are refused: names alone, since making a class can take seconds."""
+    members = family.members()
+    rows: list[tuple[str, ...]] = [(f"{family.prefix}:NAME", family.summary, "", "" if members else "not installed")]
+    rows += [(f"{family.prefix}:{name}", "by name, not part of all", "", "") for name in members]
+    return rows + [(f"{family.prefix}:{name}", "refused", "", reason) for name, reason in family.refused.items()]
 
 
 def failures(records: Sequence[Record]) -> int:
