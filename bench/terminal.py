@@ -32,8 +32,9 @@ MEANING = (
 
 def revisions() -> Revisions:
     """The revisions of the code at hand: what makes a record stale."""
+    of_families = {f"{f.prefix}:{name}": n for f in detector_registry.families() for name, n in f.revisions.items()}
     return Revisions(
-        detectors={name: detector_registry.get(name).revision for name in detector_registry.names()},
+        detectors={name: detector_registry.get(name).revision for name in detector_registry.names()} | of_families,
         attacks={name: get_class(name).revision for name in attacks.names()},
         protocols={p.name: p.version for p in protocol.PROTOCOLS},
     )
@@ -143,6 +144,7 @@ def listing(what: str) -> Table:
         for family in detector_registry.families():
             members = ", ".join(family.members()) or "none installed"
             rows.append((f"{family.prefix}:NAME", family.summary, "", f"NAME: {members}"))
+        rows += [row for family in detector_registry.families() for row in _family_rows(family)]
     elif what == "attacks":
         header = ("name", "what it does")
         rows = [(name, get_class(name).summary) for name in attacks.names()]
@@ -161,6 +163,14 @@ def listing(what: str) -> Table:
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
+
+
+def _family_rows(family: detector_registry.Family) -> list[tuple[str, ...]]:
+    """A family, its members and those that are refused: names alone, since making a class can take seconds."""
+    members = family.members()
+    rows: list[tuple[str, ...]] = [(f"{family.prefix}:NAME", family.summary, "", "" if members else "not installed")]
+    rows += [(f"{family.prefix}:{name}", "by name, not part of all", "", "") for name in members]
+    return rows + [(f"{family.prefix}:{name}", "refused", "", reason) for name, reason in family.refused.items()]
 
 
 def failures(records: Sequence[Record]) -> int:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
@@ -29,12 +29,16 @@ class Family:
         members: lists the members that can be had here, for `bench list detectors`; may be empty, must not fail.
         make: from a member's name to its class; the same class for the same name. Raises DetectorError.
         summary: one line for `bench list detectors`.
+        refused: members that cannot be had anywhere, with a sentence on why.
+        revisions: of the members (`Detector.revision`), for telling stale records without making a class.
     """
 
     prefix: str
     members: Callable[[], tuple[str, ...]]
     make: Callable[[str], type[Detector]]
     summary: str
+    refused: Mapping[str, str] = field(default_factory=dict)
+    revisions: Mapping[str, int] = field(default_factory=dict)
 
 
 _REGISTRY: dict[str, type[Detector]] = {}

@@ -106,7 +106,8 @@ def test_a_dry_run_knows_what_is_fitted_already(
 @pytest.mark.parametrize(
     ("what", "names"),
     [
-        ("detectors", detectors.names()), ("attacks", attacks.names()), ("datasets", datasets.names()),
+        ("detectors", (*detectors.names(), "anomalib:NAME", "anomalib:winclip")),
+        ("attacks", attacks.names()), ("datasets", datasets.names()),
         ("presets", ("quick", "paper", "protocol quick", "protocol paper")),
     ],
 )  # fmt: skip
