@@ -142,9 +142,7 @@ def listing(what: str) -> Table:
         classes = [detector_registry.get(name) for name in detector_registry.names()]
         rows = [(c.name, c.title, "random" if c.is_stochastic else "none", c.paper) for c in classes]
         for family in detector_registry.families():
-            members = ", ".join(family.members()) or "none installed"
-            rows.append((f"{family.prefix}:NAME", family.summary, "", f"NAME: {members}"))
-        rows += [row for family in detector_registry.families() for row in _family_rows(family)]
+            rows += _family_rows(family)
     elif what == "attacks":
         header = ("name", "what it does")
         rows = [(name, get_class(name).summary) for name in attacks.names()]
@@ -166,13 +164,7 @@ def listing(what: str) -> Table:
 
 
 def _family_rows(family: detector_registry.Family) -> list[tuple[str, ...]]:
-    """A family, its members and those that are refused: names alone, since making a class can take seconds."""
-    members = family.members()
-    rows: list[tuple[str, ...]] = [(f"{family.prefix}:NAME", family.summary, "", "" if members else "not installed")]
-    rows += [(f"{family.prefix}:{name}", "by name, not part of all", "", "") for name in members]
+    """A family with its members in one line, and those that are refused, each with its reason."""
+    members = ", ".join(family.members()) or "not installed"
+    rows: list[tuple[str, ...]] = [(f"{family.prefix}:NAME", family.summary, "", f"NAME: {members}")]
     return rows + [(f"{family.prefix}:{name}", "refused", "", reason) for name, reason in family.refused.items()]
-
-
-def failures(records: Sequence[Record]) -> int:
-    """The exit code of a run with these records: 2 where a cell failed."""
-    return 2 if any(not record.ok for record in records) else 0
