@@ -168,3 +168,8 @@ def _family_rows(family: detector_registry.Family) -> list[tuple[str, ...]]:
     members = ", ".join(family.members()) or "not installed"
     rows: list[tuple[str, ...]] = [(f"{family.prefix}:NAME", family.summary, "", f"NAME: {members}")]
     return rows + [(f"{family.prefix}:{name}", "refused", "", reason) for name, reason in family.refused.items()]
+
+
+def failures(records: Sequence[Record]) -> int:
+    """The exit code of a run with these records: 2 where a cell failed."""
+    return 2 if any(not record.ok for record in records) else 0
