@@ -52,7 +52,8 @@ class Features:
 
     @torch.no_grad()
     def _compute(self, images: Tensor) -> list[Tensor]:
-        return self._backbone(images)
+        found: list[Tensor] = self._backbone(images)
+        return found
 
 
 def train_until_held_out_stops_improving(

@@ -164,12 +164,13 @@ class CFlow(Detector):
     def _log_probability(self, layer: int, fibers: Tensor, code: Tensor) -> Tensor:
         """log p / C (B, P) of feature vectors (B, P, C) at positions with the code (P, condition)."""
         z, log_determinant = cast(Flow, self.flows[layer])(fibers, code)
-        log_p = -0.5 * z.square().sum(dim=-1) + log_determinant
+        log_p: Tensor = -0.5 * z.square().sum(dim=-1) + log_determinant
         return log_p / fibers.shape[-1] - _LOG_ROOT_TWO_PI
 
     def _fibers(self, layer: int, features: Tensor) -> Tensor:
         """(B, C, h, w) to (B, h w, C), standardised."""
-        mean, deviation = getattr(self, f"mean_{layer}"), getattr(self, f"deviation_{layer}")
+        mean: Tensor = getattr(self, f"mean_{layer}")
+        deviation: Tensor = getattr(self, f"deviation_{layer}")
         return (features.flatten(2).transpose(1, 2) - mean) / deviation
 
     def _code(self, layer: int) -> Tensor:
