@@ -172,8 +172,8 @@ def orthogonal(size: int, generator: torch.Generator) -> Tensor:
     """A matrix drawn uniformly (Haar) from the orthogonal ones, (size, size), float32, rounded from float64."""
     normal = torch.randn(size, size, generator=generator, dtype=torch.float64)
     q, r = torch.linalg.qr(normal)
-    rotation: Tensor = (q * r.diagonal().sign()).float()
-    return rotation  # with these signs, not LAPACK's, it is uniform (Mezzadri 2007)
+    uniform: Tensor = q * r.diagonal().sign()  # with these signs, not LAPACK's, it is uniform (Mezzadri 2007)
+    return uniform.float()
 
 
 def permutation(size: int, generator: torch.Generator) -> Tensor:

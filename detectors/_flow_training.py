@@ -52,8 +52,8 @@ class Features:
 
     @torch.no_grad()
     def _compute(self, images: Tensor) -> list[Tensor]:
-        features: list[Tensor] = self._backbone(images)
-        return features
+        found: list[Tensor] = self._backbone(images)
+        return found
 
 
 def train_until_held_out_stops_improving(

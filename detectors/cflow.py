@@ -169,9 +169,9 @@ class CFlow(Detector):
 
     def _fibers(self, layer: int, features: Tensor) -> Tensor:
         """(B, C, h, w) to (B, h w, C), standardised."""
-        mean, deviation = getattr(self, f"mean_{layer}"), getattr(self, f"deviation_{layer}")
-        standardised: Tensor = (features.flatten(2).transpose(1, 2) - mean) / deviation
-        return standardised
+        mean: Tensor = getattr(self, f"mean_{layer}")
+        deviation: Tensor = getattr(self, f"deviation_{layer}")
+        return (features.flatten(2).transpose(1, 2) - mean) / deviation
 
     def _code(self, layer: int) -> Tensor:
         code: Tensor = getattr(self, f"code_{layer}")
