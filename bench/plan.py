@@ -16,7 +16,7 @@ from bench.config import RunConfig, check_overrides
 from bench.data import registry as datasets
 from bench.data.base import Dataset, ImageSet
 from bench.errors import BenchError
-from bench.fitting import build
+from bench.fitting import build, check_counts
 from detectors import registry as detector_registry
 from detectors.base import Detector
 
@@ -101,9 +101,25 @@ def make(run: RunConfig) -> Plan:
     made = tuple(a for name in attack_names for a in _attacks(name, run, image_size))
     for category in categories:
         dataset.validate(category)
-        for name in names:
-            build(name, category, image_size, run)
+    built = _built(names, categories, image_size, run)
+    for category in categories:
+        check_counts([built[name, category] for name in names], dataset, category, run)
     return Plan(run, dataset, categories, names, made, image_size)
+
+
+def _built(
+    names: Sequence[str], categories: Sequence[str], image_size: int, run: RunConfig
+) -> dict[tuple[str, str], Detector]:
+    """Every detector of the plan, unfitted; one that has the same settings in several categories is built once."""
+    built: dict[tuple[str, str], Detector] = {}
+    for name in names:
+        alike: dict[str, Detector] = {}
+        for category in categories:
+            settings = repr(run.overrides_for(name, category))
+            if settings not in alike:
+                alike[settings] = build(name, category, image_size, run)
+            built[name, category] = alike[settings]
+    return built
 
 
 def _resolve(asked: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

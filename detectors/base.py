@@ -62,7 +62,7 @@ class Detector(nn.Module, ABC):
         auto_choices: settings that may be "auto", with the values that the suite tries (see `choose`).
         frozen_prefixes: state that comes from elsewhere (a pretrained backbone), is not trained and not saved.
         elastic_buffers: buffers whose first dimension is learned (a memory bank).
-        min_normals: how many training images it needs.
+        min_normals: how many training images it needs; known when it is built, before any fit.
     """
 
     name: ClassVar[str]
@@ -76,7 +76,7 @@ class Detector(nn.Module, ABC):
     auto_choices: ClassVar[dict[str, tuple[int, ...]]] = {}
     frozen_prefixes: ClassVar[tuple[str, ...]] = ()
     elastic_buffers: ClassVar[frozenset[str]] = frozenset()
-    min_normals: ClassVar[int] = 2
+    min_normals: int = 2  # may depend on the settings
 
     def __init__(self, settings: Settings, image_size: int) -> None:
         """Build the untrained detector.
