@@ -66,7 +66,11 @@ def figures(outcome: Outcome, labels: Any, test: ImageSet) -> dict[str, Any]:
 
 
 def indicators(outcome: Outcome) -> dict[str, Any]:
-    """Signs that the attack did not do its work (after Pintor et al. 2022)."""
+    """Signs that the attack did not do its work (after Pintor et al. 2022). Zero gradients are the score's, whatever a
+    surrogate made up for; those of a surrogate are there where one was followed."""
+    of_surrogate = {
+        "surrogate_zero_gradient_share": outcome.surrogate_zero_gradients, "surrogate_won_share": outcome.surrogate_won,
+    }  # fmt: skip
     return {
         "zero_gradient_share": float(outcome.zero_gradients.mean()),
         "nonfinite_gradient_share": float(outcome.non_finite_gradients.mean()),
@@ -75,6 +79,7 @@ def indicators(outcome: Outcome) -> dict[str, Any]:
         "reprojected_images": outcome.reprojected,
         "forward_passes_per_image": outcome.forwards,
         "gradients_per_image": outcome.gradients,
+        **{name: float(values.mean()) for name, values in of_surrogate.items() if values is not None},
     }
 
 

@@ -31,6 +31,7 @@ class Plan:
         categories, detectors: in the order in which they are run.
         attacks: with their threat models settled, one for each epsilon.
         image_size: of the one input resolution.
+        surrogates: (detector, category) of each detector that has a surrogate.
     """
 
     run: RunConfig
@@ -39,6 +40,7 @@ class Plan:
     detectors: tuple[str, ...]
     attacks: tuple[Attack, ...]
     image_size: int
+    surrogates: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def cells(self) -> int:
@@ -71,9 +73,12 @@ class Plan:
         return found
 
     def limits_of(self, detector: str, category: str) -> list[str]:
-        """The same for one detector: settings of its own that the user changed are among them."""
+        """The same for one detector: what concerns it alone is among them, such as settings that the user changed."""
+        found = self.limits
+        if self.run.gradient != "auto" and (detector, category) in self.surrogates:
+            found.append(f"--gradient {self.run.gradient}: the protocol follows the score's and the surrogate's")
         changed = self.run.overrides_for(detector, category)
-        return self.limits + [f"--set {detector}.{name}={value}: not the preset's" for name, value in changed.items()]
+        return found + [f"--set {detector}.{name}={value}: not the preset's" for name, value in changed.items()]
 
 
 def make(run: RunConfig) -> Plan:
@@ -104,7 +109,8 @@ def make(run: RunConfig) -> Plan:
     built = _built(names, categories, image_size, run)
     for category in categories:
         check_counts([built[name, category] for name in names], dataset, category, run)
-    return Plan(run, dataset, categories, names, made, image_size)
+    surrogates = frozenset(key for key, detector in built.items() if detector.has_surrogate)
+    return Plan(run, dataset, categories, names, made, image_size, surrogates)
 
 
 def _built(
@@ -148,6 +154,7 @@ def _attacks(name: str, run: RunConfig, image_size: int) -> list[Attack]:
     users = {
         "steps": run.steps, "step_size": run.step_size, "keep": run.keep, "random_start": run.random_start or None,
         "restarts": None if run.restarts == 1 else run.restarts, "eot": None if run.eot == 1 else run.eot,
+        "differentiate": None if run.gradient == "auto" else run.gradient,
     }
     # An attack without steps takes none from the protocol; that it cannot do what the user asks for is an error.
     known = {f.name for f in fields(get_class(name).settings_class)}
@@ -200,7 +207,7 @@ def cell_of(
             "frozen": detector.frozen_hashes(),
             "is_stochastic": detector.is_stochastic,
         },
-        "attack": attack.describe(),
+        "attack": attack.settled(detector).describe(),
         "draws": {
             "verdict": rules.verdict_draws if detector.is_stochastic else 1,
             "selection": rules.selection_draws if detector.is_stochastic else 0,

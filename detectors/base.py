@@ -59,6 +59,7 @@ class Detector(nn.Module, ABC):
         is_stochastic: whether the score draws noise.
         is_defence: whether its authors claim robustness (a high robust AUC elsewhere is suspicious).
         has_map, has_reconstruction: whether `anomaly_map` and `reconstruct` are there.
+        has_surrogate: whether `surrogate_score` is another function than `score`; attacks then follow both gradients.
         auto_choices: settings that may be "auto", with the values that the suite tries (see `choose`).
         frozen_prefixes: state that comes from elsewhere (a pretrained backbone), is not trained and not saved.
         elastic_buffers: buffers whose first dimension is learned (a memory bank).
@@ -73,6 +74,7 @@ class Detector(nn.Module, ABC):
     is_defence: ClassVar[bool] = False
     has_map: bool = False  # may depend on the settings
     has_reconstruction: bool = False
+    has_surrogate: bool = False
     auto_choices: ClassVar[dict[str, tuple[int, ...]]] = {}
     frozen_prefixes: ClassVar[tuple[str, ...]] = ()
     elastic_buffers: ClassVar[frozenset[str]] = frozenset()
@@ -116,6 +118,7 @@ class Detector(nn.Module, ABC):
         raise NoReconstructionError(f"{self.name} does not reconstruct images.")
 
     def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
+        """(B, 3, H, W) to (B,); one that is not the score needs `has_surrogate`, or no attack follows it."""
         return self._score(x, noise)
 
     # -- what everybody calls -----------------------------------------------------------------------------------------
