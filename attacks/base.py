@@ -44,11 +44,15 @@ class AttackResult:
         clean_loss: the loss of the clean image, (B,).
         last_loss: the loss of the last iterate (of several restarts: the best of their last iterates), (B,).
         best_loss: the loss of the best candidate that the attack saw, (B,); of a reprojected image, its own.
-        zero_gradients: share of the gradient steps whose gradient was exactly zero, (B,).
+        zero_gradients: share of the steps along the SCORE's gradient at which it was exactly zero, (B,); NaN where that
+            gradient was not followed.
         non_finite_gradients: share of the gradient steps whose gradient held a NaN or an infinity, (B,).
         reprojected: whether the attack had left the threat model and was brought back, (B,) bool.
         forwards: forward passes per image.
         gradients: backward passes per image.
+        surrogate_zero_gradients: as `zero_gradients`, of the surrogate's, (B,); None where it was not followed.
+        surrogate_won: whether the image was found along the surrogate's gradient, (B,) bool; None unless both the
+            score's and the surrogate's were followed.
     """
 
     images: Tensor
@@ -61,6 +65,8 @@ class AttackResult:
     reprojected: Tensor
     forwards: int
     gradients: int
+    surrogate_zero_gradients: Tensor | None = None
+    surrogate_won: Tensor | None = None
 
 
 class Attack(ABC):
@@ -159,6 +165,14 @@ class Attack(ABC):
         resolved = copy.copy(self)
         resolved.threat = self.threat.at(image_size)
         return resolved
+
+    def settled(self, detector: Detector) -> Self:
+        """This attack with the settings decided that follow from the detector, as it will run on it.
+
+        `settled(detector).describe()` is what a record states: an attack that follows both gradients wherever there are
+        two is, of a detector that has one, the same attack as one that follows that one.
+        """
+        return self
 
     def describe(self) -> dict[str, Any]:
         """Everything that a record needs to repeat the attack, ready for JSON.

@@ -1,13 +1,16 @@
 """Projected gradient descent on the anomaly score (Madry et al. 2018; Eq. 3.1 and 3.2 of the paper).
 
-With EOT (Athalye et al. 2018) as the setting `eot`, and BPDA (same paper) as `differentiate="surrogate"`.
+With EOT (Athalye et al. 2018) as the setting `eot`, and BPDA (same paper) as the setting `differentiate`: a detector
+whose honest score has no useful gradient declares a surrogate, and is attacked along the gradients of both.
 """
 
 from __future__ import annotations
 
+import copy
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +25,7 @@ from detectors.noise import Noise
 if TYPE_CHECKING:
     from detectors.base import Detector, Progress
 
+T = TypeVar("T")
 CHECKPOINTS = 5  # at how many iterates of a restart a stochastic detector's candidates are compared
 
 
@@ -36,7 +40,10 @@ class PGDSettings(AttackSettings):
         restarts: how often to start; all but the first start at random points.
         keep: "best" keeps each image's best candidate, the clean image among them; "last" the last iterate (the paper).
         eot: draws that each gradient is averaged over, of a stochastic detector.
-        differentiate: "surrogate" is BPDA; candidates are compared by the score all the same.
+        differentiate: whose gradient is followed. "auto": the score's and, where the detector has a surrogate, in a
+            second run the surrogate's, of which each image keeps the better (the surrogate's alone, where it is a monotone
+            function of the score). "score" or "surrogate" (BPDA): that alone.
+            Candidates are compared by the score whatever is followed.
         selection_draws: draws on which a stochastic detector's candidates are compared.
     """
 
@@ -46,7 +53,7 @@ class PGDSettings(AttackSettings):
     restarts: int = 1
     keep: Literal["best", "last"] = "best"
     eot: int = 1
-    differentiate: Differentiate = "score"
+    differentiate: Literal["auto", "score", "surrogate"] = "auto"
     selection_draws: int = 3
 
     def __post_init__(self) -> None:
@@ -59,8 +66,10 @@ class PGDSettings(AttackSettings):
             raise AttackError(f"PGD's step_size must be a number above 0, or None; got {self.step_size!r}.")
         if self.keep not in ("best", "last"):
             raise AttackError(f"PGD's keep must be 'best' or 'last'; got {self.keep!r}.")
-        if self.differentiate not in ("score", "surrogate"):
-            raise AttackError(f"PGD's differentiate must be 'score' or 'surrogate'; got {self.differentiate!r}.")
+        if self.differentiate not in ("auto", "score", "surrogate"):
+            raise AttackError(
+                f"PGD's differentiate must be 'auto', 'score' or 'surrogate'; got {self.differentiate!r}."
+            )
 
 
 class PGD(Attack):
@@ -82,6 +91,21 @@ class PGD(Attack):
         explicit: float | None = self.settings.step_size
         return 2.5 * threat.epsilon / self.settings.steps if explicit is None else explicit
 
+    def settled(self, detector: Detector) -> Self:
+        """Of a detector without a surrogate, there is the score's gradient to follow, whatever `differentiate` says; of
+        one whose surrogate is a monotone function of the score, "auto" follows the surrogate's alone: the same
+        direction, where the score has one."""
+        wanted = self.settings.differentiate
+        if not detector.has_surrogate:
+            wanted = "score"
+        elif wanted == "auto" and detector.surrogate_is_monotone:
+            wanted = "surrogate"
+        if wanted == self.settings.differentiate:
+            return self
+        settled = copy.copy(self)
+        settled.settings = replace(self.settings, differentiate=wanted)
+        return settled
+
     def describe(self) -> dict[str, Any]:
         """As everywhere, with the step size that is used."""
         return {**super().describe(), "step_size": self.step_size(self._threat_model())}
@@ -97,9 +121,12 @@ class PGD(Attack):
         selection: Noise,
         progress: Progress,
     ) -> AttackResult:
-        settings: PGDSettings = self.settings
-        objective = Objective(detector, y, differentiate=settings.differentiate, eot=settings.eot)
-        search = _Search(objective, x, selection, settings) if detector.is_stochastic else None
+        settings: PGDSettings = self.settled(detector).settings
+        which = settings.differentiate
+        followed: tuple[Differentiate, ...] = ("score", "surrogate") if which == "auto" else (which,)
+        objectives = {key: Objective(detector, y, differentiate=key, eot=settings.eot) for key in followed}
+        objective = objectives[followed[0]]
+        search = _Search(objective, selection, settings) if detector.is_stochastic else None
         best, last = _Kept(x), _Kept(x)
         clean_loss: Tensor | None = None
         if search is not None:
@@ -107,9 +134,13 @@ class PGD(Attack):
         elif settings.random_start:
             clean_loss = objective.loss(x, noise)
         if clean_loss is not None:
-            best.offer(x, clean_loss, restart=0)
-        traces = []
-        for restart in range(settings.restarts):
+            best.offer(x, clean_loss, run=0)
+        traces: list[Tensor] = []
+        runs = len(objectives) * settings.restarts
+        # Both gradients are followed under the same noise and from the same starts: the result is, image by image, the
+        # better one of two attacks that each follow one of them.
+        for objective, restart in product(objectives.values(), range(settings.restarts)):
+            run = len(traces)
             starts_at_random = settings.random_start or restart > 0
             x_adv = threat.random_start(x, noise.sub(restart)) if starts_at_random else x
             trace = []
@@ -117,35 +148,41 @@ class PGD(Attack):
                 loss, gradient = objective.gradient(x_adv, noise.sub(restart, step))
                 trace.append(loss)
                 if search is None:
-                    best.offer(x_adv, loss, restart)
+                    best.offer(x_adv, loss, run)
                 elif search.is_checkpoint(step):
-                    best.offer(x_adv, search.loss(x_adv), restart)
+                    best.offer(x_adv, search.loss(x_adv), run)
                 x_adv = threat.project(x_adv + threat.steepest_step(gradient, self.step_size(threat)), x)
-                progress(restart * settings.steps + step + 1, settings.restarts * settings.steps, self.name)
+                progress(run * settings.steps + step + 1, runs * settings.steps, self.name)
             trace.append(objective.loss(x_adv, noise.sub(restart, settings.steps)))
             last_loss = trace[-1] if search is None else search.loss(x_adv)
-            best.offer(x_adv, last_loss, restart)
-            last.offer(x_adv, last_loss, restart)
+            best.offer(x_adv, last_loss, run)
+            last.offer(x_adv, last_loss, run)
             traces.append(torch.stack(trace))
         kept = best if settings.keep == "best" else last
         return AttackResult(
             images=kept.images,
-            trace=kept.of_its_restart(torch.stack(traces)),
+            trace=kept.of_its_run(torch.stack(traces)),
             clean_loss=traces[0][0] if clean_loss is None else clean_loss,
             last_loss=last.loss,
             best_loss=best.loss,
-            zero_gradients=objective.zero_gradients,
-            non_finite_gradients=objective.non_finite_gradients,
+            zero_gradients=_zero_gradients(objectives, "score", otherwise=torch.full_like(y, torch.nan)),
+            non_finite_gradients=torch.stack([o.non_finite_gradients for o in objectives.values()]).mean(0),
             reprojected=torch.zeros_like(y, dtype=torch.bool),
-            forwards=objective.forwards,
-            gradients=objective.gradients,
+            forwards=sum(o.forwards for o in objectives.values()),
+            gradients=sum(o.gradients for o in objectives.values()),
+            surrogate_zero_gradients=_zero_gradients(objectives, "surrogate", otherwise=None),
+            surrogate_won=kept.run >= settings.restarts if len(objectives) > 1 else None,
         )
+
+
+def _zero_gradients(objectives: dict[Differentiate, Objective], which: Differentiate, *, otherwise: T) -> Tensor | T:
+    return objectives[which].zero_gradients if which in objectives else otherwise
 
 
 class _Search:
     """Compares a stochastic detector's candidates on common draws."""
 
-    def __init__(self, objective: Objective, x: Tensor, selection: Noise, settings: PGDSettings) -> None:
+    def __init__(self, objective: Objective, selection: Noise, settings: PGDSettings) -> None:
         self._objective, self._selection, self._draws = objective, selection, settings.selection_draws
         self._every = max(1, settings.steps // CHECKPOINTS)
 
@@ -158,15 +195,20 @@ class _Search:
 
 
 class _Kept:
-    """Image by image, the candidate with the highest loss."""
+    """Image by image, the candidate with the highest loss; of equal ones the first.
+
+    Attributes:
+        images, loss: the candidates and their losses.
+        run: the number of the run that found each, (B,).
+    """
 
     def __init__(self, x: Tensor) -> None:
         self.images = x
         self.loss = torch.full((len(x),), torch.nan, dtype=x.dtype, device=x.device)
-        self._restart = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        self.run = torch.zeros(len(x), dtype=torch.long, device=x.device)
         self._is_empty = True
 
-    def offer(self, images: Tensor, loss: Tensor, restart: int) -> None:
+    def offer(self, images: Tensor, loss: Tensor, run: int) -> None:
         if self._is_empty:  # taken whatever its loss: a last iterate with a NaN score must not become the clean image
             self.images, self.loss, self._is_empty = images, loss, False
             return
@@ -174,11 +216,11 @@ class _Kept:
         better = (loss > self.loss) | (self.loss.isnan() & ~loss.isnan())
         self.images = torch.where(better[:, None, None, None], images, self.images)
         self.loss = torch.where(better, loss, self.loss)
-        self._restart = torch.where(better, restart, self._restart)
+        self.run = torch.where(better, run, self.run)
 
-    def of_its_restart(self, traces: Tensor) -> Tensor:
-        """(restarts, T, B) to (T, B): the trace of the restart that each image came from."""
-        return traces.gather(0, self._restart.expand(1, traces.shape[1], -1))[0]
+    def of_its_run(self, traces: Tensor) -> Tensor:
+        """(runs, T, B) to (T, B): the trace of the run that each image came from."""
+        return traces.gather(0, self.run.expand(1, traces.shape[1], -1))[0]
 
 
 @register

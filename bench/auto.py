@@ -32,13 +32,13 @@ def open_setting(detector: Detector) -> str | None:
     return None
 
 
-def check(detector: Detector, held_out: ImageSet) -> None:
-    """Raise BenchError where the detector has an open setting and there is nothing to choose it on: before any fit."""
+def check(detector: Detector, held_out: int) -> None:
+    """Raise BenchError where the detector has an open setting and too few held-out normals to choose it on."""
     setting = open_setting(detector)
-    if setting is not None and len(held_out) < 4:
+    if setting is not None and held_out < 4:
         raise BenchError(
             f"{detector.name}.{setting} = auto is chosen on training normals that are kept from the fit; there are "
-            f"{len(held_out)} (4 are needed, a tenth of all at most): keep some with --holdout 32, add normals, "
+            f"{held_out} (4 are needed, a tenth of all at most): keep some with --holdout 32, add normals, "
             f"or set a number with --set {detector.name}.{setting}=100."
         )
 
@@ -57,7 +57,7 @@ def choose(
     setting = open_setting(detector)
     if setting is None:
         raise ValueError(f"{detector.name} has no setting that is 'auto'.")
-    check(detector, held_out)
+    check(detector, len(held_out))
     device = next(detector.parameters()).device
     normals = fitted_on.pixels().to(device)
     clean = held_out.pixels()

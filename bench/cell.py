@@ -44,13 +44,16 @@ class Outcome:
         clean, robust: scores on the verdict draws, (D, N); D = 1 for a deterministic detector.
         calibration: scores of held-out normals, (D, M); M = 0 where none were held out.
         clean_maps, robust_maps: anomaly maps under the first verdict draw, (N, S, S), or None.
-        zero_gradients, non_finite_gradients: share of the gradient steps, (N,).
+        zero_gradients, non_finite_gradients: share of the gradient steps, (N,); zero: of those along the score's.
         last_worse: whether the last iterate was worse than the best one, bool (N,).
         trace: the attack's loss at each iterate, averaged over the images, (steps + 1,).
         reprojected: how many images the attack had left outside the ball.
         forwards, gradients: passes per image of the attack.
         examples: tensors for the picture panel.
         seconds: of attack and verdict.
+        surrogate_zero_gradients: share of the steps along the surrogate's gradient, (N,); None where it has none.
+        surrogate_won: whether the surrogate's gradient found more than the score's, bool (N,); None unless both were
+            followed.
     """
 
     clean: Floats
@@ -67,6 +70,8 @@ class Outcome:
     gradients: int
     examples: dict[str, Tensor] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    surrogate_zero_gradients: Floats | None = None
+    surrogate_won: NDArray[np.bool_] | None = None
 
 
 def run_cell(
@@ -254,6 +259,10 @@ def _joined(chunks: list[_Chunk], calibration: Floats) -> Outcome:
     def per_image(name: str) -> NDArray[np.float64]:
         return np.concatenate([getattr(c.result, name).double().cpu().numpy() for c in chunks], axis=-1)[..., once]
 
+    def if_there(name: str) -> NDArray[np.float64] | None:
+        return None if getattr(chunks[0].result, name) is None else per_image(name)
+
+    surrogate_won = if_there("surrogate_won")
     with_maps = [c.maps for c in chunks if c.maps is not None]
     examples: dict[str, Tensor] = {}
     for name in next((c.examples for c in chunks if c.examples), {}):
@@ -276,4 +285,6 @@ def _joined(chunks: list[_Chunk], calibration: Floats) -> Outcome:
             "attack": round(sum(c.seconds[0] for c in chunks), 2),
             "verdict": round(sum(c.seconds[1] for c in chunks), 2),
         },
+        surrogate_zero_gradients=if_there("surrogate_zero_gradients"),
+        surrogate_won=None if surrogate_won is None else surrogate_won > 0,
     )

@@ -38,7 +38,14 @@ def failure_flags(record: Record) -> list[str]:
     indicators = record.indicators
     flags = [one_line(flag) for flag in _list(indicators.get("flags"))]
     if _number(indicators.get("zero_gradient_share")) > 0.1:
-        flags.append(f"the gradient was zero in {100 * _number(indicators['zero_gradient_share']):.0f} % of the steps")
+        flag = f"the gradient was zero in {100 * _number(indicators['zero_gradient_share']):.0f} % of the steps"
+        if "surrogate_won_share" in indicators:
+            won = 100 * _number(indicators["surrogate_won_share"])
+            flag += f" (the surrogate's was followed as well and found more on {won:.0f} % of the images)"
+        flags.append(flag)
+    if _number(indicators.get("surrogate_zero_gradient_share")) > 0.1:
+        share = 100 * _number(indicators["surrogate_zero_gradient_share"])
+        flags.append(f"the surrogate's gradient was zero in {share:.0f} % of the steps")
     if _number(indicators.get("nonfinite_gradient_share")) > 0:
         flags.append("some gradients were not finite")
     if _number(indicators.get("last_worse_than_best_share")) > 0.5 and record.attack.get("keep") == "last":
@@ -84,6 +91,11 @@ def facts(records: Sequence[Record]) -> tuple[str, ...]:
         + (", ties counted as lost." if counts_ties_as_lost(first) else "."),
         "Brackets: 95 % intervals over images and noise, not over training seeds.",
     ]
+    both = sorted({one_line(r.detector_title, 40) for r in records if r.attack.get("differentiate") == "auto"})
+    if both:
+        sentences.append(
+            f"Attacked along the gradients of score and surrogate, for each image the worse counts: {', '.join(both)}."
+        )
     remarks = sorted({one_line(r.cell.get("remark") or "") for r in records})
     return tuple(text for text in [*sentences, one_line(protocol.get("statement") or ""), *remarks] if text)
 

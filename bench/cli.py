@@ -65,6 +65,9 @@ def run(
     eot: Annotated[
         int | None, typer.Option(help="Noise draws that each gradient is averaged over, instead of the protocol's.")
     ] = None,
+    gradient: Annotated[
+        str, typer.Option(help="score, surrogate (BPDA), or auto: both of a detector that has a surrogate.")
+    ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of attack, selection and verdict noise.")] = 0,
     fit_seed: FitSeed = 0,
     limit: Limit = None,
@@ -89,7 +92,7 @@ def run(
         categories=None if categories == "all" else _names(categories), preset=preset, protocol=protocol,
         epsilons=tuple(_radius("--epsilon", e, attack) for e in _names(epsilon)), steps=steps,
         step_size=_radius("--step-size", step_size, attack) if step_size else None, restarts=restarts, eot=eot,
-        random_start=random_start, keep=keep or None, holdout=holdout,
+        random_start=random_start, keep=keep or None, gradient=gradient, holdout=holdout,
         seed=seed, fit_seed=fit_seed, limit=limit, image_size=image_size, batch_size=batch_size, device=device,
         refit=refit, overrides=tuple(Override.parse(s) for s in settings or ()), out=out,
         cache=cache or default_cache(),

@@ -17,6 +17,7 @@ from bench.errors import BenchError
 from bench.names import nearest
 
 SMALLEST_SIDE, LARGEST_SIDE = 8, 4096  # as for the checkpoints that `detectors.load` takes
+GRADIENTS = ("auto", "score", "surrogate")
 DEVICES = ("cpu", "cuda", "xpu")  # "mps" has no float64
 
 
@@ -72,6 +73,7 @@ class RunConfig:
         preset, protocol: names.
         epsilons: per attack; empty means each attack's default. l-inf in [0, 1] units.
         steps, step_size, restarts, eot, random_start, keep: None means the protocol's (the record says what was used).
+        gradient: "auto" (the score's, and the surrogate's of a detector that has one), "score" or "surrogate" (BPDA).
         seed: of attack, selection and verdict noise. fit_seed: of fitting.
         holdout: training normals kept from every fit (a tenth at most); None means the preset's.
         limit: at most this many training normals, and test images per class; marked in the record.
@@ -94,6 +96,7 @@ class RunConfig:
     eot: int | None = None
     random_start: bool = False
     keep: str | None = None
+    gradient: str = "auto"
     seed: int = 0
     fit_seed: int = 0
     holdout: int | None = None
@@ -117,6 +120,8 @@ class RunConfig:
             raise BenchError(f"--holdout is a number of images, 0 or more; got {self.holdout}.")
         if self.image_size is not None and not SMALLEST_SIDE <= self.image_size <= LARGEST_SIDE:
             raise BenchError(f"--image-size must lie in {SMALLEST_SIDE}..{LARGEST_SIDE} pixels; got {self.image_size}.")
+        if self.gradient not in GRADIENTS:
+            raise BenchError(f"--gradient is one of {', '.join(GRADIENTS)}; got {self.gradient!r}.")
         if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size > 0):
             raise BenchError(f"--step-size is a number above 0 on the [0, 1] pixel scale; got {self.step_size}.")
 

@@ -93,16 +93,19 @@ def estimate(plan: Plan, detector: str, fits: bool) -> float | None:
     images = 2 * (plan.per_class or 100)
     stochastic = detector in plan.stochastic
     draws = protocol.get(plan.run.protocol).verdict_draws if stochastic else 1
+    surrogate = any(name == detector for name, _ in plan.surrogates)
     attacks = sum(
-        images * (_gradients(attack, stochastic) * cost.gradient + 2 * draws * cost.forward) for attack in plan.attacks
+        images * (_gradients(attack, stochastic, surrogate) * cost.gradient + 2 * draws * cost.forward)
+        for attack in plan.attacks
     )
     slower = cost.gflops / matrix_gflops() if cost.gflops else 1.0
     return slower * (attacks + (cost.fit if fits else 0.0))
 
 
-def _gradients(attack: Attack, stochastic: bool) -> int:
+def _gradients(attack: Attack, stochastic: bool, surrogate: bool) -> int:
     described = attack.describe()
     draws = int(described.get("eot", 1)) if stochastic else 1
+    draws *= 2 if surrogate and described.get("differentiate") == "auto" else 1
     return int(described.get("steps", 1)) * int(described.get("restarts", 1)) * draws
 
 

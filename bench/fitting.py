@@ -76,13 +76,34 @@ class Fitted:
 def training_data(dataset: Dataset, category: str, image_size: int, run: RunConfig) -> TrainingData:
     """Split the training normals. The held-out ones are chosen by a hash of their names: 32, or a tenth of few."""
     normals = dataset.train(category, image_size, limit=run.limit)
-    wanted = presets.get(run.preset).holdout if run.holdout is None else run.holdout
-    count = min(wanted, len(normals) // 10)
+    count = _held_out(len(normals), run)
     order = sorted(range(len(normals)), key=lambda i: id_hash("hold-out " + normals.ids[i]))
     held_out = set(order[:count])
     return TrainingData(
         normals.subset([i for i in range(len(normals)) if i not in held_out]), normals.subset(sorted(held_out))
     )
+
+
+def check_counts(detectors_of: Sequence[Detector], dataset: Dataset, category: str, run: RunConfig) -> None:
+    """Raise BenchError, before any picture is decoded, where one of the detectors would get too few normals."""
+    normals = dataset.train_count(category, limit=run.limit)
+    held_out = _held_out(normals, run)
+    lacking = [f"{d.name} needs {d.min_normals}" for d in detectors_of if d.min_normals > normals - held_out]
+    if lacking:
+        kept = f" ({held_out} more are kept for --holdout)" if held_out else ""
+        limit = "" if run.limit is None else f", raise --limit {run.limit}"
+        raise BenchError(
+            f"There are {normals - held_out} normal images of {category} to fit on{kept} and {', '.join(lacking)}; add "
+            f"images{limit}, or leave {'it' if len(lacking) == 1 else 'them'} out of --detectors."
+        )
+    for detector in detectors_of:
+        auto.check(detector, held_out)
+
+
+def _held_out(normals: int, run: RunConfig) -> int:
+    """How many of the training normals are kept from the fit."""
+    wanted = presets.get(run.preset).holdout if run.holdout is None else run.holdout
+    return min(wanted, normals // 10)
 
 
 def build(name: str, category: str, image_size: int, run: RunConfig) -> Detector:
@@ -232,7 +253,7 @@ def _fit(
     workdir = path.parent / f"{key[:24]}.work"
     detector.may_take_shipped = not run.refit  # what a killed fit left in the folder is its own, and goes on
     workdir.mkdir(parents=True, exist_ok=True)
-    auto.check(detector, data.held_out)
+    auto.check(detector, len(data.held_out))
     started = time.monotonic()
     normals: Tensor = data.fit.pixels().to(device)
     detector.to(device)

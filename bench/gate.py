@@ -2,8 +2,8 @@
 
 The detectors of this package are checked by the tests. One that joined from outside (an entry point, a notebook) is
 looked at before it is attacked, on one normal and one anomalous image and within a few dozen forward passes: whether
-its score repeats itself under the same noise, depends on the image alone, and has the gradient that autograd says. It
-is a gate and no proof; `tests/detectors/contract_checks.py` asks for more.
+its score repeats itself under the same noise, depends on the image alone, and has the gradient that autograd says (as
+its surrogate must). It is a gate and no proof; `tests/detectors/contract_checks.py` asks for more.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from attacks.objective import loss_and_gradient
+from attacks.objective import Differentiate, loss_and_gradient
 from bench.data.base import ANOMALOUS, NORMAL, ImageSet
 from bench.errors import CellError
 from detectors.base import Detector
@@ -45,12 +45,23 @@ def check(detector: Detector, test: ImageSet, device: torch.device) -> None:
         with torch.no_grad():
             return detector.score(images, noise=source)
 
+    def surrogate(images: Tensor, source: Noise) -> Tensor:
+        with torch.no_grad():
+            return detector.surrogate_score(images, noise=source)
+
     here = score(x, noise)
     if not bool(here.isfinite().all()):  # of this the cell itself says how many images it concerns
         return
     _check_repeats(detector.name, score, x, noise, here)
     _check_neighbours(detector.name, score, x, noise, here)
-    _check_gradient(detector, score, x, noise, here)
+    _check_gradient(detector, "score", score, x, noise)
+    if detector.has_surrogate:
+        _check_gradient(detector, "surrogate", surrogate, x, noise)
+    elif not _close(surrogate(x, noise), here, NEIGHBOUR_TOLERANCE):
+        raise CellError(
+            f"{detector.name} breaks the contract: its surrogate_score is not its score and has_surrogate is False, so "
+            "no attack would follow it and its robust AUC would be an artefact; set has_surrogate = True."
+        )
 
 
 def is_outside(detector: Detector) -> bool:
@@ -93,10 +104,10 @@ def _check_neighbours(name: str, score: Score, x: Tensor, noise: Noise, here: Te
         )
 
 
-def _check_gradient(detector: Detector, score: Score, x: Tensor, noise: Noise, here: Tensor) -> None:
+def _check_gradient(detector: Detector, which: Differentiate, score: Score, x: Tensor, noise: Noise) -> None:
     """Autograd's gradient against central differences along random directions, each at the step that suits it best: a
     network of ReLUs has kinks within any long step, and one that computes in float32 drowns a short one in rounding."""
-    evaluation = loss_and_gradient(detector, x, torch.ones(len(x), device=x.device), noise)
+    evaluation = loss_and_gradient(detector, x, torch.ones(len(x), device=x.device), noise, differentiate=which)
     draws = generator(0, "gate", "directions")
     found, errors = [], []
     for _ in range(DIRECTIONS):
@@ -109,11 +120,12 @@ def _check_gradient(detector: Detector, score: Score, x: Tensor, noise: Noise, h
         errors.append((slope - promise).abs())
     # A direction has one unit per pixel: the root of the mean square of the slopes along it is the gradient's size.
     size = torch.maximum(_rms(found), evaluation.gradient.flatten(1).norm(dim=1))
-    rounding = 100 * torch.finfo(x.dtype).eps * here.abs() / STEPS[0]
+    rounding = 100 * torch.finfo(x.dtype).eps * score(x, noise).abs() / STEPS[0]
     wrong = torch.where(_rms(errors) > rounding, _rms(errors) / size, 0).max()
     if not bool(wrong <= GRADIENT_TOLERANCE):
+        what = "gradient" if which == "score" else "surrogate's gradient"
         raise CellError(
-            f"{detector.name} breaks the contract: its gradient is wrong by {100 * float(wrong):.0f} % of its size, so "
+            f"{detector.name} breaks the contract: its {what} is wrong by {100 * float(wrong):.0f} % of its size, so "
             "its robust AUC would be an artefact; look for a detach(), a no_grad(), a rounding or a step in NumPy or "
             "float32 on the way from the image to the score."
         )

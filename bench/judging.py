@@ -66,15 +66,21 @@ def figures(outcome: Outcome, labels: Any, test: ImageSet) -> dict[str, Any]:
 
 
 def indicators(outcome: Outcome) -> dict[str, Any]:
-    """Signs that the attack did not do its work (after Pintor et al. 2022)."""
+    """Signs that the attack did not do its work (after Pintor et al. 2022). Zero gradients are the score's, whatever a
+    surrogate made up for; those of a surrogate are there where one was followed."""
+    of_surrogate = {
+        "surrogate_zero_gradient_share": outcome.surrogate_zero_gradients, "surrogate_won_share": outcome.surrogate_won,
+    }  # fmt: skip
     return {
-        "zero_gradient_share": float(outcome.zero_gradients.mean()),
+        # None where only a surrogate's gradient was followed.
+        "zero_gradient_share": None if np.isnan(outcome.zero_gradients).all() else float(outcome.zero_gradients.mean()),
         "nonfinite_gradient_share": float(outcome.non_finite_gradients.mean()),
         "last_worse_than_best_share": float(outcome.last_worse.mean()),
         "late_gain_share": late_gain(outcome.trace),
         "reprojected_images": outcome.reprojected,
         "forward_passes_per_image": outcome.forwards,
         "gradients_per_image": outcome.gradients,
+        **{name: float(values.mean()) for name, values in of_surrogate.items() if values is not None},
     }
 
 

@@ -16,7 +16,7 @@ from bench.config import RunConfig, check_overrides
 from bench.data import registry as datasets
 from bench.data.base import Dataset, ImageSet
 from bench.errors import BenchError
-from bench.fitting import build
+from bench.fitting import build, check_counts
 from detectors import registry as detector_registry
 from detectors.base import Detector
 
@@ -32,6 +32,7 @@ class Plan:
         attacks: with their threat models settled, one for each epsilon.
         image_size: of the one input resolution.
         stochastic: the detectors that draw noise with these settings, in some category.
+        surrogates: (detector, category) of each detector that has a surrogate.
     """
 
     run: RunConfig
@@ -41,6 +42,7 @@ class Plan:
     attacks: tuple[Attack, ...]
     image_size: int
     stochastic: frozenset[str] = frozenset()
+    surrogates: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def cells(self) -> int:
@@ -75,9 +77,12 @@ class Plan:
         return found
 
     def limits_of(self, detector: str, category: str) -> list[str]:
-        """The same for one detector: settings of its own that the user changed are among them."""
+        """The same for one detector: what concerns it alone is among them, such as settings that the user changed."""
+        found = self.limits
+        if self.run.gradient != "auto" and (detector, category) in self.surrogates:
+            found.append(f"--gradient {self.run.gradient}: the protocol follows the score's and the surrogate's")
         changed = self.run.overrides_for(detector, category)
-        return self.limits + [f"--set {detector}.{name}={value}: not the preset's" for name, value in changed.items()]
+        return found + [f"--set {detector}.{name}={value}: not the preset's" for name, value in changed.items()]
 
 
 def make(run: RunConfig) -> Plan:
@@ -103,20 +108,44 @@ def make(run: RunConfig) -> Plan:
     image_size = run.image_size or preset.side(run.dataset)
     _check_radii(attack_names, run, image_size)
     made = tuple(a for name in attack_names for a in _attacks(name, run, image_size))
-    stochastic = set()
     for category in categories:
         dataset.validate(category)
-        for name in names:
-            if build(name, category, image_size, run).is_stochastic:
-                stochastic.add(name)
-    return Plan(run, dataset, categories, names, made, image_size, frozenset(stochastic))
+    built = _built(names, categories, image_size, run)
+    for category in categories:
+        check_counts([built[name, category] for name in names], dataset, category, run)
+    return _laid_out(run, dataset, categories, names, made, image_size, built)
 
 
 def again(run: RunConfig, categories: tuple[str, ...], detectors: tuple[str, ...], image_size: int) -> Plan:
     """In another process: the plan of a run that `make` has checked."""
     dataset = datasets.get(run.dataset, run.data_root)
     made = tuple(a for name in _resolve(run.attacks, attacks.names()) for a in _attacks(name, run, image_size))
-    return Plan(run, dataset, categories, detectors, made, image_size)
+    built = _built(detectors, categories, image_size, run)
+    return _laid_out(run, dataset, categories, detectors, made, image_size, built)
+
+
+def _laid_out(
+    run: RunConfig, dataset: Dataset, categories: tuple[str, ...], names: tuple[str, ...], made: tuple[Attack, ...],
+    image_size: int, built: dict[tuple[str, str], Detector],
+) -> Plan:
+    stochastic = frozenset(name for (name, _), detector in built.items() if detector.is_stochastic)
+    surrogates = frozenset(key for key, detector in built.items() if detector.has_surrogate)
+    return Plan(run, dataset, categories, names, made, image_size, stochastic, surrogates)
+
+
+def _built(
+    names: Sequence[str], categories: Sequence[str], image_size: int, run: RunConfig
+) -> dict[tuple[str, str], Detector]:
+    """Every detector of the plan, unfitted; one that has the same settings in several categories is built once."""
+    built: dict[tuple[str, str], Detector] = {}
+    for name in names:
+        alike: dict[str, Detector] = {}
+        for category in categories:
+            settings = repr(run.overrides_for(name, category))
+            if settings not in alike:
+                alike[settings] = build(name, category, image_size, run)
+            built[name, category] = alike[settings]
+    return built
 
 
 def _resolve(asked: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
@@ -145,6 +174,7 @@ def _attacks(name: str, run: RunConfig, image_size: int) -> list[Attack]:
     users = {
         "steps": run.steps, "step_size": run.step_size, "keep": run.keep, "random_start": run.random_start or None,
         "restarts": None if run.restarts == 1 else run.restarts, "eot": run.eot,
+        "differentiate": None if run.gradient == "auto" else run.gradient,
     }
     # An attack without steps takes none from the protocol; that it cannot do what the user asks for is an error.
     known = {f.name for f in fields(get_class(name).settings_class)}
@@ -197,7 +227,7 @@ def cell_of(
             "frozen": detector.frozen_hashes(),
             "is_stochastic": detector.is_stochastic,
         },
-        "attack": attack.describe(),
+        "attack": attack.settled(detector).describe(),
         "draws": {
             "verdict": rules.verdict_draws if detector.is_stochastic else 1,
             "selection": rules.selection_draws if detector.is_stochastic else 0,

@@ -79,6 +79,7 @@ class APAE(AutoencoderDetector):
         for field in ("rate", "weight_floor"):
             if not getattr(settings, field) > 0:
                 raise DetectorError(f"apae's {field} must be above 0; got {getattr(settings, field)}.")
+        self.has_surrogate = settings.steps > 0
         self.register_buffer("weights", torch.ones(3, settings.work_size, settings.work_size))
         self.register_buffer("rate", torch.tensor(settings.rate))
 

@@ -59,12 +59,15 @@ class Detector(nn.Module, ABC):
         is_stochastic: whether the score draws noise.
         is_defence: whether its authors claim robustness (a high robust AUC elsewhere is suspicious).
         has_map, has_reconstruction: whether `anomaly_map` and `reconstruct` are there.
-        has_surrogate: whether the score can saturate, so that its gradient vanishes where `surrogate_score`, a monotone
-            function of it, still has one: attacks should differentiate that.
+        has_surrogate: whether `surrogate_score` is another function than `score`; attacks then follow both gradients.
+            May depend on the settings.
+        surrogate_is_monotone: whether the surrogate is an increasing function of the score (its logarithm, say). Steepest
+            steps along both are then the same wherever the score's gradient is alive, and attacks follow the
+            surrogate's alone.
         auto_choices: settings that may be "auto", with the values that the suite tries (see `choose`).
         frozen_prefixes: state that comes from elsewhere (a pretrained backbone), is not trained and not saved.
         elastic_buffers: buffers whose first dimension is learned (a memory bank).
-        min_normals: how many training images it needs.
+        min_normals: how many training images it needs; known when it is built, before any fit.
     """
 
     name: ClassVar[str]
@@ -76,10 +79,11 @@ class Detector(nn.Module, ABC):
     has_map: bool = False  # may depend on the settings
     has_reconstruction: bool = False
     has_surrogate: bool = False  # may depend on the settings
+    surrogate_is_monotone: bool = False
     auto_choices: ClassVar[dict[str, tuple[int, ...]]] = {}
     frozen_prefixes: ClassVar[tuple[str, ...]] = ()
     elastic_buffers: ClassVar[frozenset[str]] = frozenset()
-    min_normals: ClassVar[int] = 2
+    min_normals: int = 2  # may depend on the settings
 
     def __init__(self, settings: Settings, image_size: int) -> None:
         """Build the untrained detector.
@@ -119,6 +123,7 @@ class Detector(nn.Module, ABC):
         raise NoReconstructionError(f"{self.name} does not reconstruct images.")
 
     def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
+        """(B, 3, H, W) to (B,); one that is not the score needs `has_surrogate`, or no attack follows it."""
         return self._score(x, noise)
 
     def _after_load(self) -> None:

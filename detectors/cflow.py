@@ -100,6 +100,7 @@ class CFlow(Detector):
     title = "CFlow"
     paper = "Gudovskiy et al., WACV 2022, arXiv 2107.12571"
     has_map = True
+    surrogate_is_monotone = True
     frozen_prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)
 
     maxima: Tensor

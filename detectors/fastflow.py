@@ -82,6 +82,7 @@ class FastFlow(Detector):
     title = "FastFlow"
     paper = "Yu et al. 2021, arXiv 2111.07677"
     has_map = True
+    surrogate_is_monotone = True
     frozen_prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)
 
     def __init__(self, settings: FastFlowSettings, image_size: int) -> None:

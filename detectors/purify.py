@@ -108,7 +108,8 @@ class Purify(Detector):
         except DetectorError as error:
             raise DetectorError(f"In the purifier of {self.name}, {error}") from None
         self.inner = self.inner_class(settings.inner, image_size)
-        self.has_map = self.inner.has_map
+        self.has_map, self.has_surrogate = self.inner.has_map, self.inner.has_surrogate
+        self.surrogate_is_monotone = self.inner.surrogate_is_monotone
 
     def _check_settings(self, settings: PurifySettings) -> None:
         if settings.fit_on not in ("clean", "purified"):

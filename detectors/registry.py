@@ -83,11 +83,24 @@ def get(name: str) -> type[Detector]:
     _discover()
     prefix, colon, member = name.partition(":")
     if colon and prefix in _FAMILIES:
-        return _FAMILIES[prefix].make(member)
+        return _member(_FAMILIES[prefix], member)
     if name not in _REGISTRY:
-        near = difflib.get_close_matches(name, _REGISTRY, n=1, cutoff=0.0)[0]
-        raise DetectorError(f"There is no detector {name!r}; did you mean {near!r}? (Known: {', '.join(names())}.)")
+        of_families = [f"{f.prefix}:{m}" for f in families() for m in f.members() or ([member] if member else [])]
+        near = difflib.get_close_matches(name, [*_REGISTRY, *of_families], n=1, cutoff=0.0)[0]
+        known = ", ".join([*names(), *(f"{family.prefix}:NAME" for family in families())])
+        raise DetectorError(f"There is no detector {name!r}; did you mean {near!r}? (Known: {known}.)")
     return _REGISTRY[name]
+
+
+def _member(family: Family, member: str) -> type[Detector]:
+    try:
+        return family.make(member)
+    except DetectorError as error:
+        # The family says why; whoever mistyped a name wants to hear the right one, too.
+        near = difflib.get_close_matches(member, family.members(), n=1, cutoff=0.6)
+        if not near or near[0] == member or "did you mean" in str(error).lower():
+            raise
+        raise DetectorError(f"{error} Did you mean '{family.prefix}:{near[0]}'?") from error
 
 
 def create(name: str, *, preset: str = "quick", image_size: int = 128, **overrides: Any) -> Detector:

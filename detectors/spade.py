@@ -65,6 +65,7 @@ class SPADE(Detector):
         super().__init__(settings, image_size)
         if settings.neighbours < 1:
             raise DetectorError(f"spade's neighbours must be at least 1; got {settings.neighbours}.")
+        self.min_normals = max(self.min_normals, settings.neighbours)
         maps = settings.map_layers if settings.pixel_map else ()
         if settings.pixel_map and not maps:
             raise DetectorError("spade's pixel_map needs at least one of map_layers.")
@@ -98,11 +99,6 @@ class SPADE(Detector):
         return {self.settings.backbone: self.backbone.sha256}
 
     def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
-        if len(normals) < self.settings.neighbours:
-            raise DetectorError(
-                f"spade with {self.settings.neighbours} neighbours needs as many training images and got "
-                f"{len(normals)}; add images or lower neighbours."
-            )
         rows: list[list[Tensor]] = []
         with torch.no_grad():
             for start in range(0, len(normals), _CHUNK):

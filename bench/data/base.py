@@ -157,6 +157,10 @@ class Dataset(ABC):
         """
         return _decode(_choose(self._split(category).train, limit), size, with_masks=False)
 
+    def train_count(self, category: str, *, limit: int | None = None) -> int:
+        """How many images `train` gives; nothing is decoded. DataError as `validate`."""
+        return len(_choose(self._split(category).train, limit))
+
     def test(self, category: str, size: int, *, per_class: int | None = None) -> ImageSet:
         """Normals and anomalies, (N, 3, size, size), sorted by id, disjoint from the training images.
 

@@ -89,6 +89,8 @@ class Detached(Linear):
 class Saturated(Linear):
     """A step function of <w, x>, no use to follow; the surrogate is <w, x> itself."""
 
+    has_surrogate = True
+
     def _score(self, x: Tensor, noise: Noise) -> Tensor:
         return torch.sigmoid(1e6 * (super()._score(x, noise) - 1e3))
 

@@ -88,7 +88,7 @@ def test_an_attack_touches_nothing_but_returns_new_tensors(threat, detector_clas
     assert (np.random.get_state()[1] == states[1]).all() and random.getstate() == states[2]
     for field in dataclasses.fields(result):
         value = getattr(result, field.name)
-        assert isinstance(value, int) or not value.requires_grad
+        assert value is None or isinstance(value, int) or not value.requires_grad
     assert result.images.dtype == x.dtype
 
 

@@ -155,7 +155,8 @@ def test_bpda_breaks_a_saturated_score_that_pgd_cannot():
     detector, x, y = Cliff(), torch.full((1, 3, 8, 8), 0.5), torch.ones(1)
     plain, bpda = (pgd(LInf(0.01), differentiate=which).run(detector, x, y) for which in ("score", "surrogate"))
     assert plain.zero_gradients.item() == 1 and detector.score(plain.images).item() == 0
-    assert bpda.zero_gradients.item() == 0 and detector.score(bpda.images).item() == 1
+    assert bpda.surrogate_zero_gradients.item() == 0 and detector.score(bpda.images).item() == 1
+    assert bpda.zero_gradients.isnan().all()  # nobody looked at the score's
     assert bpda.best_loss.item() == 1  # the loss is the score's, not the surrogate's
 
 

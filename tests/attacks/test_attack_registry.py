@@ -33,7 +33,7 @@ def test_pgd_defaults():
     assert description == {
         "name": "pgd-linf", "revision": 1, "norm": "linf", "epsilon": 2 / 255, "steps": 40,
         "step_size": 2.5 * (2 / 255) / 40, "random_start": False, "restarts": 1, "keep": "best", "eot": 1,
-        "differentiate": "score", "selection_draws": 3,
+        "differentiate": "auto", "selection_draws": 3,
     }  # fmt: skip
 
 

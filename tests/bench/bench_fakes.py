@@ -183,6 +183,11 @@ def outcome_of(
     )  # fmt: skip
 
 
+def on(root: Path, *more: object, names: str = "fake") -> tuple[object, ...]:
+    """The words of a run on a folder data set."""
+    return ("run", "--detectors", names, "--dataset", "folder", "--data-root", root, "--image-size", SIDE, *more)
+
+
 class Quiet:
     """A reporter that shows nothing and remembers what was done."""
 

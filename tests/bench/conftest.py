@@ -51,6 +51,31 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.fixture
+def safe(
+    command: Callable[..., Said], tmp_path: Path, folder: Path, register: Callable[..., None]
+) -> Callable[..., str]:
+    """Runs a command that must fail, among results that must survive it. Returns its sentence."""
+    register(fakes.Fake)
+    keep = ("--out", tmp_path / "out", "--cache", tmp_path / "cache")
+    good = ("run", "--dataset", "folder", "--data-root", folder, "--image-size", 32, "--detectors", "fake", *keep)
+    assert command(*good, "--steps", 2, "--categories", "bolt").code == 0
+
+    def call(*words: object, keeps: bool = True) -> str:
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        said = command(*words, *(keep if keeps else ()))
+        after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        assert said.code == 2
+        assert after == before
+        lines = said.err.strip().splitlines()
+        assert len(lines) == 1 and lines[0].startswith("Error: "), said.err
+        assert "Traceback" not in said.err + said.out
+        assert lines[0].endswith((".", "?", ")")) and len(lines[0]) > 40
+        return lines[0]
+
+    return call
+
+
+@pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaderboards and plots, which take seconds, are left out."""
     monkeypatch.setattr(terminal, "write_results", lambda *anything, **more: [])

@@ -187,6 +187,25 @@ def test_a_score_that_changes_from_call_to_call_is_stopped(unsteady: type[fakes.
         passes(unsteady)
 
 
+class WrongSurrogate(fakes.Fake):
+    has_surrogate = True
+
+    def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
+        return HalfDetached.value(self, x, noise)  # type: ignore[arg-type]
+
+
+class SecretSurrogate(fakes.Fake):
+    def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
+        return squares(x)
+
+
+def test_a_surrogate_with_a_wrong_gradient_or_that_is_kept_secret_is_stopped() -> None:
+    with pytest.raises(CellError, match="surrogate's gradient is wrong by"):
+        passes(WrongSurrogate)
+    with pytest.raises(CellError, match="set has_surrogate = True"):
+        passes(SecretSurrogate)
+
+
 # -- where it stands --------------------------------------------------------------------------------------------------
 
 

@@ -226,6 +226,13 @@ def check_map(detector: Detector, x: Tensor) -> None:
     check_finite_differences(detector, x, score=map_mean, directions=1)
 
 
+def check_surrogate_is_declared(detector: Detector, x: Tensor) -> None:
+    """Attacks follow a surrogate only where there is said to be one."""
+    noise = source(len(x))
+    same = torch.equal(detector.surrogate_score(x, noise=noise), detector.score(x, noise=noise))
+    assert same != detector.has_surrogate, f"has_surrogate is {detector.has_surrogate}"
+
+
 def check_beats(detector: Detector, normals: Tensor, anomalies: Tensor, floor: float) -> None:
     images = torch.cat([normals, anomalies])
     labels = [0] * len(normals) + [1] * len(anomalies)

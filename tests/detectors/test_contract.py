@@ -198,6 +198,7 @@ def test_anomaly_map_has_the_size_of_the_image_and_a_true_gradient(row: Row, ima
 @every_row
 def test_surrogate_score_is_differentiable(row: Row, images: Tensor) -> None:
     detector = _fitted(row)
+    checks.check_surrogate_is_declared(detector, images)
     checks.check_gradient_lives(detector, images, score=detector.surrogate_score)
     checks.check_finite_differences(detector, images[2:4], score=detector.surrogate_score, directions=1)
 

@@ -178,6 +178,17 @@ class Constant(Honest):
         return 0 * self._distance(x)
 
 
+class SecretSurrogate(Honest):
+    """Attacks would not know that there is another gradient to follow."""
+
+    def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
+        return self._distance(x).log()
+
+
+class SurrogateInNameAlone(Honest):
+    has_surrogate = True
+
+
 class FitsFromGlobalRandomness(Honest):
     def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
         self.centre.copy_(normals[torch.randperm(len(normals))[:4]].mean(dim=0))
@@ -206,6 +217,7 @@ ALL: tuple[Callable[[Any, Tensor], object], ...] = (
     checks.check_follows_the_dtype,
     checks.check_refuses_what_is_no_image,
     checks.check_passes_nan_on,
+    checks.check_surrogate_is_declared,
     reproducible,
 )
 
@@ -231,6 +243,8 @@ BROKEN = [
     (SwallowsNaN, checks.check_passes_nan_on),
     (ChangesItsInput, checks.check_score_has_one_number_per_image),
     (Constant, checks.check_score_has_one_number_per_image),
+    (SecretSurrogate, checks.check_surrogate_is_declared),
+    (SurrogateInNameAlone, checks.check_surrogate_is_declared),
     (FitsFromGlobalRandomness, reproducible),
     (SeedsTheWorldInFit, reproducible),
 ]

@@ -103,8 +103,27 @@ def test_a_family_makes_detectors_from_names(monkeypatch: pytest.MonkeyPatch) ->
     assert registry.get("halved:spade") is Outside
     assert family in registry.families()
     assert "halved:spade" not in registry.names(), "what is made on demand is not part of 'all'"
-    with pytest.raises(DetectorError, match="no halved 'cow'"):
+    with pytest.raises(DetectorError, match=r"no halved 'cow'\.$"):
         registry.get("halved:cow")
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"),
+    [
+        ("halvd:spade", "halved:spade"), ("halved:spad", "halved:spade"), ("halved", "halved:spade"),
+        ("halvd:cow", "halved:spade"), ("spade:halved", "spade"), ("spad", "spade"),
+    ],
+)  # fmt: skip
+def test_a_typo_in_a_familys_name_gets_the_nearest_name(monkeypatch: pytest.MonkeyPatch, typo: str, meant: str) -> None:
+    def make(member: str) -> type[Detector]:
+        if member != "spade":
+            raise DetectorError(f"There is no halved {member!r}.")
+        return Outside
+
+    monkeypatch.setattr(registry, "_FAMILIES", {})
+    registry.register_family(registry.Family("halved", lambda: ("spade",), make, "half of another one"))
+    with pytest.raises(DetectorError, match=f"[dD]id you mean '{meant}'"):
+        registry.get(typo)
 
 
 def test_a_detector_from_an_installed_package_joins(installed: Any) -> None:

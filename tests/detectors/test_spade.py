@@ -106,7 +106,7 @@ def test_a_crop_gives_the_frame_no_anomaly_and_no_gradient() -> None:
 def test_impossible_settings_are_refused() -> None:
     with pytest.raises(DetectorError, match="at least 1"):
         spade(neighbours=0)
-    with pytest.raises(DetectorError, match="needs as many"):
+    with pytest.raises(DetectorError, match="at least 25 normal"):
         spade(neighbours=25).fit(TRAIN, seed=0)
     with pytest.raises(DetectorError, match="no layer"):
         spade(pixel_map=True, map_layers=("layer1",))

@@ -1,0 +1,108 @@
+"""Surrogate gradients in a run: what the record says, which cells they concern, and what the leaderboard flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bench_fakes as fakes
+import pytest
+from torch import Tensor
+
+from bench import leaderboard
+from bench import plan as planning
+from bench.claims import failure_flags
+from bench.config import RunConfig
+from bench.errors import BenchError
+from bench.records import cell_key
+from detectors.noise import Noise
+
+Command = Callable[..., Any]
+Register = Callable[..., None]
+REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "elpv-quick" / "records" / "elpv" / "mono"
+
+
+class Stairs(fakes.Linear):
+    """<w, x> in steps, without a gradient; the surrogate is <w, x> itself."""
+
+    name = "stairs"
+    title = "Stairs"
+    has_surrogate = True
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        smooth = super().value(x, noise)
+        return 0 * smooth + (smooth / 2).round().detach()
+
+    def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
+        return fakes.Linear.value(self, x, noise)
+
+
+def runs(root: Path, folder: Path, **changes: Any) -> Any:
+    found = fakes.run(fakes.config(root, folder, "stairs", categories=("bolt",), epsilons=(0.05,), **changes))
+    (record,) = found.records
+    assert record.ok, record.reason
+    return record
+
+
+def test_the_record_says_which_gradient_was_followed_and_how_often_the_surrogate_won(
+    tmp_path: Path, folder: Path, register: Register
+) -> None:
+    register(Stairs)
+    auto, score, surrogate = (runs(tmp_path, folder, gradient=g) for g in ("auto", "score", "surrogate"))
+    assert [r.attack["differentiate"] for r in (auto, score, surrogate)] == ["auto", "score", "surrogate"]
+    assert len({r.key for r in (auto, score, surrogate)}) == 3
+    assert auto.indicators["surrogate_won_share"] > 0.9 and auto.indicators["surrogate_zero_gradient_share"] == 0
+    assert auto.indicators["zero_gradient_share"] == score.indicators["zero_gradient_share"] == 1
+    assert surrogate.indicators["zero_gradient_share"] is None and "surrogate_won_share" not in surrogate.indicators
+    assert "surrogate_won_share" not in score.indicators
+    assert auto.robust.auc == surrogate.robust.auc < score.robust.auc == score.clean.auc
+    (flag,) = [f for f in failure_flags(auto) if "zero" in f]
+    assert "100 % of the steps" in flag and "surrogate's was followed" in flag
+    assert any("surrogate" in limit for limit in score.limits) and not any("surrogate" in x for x in auto.limits)
+    (board,) = leaderboard.build([auto, score])
+    (row,) = board.rows
+    assert row.cells["bolt"].record.key == auto.key, "a weaker attack must not hide a stronger one"
+    assert any("score and surrogate" in fact and "Stairs" in fact for fact in board.facts)
+
+
+def test_a_detector_without_a_surrogate_has_one_cell_whatever_is_asked_for(
+    tmp_path: Path, folder: Path, register: Register
+) -> None:
+    register(fakes.Linear)
+    run = fakes.config(tmp_path, folder, "linear", categories=("bolt",))
+    (first,) = fakes.run(run).records
+    assert first.attack["differentiate"] == "score" and "surrogate_won_share" not in first.indicators
+    for gradient in ("score", "surrogate"):
+        found = fakes.run(dataclasses.replace(run, gradient=gradient))
+        assert found.reused == 1 and found.records[0].key == first.key
+
+
+def test_records_from_before_there_was_a_choice_are_still_those_of_their_cells() -> None:
+    for path in REFERENCE.glob("brightness--*.json"):
+        cell = json.loads(path.read_text())["cell"]
+        run = RunConfig(
+            detectors=("brightness",), categories=("mono",), epsilons=(cell["attack"]["epsilon"],),
+            steps=cell["attack"]["steps"],
+        )
+        (attack,) = planning.make(run).attacks
+        described = attack.settled(planning.build("brightness", "mono", 128, run)).describe()
+        assert described == cell["attack"] and cell_key({**cell, "attack": described}) == cell_key(cell)
+
+
+def test_the_command_line_takes_three_words(
+    command: Command, folder: Path, tmp_path: Path, register: Register, no_plots: None
+) -> None:
+    register(Stairs)
+    words = fakes.on(folder, "--categories", "bolt", "--steps", 1, "--out", tmp_path / "o", "--cache", tmp_path / "c")
+    assert command(*words, "--detectors", "stairs", "--gradient", "surrogate").code == 0
+    assert '"differentiate": "surrogate"' in next((tmp_path / "o").glob("records/*/*/stairs--*.json")).read_text()
+    said = command(*words, "--gradient", "both")
+    assert said.code == 2 and "auto, score, surrogate; got 'both'" in said.err
+
+
+def test_another_word_is_refused() -> None:
+    with pytest.raises(BenchError, match="--gradient"):
+        RunConfig(detectors=("ae",), gradient="both")
