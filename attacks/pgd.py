@@ -41,8 +41,8 @@ class PGDSettings(AttackSettings):
         keep: "best" keeps each image's best candidate, the clean image among them; "last" the last iterate (the paper).
         eot: draws that each gradient is averaged over, of a stochastic detector.
         differentiate: whose gradient is followed. "auto": the score's and, where the detector has a surrogate, in a
-            second run the surrogate's, of which each image keeps the better (the surrogate's alone, where it is a monotone
-            function of the score). "score" or "surrogate" (BPDA): that alone.
+            second run the surrogate's, of which each image keeps the better (the surrogate's alone, where it is a
+            monotone function of the score). "score" or "surrogate" (BPDA): that alone.
             Candidates are compared by the score whatever is followed.
         selection_draws: draws on which a stochastic detector's candidates are compared.
     """

@@ -61,8 +61,8 @@ class Detector(nn.Module, ABC):
         has_map, has_reconstruction: whether `anomaly_map` and `reconstruct` are there.
         has_surrogate: whether `surrogate_score` is another function than `score`; attacks then follow both gradients.
             May depend on the settings.
-        surrogate_is_monotone: whether the surrogate is an increasing function of the score (its logarithm, say). Steepest
-            steps along both are then the same wherever the score's gradient is alive, and attacks follow the
+        surrogate_is_monotone: whether the surrogate is an increasing function of the score (its logarithm, say).
+            Steepest steps along both are then the same wherever the score's gradient is alive, and attacks follow the
             surrogate's alone.
         auto_choices: settings that may be "auto", with the values that the suite tries (see `choose`).
         frozen_prefixes: state that comes from elsewhere (a pretrained backbone), is not trained and not saved.

@@ -134,3 +134,24 @@ def test_a_setting_may_give_one_detector_its_surrogate():
     detector = Wavy()
     detector.has_surrogate = True
     assert PGD(LInf(0.05)).settled(detector).describe()["differentiate"] == "auto"
+
+
+class Saturated(Wavy):
+    """An exponential of the honest score that underflows to a constant; the surrogate is its exponent."""
+
+    has_surrogate = True
+    surrogate_is_monotone = True
+
+    def _score(self, x, noise):
+        return torch.exp(300 * (super()._score(x, noise) - 2))
+
+    def _surrogate_score(self, x, noise):
+        return Wavy._score(self, x, noise)
+
+
+def test_a_monotone_surrogate_is_followed_alone_and_finds_what_the_score_would():
+    x, y = images(12, low=0.1, high=0.9), labels(12)
+    found = attacked(Saturated(), x, y, steps=6)
+    assert torch.equal(found["auto"].images, found["surrogate"].images) and found["auto"].surrogate_won is None
+    assert found["auto"].gradients == 6
+    assert bool((found["auto"].best_loss >= found["score"].best_loss).all())

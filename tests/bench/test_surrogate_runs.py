@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,13 @@ import pytest
 from torch import Tensor
 
 from bench import leaderboard
-from bench import plan as planning
 from bench.claims import failure_flags
 from bench.config import RunConfig
 from bench.errors import BenchError
-from bench.records import cell_key
 from detectors.noise import Noise
 
 Command = Callable[..., Any]
 Register = Callable[..., None]
-REFERENCE = Path(__file__).parents[2] / "results" / "reference" / "elpv-quick" / "records" / "elpv" / "mono"
 
 
 class Stairs(fakes.Linear):
@@ -78,18 +74,6 @@ def test_a_detector_without_a_surrogate_has_one_cell_whatever_is_asked_for(
     for gradient in ("score", "surrogate"):
         found = fakes.run(dataclasses.replace(run, gradient=gradient))
         assert found.reused == 1 and found.records[0].key == first.key
-
-
-def test_records_from_before_there_was_a_choice_are_still_those_of_their_cells() -> None:
-    for path in REFERENCE.glob("brightness--*.json"):
-        cell = json.loads(path.read_text())["cell"]
-        run = RunConfig(
-            detectors=("brightness",), categories=("mono",), epsilons=(cell["attack"]["epsilon"],),
-            steps=cell["attack"]["steps"],
-        )
-        (attack,) = planning.make(run).attacks
-        described = attack.settled(planning.build("brightness", "mono", 128, run)).describe()
-        assert described == cell["attack"] and cell_key({**cell, "attack": described}) == cell_key(cell)
 
 
 def test_the_command_line_takes_three_words(
