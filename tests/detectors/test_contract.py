@@ -64,8 +64,8 @@ ROWS = (
         defects=anomalous_pictures, change={"k": 50}, variant="2x2",
     ),
     Row(
-        "pls", floor=90, size=16, settings={"widths": (8, 8, 16, 16), "epochs": 60, "patience": 60},
-        change={"spatial_components": 4},
+        "pls", floor=90, size=16, change={"spatial_components": 4},
+        settings={"widths": (8, 8, 16, 16), "poolings": 2, "epochs": 60, "patience": 60},
     ),
     Row("spade", floor=98, size=64, change={"neighbours": 2}),
     Row(
