@@ -74,8 +74,8 @@ ROWS = (
         defects=anomalous_pictures, change={"k": 50}, variant="2x2",
     ),
     Row(
-        "pls", floor=90, size=16, settings={"widths": (8, 8, 16, 16), "epochs": 60, "patience": 60},
-        change={"spatial_components": 4},
+        "pls", floor=90, size=16, change={"spatial_components": 4},
+        settings={"widths": (8, 8, 16, 16), "poolings": 2, "epochs": 60, "patience": 60},
     ),
     Row("ocr-gan", floor=90, settings=OCRGAN, change={"feature_share": 0.2}),
     Row("ocr-gan", floor=75, settings={**OCRGAN, "channel_selection": "random"}, variant="random"),

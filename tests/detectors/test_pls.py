@@ -26,7 +26,7 @@ LONG = {"epochs": 60, "patience": 60, "attack_epsilon": EPSILON, "attack_steps":
 
 
 def pls(size: int = 16, **settings: object) -> PLS:
-    detector = registry.create("pls", image_size=size, **{"widths": (8, 8, 16, 16), **settings})
+    detector = registry.create("pls", image_size=size, **{"widths": (8, 8, 16, 16), "poolings": 2, **settings})
     assert isinstance(detector, PLS)
     return detector
 
@@ -221,7 +221,7 @@ def test_reconstruction_decodes_the_projected_sigmoid_latent(fitted: PLS) -> Non
 
 
 def test_a_larger_image_is_resized_inside() -> None:
-    detector = pls(32, work_size=16, poolings=2, epochs=1)
+    detector = pls(32, work_size=16, epochs=1)
     detector.fit(normal_pictures(12, 32, seed=1), seed=0)
     x = normal_pictures(2, 32, seed=2)
     small = resize(x, 16)
