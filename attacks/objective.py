@@ -1,7 +1,8 @@
 """What every attack maximises: L(x) = y * A(x), with y = +1 for normal and -1 for anomalous images.
 
-So normals are pushed up and anomalies down. Images are independent: the gradient of the SUM of the losses holds each
-image's own gradient.
+So normals are pushed up and anomalies down. Where a surrogate that is an increasing function of the score is followed,
+it stands for the score in every comparison of candidates, too: the order is the same, and it goes on where the score
+has run out of digits. Images are independent: the gradient of the SUM of the losses holds each image's own gradient.
 """
 
 from __future__ import annotations
@@ -37,10 +38,20 @@ class Evaluation(NamedTuple):
     is_finite: Tensor
 
 
-def loss(detector: Detector, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-    """y * A(x) without a graph, (B,), for x (B, 3, H, W) in [0, 1] and y (B,) in {+1, -1}."""
+def loss(
+    detector: Detector, x: Tensor, y: Tensor, noise: Noise, *, differentiate: Differentiate = "score"
+) -> Tensor:
+    """y * A(x) without a graph, (B,), for x (B, 3, H, W) in [0, 1] and y (B,) in {+1, -1}.
+
+    With "surrogate", that of a surrogate that is monotone; any other one leaves the comparison to the score.
+    """
+    compared = detector.surrogate_score if _stands_for_the_score(detector, differentiate) else detector.score
     with torch.no_grad():
-        return _signed(detector.score(x, noise=noise), x, y)
+        return _signed(compared(x, noise=noise), x, y)
+
+
+def _stands_for_the_score(detector: Detector, differentiate: Differentiate) -> bool:
+    return differentiate == "surrogate" and detector.has_surrogate and detector.surrogate_is_monotone
 
 
 def loss_and_gradient(
@@ -56,7 +67,8 @@ def loss_and_gradient(
         y: +1 normal, -1 anomalous, (B,).
         noise: the attack's source for this step; draw i of the expectation over transformation uses `noise.sub(i)`.
         differentiate: "surrogate" takes the gradient of `surrogate_score` (BPDA, Athalye et al. 2018); the loss is
-            that of the honest score all the same, at the price of one more forward pass.
+            that of the honest score all the same, at the price of one more forward pass, unless the surrogate is a
+            monotone function of it.
         eot: number of draws (Athalye et al. 2018, EOT).
 
     Raises:
@@ -92,7 +104,7 @@ def _single_draw(
         function = detector.surrogate_score if differentiate == "surrogate" else detector.score
         losses = _signed(function(leaf, noise=noise), leaf, sign)
         gradient = _gradient(losses, leaf, detector, differentiate)
-    if differentiate == "surrogate":
+    if differentiate == "surrogate" and not _stands_for_the_score(detector, differentiate):
         return loss(detector, x, y, noise), gradient
     return losses.detach(), gradient
 
@@ -150,14 +162,18 @@ class Objective:
     def mean_loss(self, x: Tensor, noise: Noise, draws: int) -> Tensor:
         """y * A(x), (B,), averaged over `noise.sub(i)` for i below `draws`."""
         self.forwards += draws
-        return torch.stack([loss(self._detector, x, self._y, noise.sub(i)) for i in range(draws)]).mean(0)
+        found = [
+            loss(self._detector, x, self._y, noise.sub(i), differentiate=self._differentiate) for i in range(draws)
+        ]
+        return torch.stack(found).mean(0)
 
     def gradient(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """y * A(x), (B,), and its gradient, (B, 3, H, W), finite; zero and non-finite gradients are counted."""
         evaluation = loss_and_gradient(
             self._detector, x, self._y, noise, differentiate=self._differentiate, eot=self._eot
         )
-        self.forwards += self._eot * (2 if self._differentiate == "surrogate" else 1)
+        twice = self._differentiate == "surrogate" and not _stands_for_the_score(self._detector, "surrogate")
+        self.forwards += self._eot * (2 if twice else 1)
         self.gradients += self._eot
         self._steps += 1
         self._zero += evaluation.is_zero

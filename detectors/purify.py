@@ -108,6 +108,7 @@ class Purify(Detector):
         except DetectorError as error:
             raise DetectorError(f"In the purifier of {self.name}, {error}") from None
         self.inner = self.inner_class(settings.inner, image_size)
+        self.min_normals = max(self.purifier.min_normals, self.inner.min_normals)
         self.has_map, self.has_surrogate = self.inner.has_map, self.inner.has_surrogate
         self.surrogate_is_monotone = self.inner.surrogate_is_monotone
 
@@ -233,7 +234,6 @@ def _before(inner: type[Detector]) -> type[Detector]:
         paper = f"DiffPure (Nie et al. 2022), before {inner.paper}"
         # Revisions are only ever raised, so that their sum tells any two states of the code apart.
         revision = 1 + (FreeRAD.revision - 1) + (inner.revision - 1)
-        min_normals = max(FreeRAD.min_normals, inner.min_normals)
 
     Purified.__qualname__ = Purified.__name__ = f"Purified{inner.__name__}"
     return Purified

@@ -153,5 +153,9 @@ def test_a_monotone_surrogate_is_followed_alone_and_finds_what_the_score_would()
     x, y = images(12, low=0.1, high=0.9), labels(12)
     found = attacked(Saturated(), x, y, steps=6)
     assert torch.equal(found["auto"].images, found["surrogate"].images) and found["auto"].surrogate_won is None
-    assert found["auto"].gradients == 6
-    assert bool((found["auto"].best_loss >= found["score"].best_loss).all())
+    assert (found["auto"].gradients, found["auto"].forwards) == (6, 7), "one pass serves value and gradient"
+    detector = Saturated()
+    best = [y * detector.score(found[which].images, noise=source(12)) for which in ("auto", "score")]
+    assert bool((best[0] >= best[1]).all())
+    surrogate = y * detector.surrogate_score(found["auto"].images, noise=source(12))
+    assert torch.allclose(surrogate, found["auto"].best_loss), "candidates are told apart where the score underflows"
