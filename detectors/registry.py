@@ -96,6 +96,8 @@ def _member(family: Family, member: str) -> type[Detector]:
     try:
         return family.make(member)
     except DetectorError as error:
+        if member in family.refused:
+            raise
         # The family says why; whoever mistyped a name wants to hear the right one, too.
         near = difflib.get_close_matches(member, family.members(), n=1, cutoff=0.6)
         if not near or near[0] == member or "did you mean" in str(error).lower():

@@ -135,7 +135,7 @@ def test_a_member_of_a_family_goes_the_way_of_every_detector(command: Command, f
     assert hashlib.sha256(path.read_bytes()).hexdigest() == bolt
     assert detectors.load(path).name == name
     said = command("list", "detectors")
-    assert "purify:NAME" in said.out and "NAME: ae, brightness" in " ".join(said.out.split())
+    assert "purify:NAME" in said.out and "NAME: ae" in said.out
 
 
 @pytest.mark.parametrize("table", ["table1", "table2", "table3", "table14"])

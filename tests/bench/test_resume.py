@@ -14,7 +14,7 @@ import bench_fakes as fakes
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PATIENCE = 120.0  # seconds; a broken test should end some day
+PATIENCE = 300.0  # seconds; a broken test should end some day
 # Snapshots at every chance instead of once a minute.
 DRIVER = "import detectors.freerad.training as t; t.SNAPSHOT_SECONDS = 0.0; from bench.cli import main; main()"
 FREERAD = ("work_size=16", "unet.channels=8", "k=50", "map_images=2", "map_draws=1", "training.batch_size=2")

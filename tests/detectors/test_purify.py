@@ -282,7 +282,8 @@ def test_quick_and_paper_are_freerads_networks_at_k_100_in_one_shot() -> None:
 def test_another_revision_of_a_part_is_another_revision(coin: None, monkeypatch: pytest.MonkeyPatch) -> None:
     assert registry.get("purify:brightness").revision == FreeRAD.revision + Brightness.revision - 1
     assert registry.get("purify:coin").revision == FreeRAD.revision + 3
-    assert registry.get("purify:coin").min_normals == 5
+    assert registry.create("purify:coin", image_size=64).min_normals == 5
+    assert registry.create("purify:spade", image_size=64, **{"inner.neighbours": 7}).min_normals == 7
 
 
 def test_members_of_other_families_can_be_purified(monkeypatch: pytest.MonkeyPatch) -> None:
