@@ -2,8 +2,7 @@
 
     python -m tox -e benchmarks -- tests/benchmarks/test_benchmark_run.py -s
 
-Limits on two idle cores, everything installed: the first run 240 s (600 s with all detectors to come), the
-second 20 s, 4 GB.
+Limits on two idle cores, everything installed: the first run 600 s with all detectors, the second 20 s, 4 GB.
 """
 
 from __future__ import annotations
@@ -34,6 +33,6 @@ def test_the_readmes_run_keeps_its_limits(tmp_path: Path, benchmark: BenchmarkFi
     memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
     benchmark.extra_info.update(second_run_seconds=second, peak_memory_gib=memory)
     sys.stdout.write(f"\nfirst run {first:.0f} s, second run {second:.1f} s, peak memory {memory:.2f} GiB\n")
-    assert first < 240
+    assert first < 600
     assert second < 20
     assert memory < 4
