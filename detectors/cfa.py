@@ -188,12 +188,16 @@ class CFA(Detector):
         return self._anomaly_map(x, noise).amax(dim=(1, 2))
 
     def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
+        return self.spread @ self._coarse_map(x) @ self.spread.T
+
+    def _coarse_map(self, x: Tensor) -> Tensor:
+        """Each position's distance to its nearest centre, times its softmin weight among K, (B, side, side)."""
         queries = self.descriptor(self._patches(x)).flatten(0, 1)  # (B P, D)
         chosen = nearest(queries, self.bank, self.settings.neighbours)
         distances = root(exact_squares(queries, self.bank, chosen))
         # By value, not by place: two centres at nearly the same distance may have been chosen in either order.
-        coarse = distances.amin(dim=1) * F.softmin(distances, dim=1).amax(dim=1)
-        return self.spread @ coarse.view(len(x), self.side, self.side) @ self.spread.T
+        weighted = distances.amin(dim=1) * F.softmin(distances, dim=1).amax(dim=1)
+        return weighted.view(len(x), self.side, self.side)
 
     def _patches(self, x: Tensor) -> Tensor:
         """(B, 3, S, S) to the features of all positions, (B, P, C)."""
@@ -207,7 +211,7 @@ class CFA(Detector):
         initialise_(self.descriptor, generator(seed, "cfa-initial-weights"))
         with torch.no_grad():
             self.radius.fill_(settings.radius)
-        patches = self._training_patches(normals)
+        patches = self._training_patches(normals, progress)
         training, held_out = holdout(len(normals), settings.holdout, generator(seed, "cfa-holdout"))
         self._fill_bank(patches, training, seed)
         progress(1, settings.epochs + 1, "memory bank")
@@ -238,7 +242,7 @@ class CFA(Detector):
         self.fit_report |= {"losses": history, "best_epoch": best_epoch, "held_out_loss": best_loss}
         self.fit_report |= {"radius": float(self.radius.detach())}
 
-    def _training_patches(self, normals: Tensor) -> Callable[[Tensor], Tensor]:
+    def _training_patches(self, normals: Tensor, progress: Progress) -> Callable[[Tensor], Tensor]:
         """From indices to patches: the network is frozen, so they are kept where they fit into memory."""
         size = len(normals) * self.side**2 * self.descriptor.channels * normals.element_size()
         if size > _KEPT_BYTES:
@@ -248,8 +252,12 @@ class CFA(Detector):
                     return self._patches(normals[indices.to(normals.device)])
 
             return make
+        parts = []
         with torch.no_grad():
-            kept = torch.cat([self._patches(part) for part in normals.split(_CHUNK)])  # type: ignore[no-untyped-call]
+            for start in range(0, len(normals), _CHUNK):
+                parts.append(self._patches(normals[start : start + _CHUNK]))
+                progress(0, self.settings.epochs + 1, f"features of {min(start + _CHUNK, len(normals))} images")
+        kept = torch.cat(parts)
         return lambda indices: kept[indices.to(kept.device)]
 
     @torch.no_grad()
