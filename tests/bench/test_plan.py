@@ -54,6 +54,13 @@ def test_a_detectors_changed_settings_mark_its_own_cells_only() -> None:
     assert plan.limits_of("brightness", "mono") == []
 
 
+def test_whether_a_detector_draws_noise_is_asked_of_its_settings() -> None:
+    """Costs follow it: verdict draws and EOT multiply the work of a detector that draws noise."""
+    assert planning.make(run(detectors=("ocr-gan", "freerad"))).stochastic == {"freerad"}
+    random = (Override("ocr-gan", "channel_selection", None, "random"),)
+    assert planning.make(run(detectors=("ocr-gan",), overrides=random)).stochastic == {"ocr-gan"}
+
+
 def test_more_steps_are_a_full_run_that_does_not_claim_the_protocols_steps() -> None:
     plan = planning.make(run(steps=100))
     assert plan.limits == []
