@@ -5,6 +5,7 @@ The logarithm of what they compute orders pixels and images in the same way and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -36,7 +37,7 @@ def _corners(side: int, size: int, align_corners: bool, like: Tensor) -> tuple[T
 def surprise(logs: Sequence[Tensor], size: int, *, align_corners: bool = False) -> Tensor:
     """-log of the mean over scales of interpolated probabilities: each scale's log p (B, 1, h, w) to (B, 1, S, S)."""
     scales = torch.stack([log_interpolate(scale, size, align_corners=align_corners) for scale in logs])
-    return torch.log(torch.tensor(float(len(logs)))).to(scales) - scales.logsumexp(dim=0)
+    return math.log(len(logs)) - scales.logsumexp(dim=0)
 
 
 def gaussian_log(z: Tensor) -> Tensor:
