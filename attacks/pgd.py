@@ -1,7 +1,9 @@
 """Projected gradient descent on the anomaly score (Madry et al. 2018; Eq. 3.1 and 3.2 of the paper).
 
-With EOT (Athalye et al. 2018) as the setting `eot`, and BPDA (same paper) as the setting `differentiate`: a detector
-whose honest score has no useful gradient declares a surrogate, and is attacked along the gradients of both.
+With momentum (Dong et al. 2018) as the setting `momentum`: each step follows an average over the steps so far, which
+takes out a stochastic detector's noise at no cost. With EOT (Athalye et al. 2018) as the setting `eot`, and BPDA (same
+paper) as the setting `differentiate`: a detector whose honest score has no useful gradient declares a surrogate, and is
+attacked along the gradients of both.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from attacks.base import Attack, AttackResult, AttackSettings
 from attacks.errors import AttackError
 from attacks.objective import Differentiate, Objective
 from attacks.registry import register
-from attacks.threat import ThreatModel
+from attacks.threat import ThreatModel, largest_entry
 from detectors.noise import Noise
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ class PGDSettings(AttackSettings):
         restarts: how often to start; all but the first start at random points.
         keep: "best" keeps each image's best candidate, the clean image among them; "last" the last iterate (the paper).
         eot: draws that each gradient is averaged over, of a stochastic detector.
+        momentum: share m in [0, 1) of the direction so far that goes into each step, d <- m d + g / mean|g| (MI-FGSM,
+            Dong et al. 2018, Eq. 6); 0: each step follows its own gradient (the paper).
         differentiate: whose gradient is followed. "auto": the score's and, where the detector has a surrogate, in a
             second run the surrogate's, of which each image keeps the better (the surrogate's alone, where it is a
             monotone function of the score). "score" or "surrogate" (BPDA): that alone.
@@ -53,6 +57,7 @@ class PGDSettings(AttackSettings):
     restarts: int = 1
     keep: Literal["best", "last"] = "best"
     eot: int = 1
+    momentum: float = 0.0
     differentiate: Literal["auto", "score", "surrogate"] = "auto"
     selection_draws: int = 3
 
@@ -64,6 +69,8 @@ class PGDSettings(AttackSettings):
                 raise AttackError(f"PGD's {field} must be a whole number of at least 1; got {value!r}.")
         if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size > 0):
             raise AttackError(f"PGD's step_size must be a number above 0, or None; got {self.step_size!r}.")
+        if not 0 <= self.momentum < 1:
+            raise AttackError(f"PGD's momentum must be a number from 0 to below 1; got {self.momentum!r}.")
         if self.keep not in ("best", "last"):
             raise AttackError(f"PGD's keep must be 'best' or 'last'; got {self.keep!r}.")
         if self.differentiate not in ("auto", "score", "surrogate"):
@@ -144,6 +151,7 @@ class PGD(Attack):
             starts_at_random = settings.random_start or restart > 0
             x_adv = threat.random_start(x, noise.sub(restart)) if starts_at_random else x
             trace = []
+            direction = torch.zeros_like(x)
             for step in range(settings.steps):
                 loss, gradient = objective.gradient(x_adv, noise.sub(restart, step))
                 trace.append(loss)
@@ -151,7 +159,8 @@ class PGD(Attack):
                     best.offer(x_adv, loss, run)
                 elif search.is_checkpoint(step):
                     best.offer(x_adv, search.loss(x_adv), run)
-                x_adv = threat.project(x_adv + threat.steepest_step(gradient, self.step_size(threat)), x)
+                direction = gradient if settings.momentum == 0 else settings.momentum * direction + _levelled(gradient)
+                x_adv = threat.project(x_adv + threat.steepest_step(direction, self.step_size(threat)), x)
                 progress(run * settings.steps + step + 1, runs * settings.steps, self.name)
             trace.append(objective.loss(x_adv, noise.sub(restart, settings.steps)))
             last_loss = trace[-1] if search is None else search.loss(x_adv)
@@ -173,6 +182,14 @@ class PGD(Attack):
             surrogate_zero_gradients=_zero_gradients(objectives, "surrogate", otherwise=None),
             surrogate_won=kept.run >= settings.restarts if len(objectives) > 1 else None,
         )
+
+
+def _levelled(gradient: Tensor) -> Tensor:
+    """Each image's gradient with a mean absolute value of 1; zero for no gradient."""
+    # By the largest entry first: the sum of entries of 1e-44 would lose most of them.
+    largest = largest_entry(gradient)[:, None, None, None]
+    scaled = gradient / torch.where(largest > 0, largest, 1)
+    return scaled / torch.where(largest > 0, scaled.abs().mean(dim=(1, 2, 3), keepdim=True), 1)
 
 
 def _zero_gradients(objectives: dict[Differentiate, Objective], which: Differentiate, *, otherwise: T) -> Tensor | T:

@@ -20,8 +20,8 @@ from bench.painting import paint
 from detectors.base import Detector, Progress
 from detectors.noise import Noise, NoiseSeed
 
-REVISION = 1
-ATTACK, STEPS, DRAWS, BATCH = "pgd-linf", 10, 5, 16
+REVISION = 2
+ATTACK, STEPS, MOMENTUM, DRAWS, BATCH = "pgd-linf", 10, 0.75, 5, 16
 
 
 def open_setting(detector: Detector) -> str | None:
@@ -81,7 +81,7 @@ def choose(
         "chosen": best[setting],
         "table": table,
         "judged_on": f"{len(clean)} held-out training normals and painted copies of them",
-        "attack": {"name": ATTACK, "steps": STEPS},
+        "attack": {"name": ATTACK, "steps": STEPS, "momentum": MOMENTUM},
         "draws": DRAWS,
         "revision": REVISION,
     }
@@ -98,7 +98,7 @@ def _auc(detector: Detector, images: Tensor, labels: Tensor, ids: list[str], see
 
 
 def _attacked(detector: Detector, images: Tensor, labels: Tensor, ids: list[str], seed: int) -> Tensor:
-    attack = attacks.get(ATTACK, image_size=images.shape[-1], steps=STEPS, keep="last")
+    attack = attacks.get(ATTACK, image_size=images.shape[-1], steps=STEPS, momentum=MOMENTUM, keep="last")
     root = NoiseSeed(seed)
 
     def source(purpose: str, part: slice) -> Noise:

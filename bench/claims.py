@@ -76,7 +76,7 @@ def facts(records: Sequence[Record]) -> tuple[str, ...]:
     settings = {
         "steps": attack.get("steps"), "step size": attack.get("step_size"), "restarts": attack.get("restarts"),
         "random start": attack.get("random_start"), "iterate kept": attack.get("keep"),
-        "EOT draws": "/".join(map(str, eot)) or None,
+        "momentum": attack.get("momentum") or None, "EOT draws": "/".join(map(str, eot)) or None,
     }  # fmt: skip
     sentences = [
         f"Protocol {first.protocol} (version {protocol['version']}), preset {first.preset}, "

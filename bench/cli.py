@@ -65,6 +65,9 @@ def run(
     eot: Annotated[
         int | None, typer.Option(help="Noise draws that each gradient is averaged over, instead of the protocol's.")
     ] = None,
+    momentum: Annotated[
+        float | None, typer.Option(help="Share of the direction so far in each step, instead of the protocol's.")
+    ] = None,
     gradient: Annotated[
         str, typer.Option(help="score, surrogate (BPDA), or auto: both of a detector that has a surrogate.")
     ] = "auto",
@@ -92,7 +95,7 @@ def run(
         categories=None if categories == "all" else _names(categories), preset=preset, protocol=protocol,
         epsilons=tuple(_radius("--epsilon", e, attack) for e in _names(epsilon)), steps=steps,
         step_size=_radius("--step-size", step_size, attack) if step_size else None, restarts=restarts, eot=eot,
-        random_start=random_start, keep=keep or None, gradient=gradient, holdout=holdout,
+        momentum=momentum, random_start=random_start, keep=keep or None, gradient=gradient, holdout=holdout,
         seed=seed, fit_seed=fit_seed, limit=limit, image_size=image_size, batch_size=batch_size, device=device,
         refit=refit, overrides=tuple(Override.parse(s) for s in settings or ()), out=out,
         cache=cache or default_cache(),

@@ -72,7 +72,8 @@ class RunConfig:
         dataset, data_root, categories: what is tested; categories None means all.
         preset, protocol: names.
         epsilons: per attack; empty means each attack's default. l-inf in [0, 1] units.
-        steps, step_size, restarts, eot, random_start, keep: None means the protocol's (the record says what was used).
+        steps, step_size, restarts, eot, momentum, random_start, keep: None means the protocol's (the record says what
+            was used).
         gradient: "auto" (the score's, and the surrogate's of a detector that has one), "score" or "surrogate" (BPDA).
         seed: of attack, selection and verdict noise. fit_seed: of fitting.
         holdout: training normals kept from every fit (a tenth at most); None means the preset's.
@@ -94,6 +95,7 @@ class RunConfig:
     step_size: float | None = None
     restarts: int = 1
     eot: int | None = None
+    momentum: float | None = None
     random_start: bool = False
     keep: str | None = None
     gradient: str = "auto"
@@ -122,6 +124,8 @@ class RunConfig:
             raise BenchError(f"--image-size must lie in {SMALLEST_SIDE}..{LARGEST_SIDE} pixels; got {self.image_size}.")
         if self.gradient not in GRADIENTS:
             raise BenchError(f"--gradient is one of {', '.join(GRADIENTS)}; got {self.gradient!r}.")
+        if self.momentum is not None and not 0 <= self.momentum < 1:
+            raise BenchError(f"--momentum is a number from 0 to below 1; got {self.momentum}.")
         if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size > 0):
             raise BenchError(f"--step-size is a number above 0 on the [0, 1] pixel scale; got {self.step_size}.")
 

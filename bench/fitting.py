@@ -266,7 +266,9 @@ def _fit(
     finally:
         with suppress(OSError):  # not empty: something to go on from, after a kill
             workdir.rmdir()
-    seconds = round(time.monotonic() - started, 1)
+    # A network that was taken over took its time, too, when it was trained.
+    earlier = detector.fit_report.get("unet_fit", {}).get("seconds") or 0.0
+    seconds = round(time.monotonic() - started + earlier, 1)
     detector.save(
         path,
         extra={

@@ -30,6 +30,7 @@ from detectors.checkpoint import write_atomically
 _LEVELS = (
     "separability", "robust_accuracy", "attack_success", "normals_only_auc", "anomalies_only_auc", "threshold",
 )  # fmt: skip
+_ATTACK_COLUMNS = ("steps", "step_size", "restarts", "random_start", "keep", "eot", "momentum")
 _PIXEL = ("auroc", "aupro", "robust_auroc", "robust_aupro")
 
 
@@ -154,7 +155,7 @@ def _line(record: Record, revisions: Revisions) -> dict[str, object]:
         "attack": record.attack_name,
         "norm": record.norm,
         "epsilon": record.epsilon,
-        **{name: attack.get(name) for name in ("steps", "step_size", "restarts", "random_start", "keep", "eot")},
+        **{name: attack.get(name) for name in _ATTACK_COLUMNS},
         "verdict_draws": cell["draws"]["verdict"],
         "normals": record.subset["normals"],
         "anomalies": record.subset["anomalies"],

@@ -65,6 +65,8 @@ class Plan:
             found.append(f"--steps {self.run.steps}: fewer than the protocol's {defaults.steps}")
         if self.run.eot is not None and self.run.eot < defaults.eot:
             found.append(f"--eot {self.run.eot}: fewer noise draws than the protocol's {defaults.eot}")
+        if self.run.momentum is not None and self.run.momentum < defaults.momentum:
+            found.append(f"--momentum {self.run.momentum:g}: less than the protocol's {defaults.momentum:g}")
         if self.run.step_size is not None:
             found.append(f"--step-size {self.run.step_size:g}: not the protocol's 2.5 epsilon / steps")
         if self.run.keep not in (None, "best", defaults.keep):
@@ -173,7 +175,7 @@ def _attacks(name: str, run: RunConfig, image_size: int) -> list[Attack]:
     protocols = rules.attack_settings()
     users = {
         "steps": run.steps, "step_size": run.step_size, "keep": run.keep, "random_start": run.random_start or None,
-        "restarts": None if run.restarts == 1 else run.restarts, "eot": run.eot,
+        "restarts": None if run.restarts == 1 else run.restarts, "eot": run.eot, "momentum": run.momentum,
         "differentiate": None if run.gradient == "auto" else run.gradient,
     }
     # An attack without steps takes none from the protocol; that it cannot do what the user asks for is an error.
@@ -198,8 +200,8 @@ def subset_of(test: ImageSet, per_class: int | None, limit: int | None = None) -
 
 def _statement(run: RunConfig, rules: protocol.Protocol) -> str:
     """The protocol's own words, as long as the user changed nothing of the attack."""
-    changed = (run.steps, run.step_size, run.keep, run.eot) != (None, None, None, None) or run.random_start
-    if changed or run.restarts != 1:
+    changed = any(value is not None for value in (run.steps, run.step_size, run.keep, run.eot, run.momentum))
+    if changed or run.random_start or run.restarts != 1:
         return f"The attack's settings were changed from those of the protocol {rules.name}; they are named above."
     return rules.statement
 

@@ -151,7 +151,7 @@ class Purify(Detector):
                     own.rmdir()
         report = self.purifier.fit_report
         self.fit_report |= {"purifier": report, "inner": self.inner.fit_report}
-        self.fit_report |= {key: report[key] for key in ("unet_from",) if key in report}
+        self.fit_report |= {key: report[key] for key in ("unet_from", "unet_fit") if key in report}
 
     @torch.no_grad()
     def _purified(self, normals: Tensor, seed: int) -> Tensor:

@@ -136,7 +136,7 @@ class FreeRAD(Detector):
                 checkpoint.write(workdir / f"unet-{trunk[:16]}.safetensors", tensors, {"trunk": trunk, "fit": report})
                 remove_snapshot(workdir)
         # Of a shipped checkpoint's report only what belongs to the training: its choice of k is not this fit's.
-        kept = {key: report[key] for key in ("loss", "iterations", "unet_from") if key in report}
+        kept = {key: report[key] for key in ("loss", "iterations", "unet_from", "unet_fit") if key in report}
         self.fit_report |= kept | {"trunk": trunk}
         self._set_k(self._initial_k())  # not what was chosen after an earlier fit
         self._measure_normals(normals, seed)
@@ -156,8 +156,9 @@ class FreeRAD(Detector):
                 log.warning("%s The U-Net is trained anew.", error)
                 continue
             self.unet.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("unet.")})
-            source = "this machine" if workdir is not None and path.parent == workdir else "shipped"
-            return dict(report) | {"unet_from": source}
+            if workdir is not None and path.parent == workdir:
+                return dict(report) | {"unet_from": "this machine"}
+            return {"unet_fit": _origin(description)} | dict(report) | {"unet_from": "shipped"}
         return None
 
     def _trunk_key(self, images: Tensor, seed: int) -> str:
@@ -266,3 +267,9 @@ class FreeRAD(Detector):
 
     def _after_load(self) -> None:
         self._set_k(int(self.chosen_k))
+
+
+def _origin(description: dict[str, Any]) -> dict[str, Any]:
+    """Who made the weights that are taken over from a checkpoint, and in how many seconds."""
+    commit = description.get("environment", {}).get("commit")
+    return {key: description.get(key) for key in ("command", "seconds", "written")} | {"commit": commit}

@@ -43,11 +43,42 @@ def test_linf_finds_the_exact_optimum_of_a_linear_score_box_included(keep):
     torch.testing.assert_close(found, exact, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.75])
 @pytest.mark.parametrize("keep", ["best", "last"])
-def test_l2_finds_the_exact_optimum_of_a_linear_score_inside_the_box(keep):
+def test_l2_finds_the_exact_optimum_of_a_linear_score_inside_the_box(keep, momentum):
     detector, x, y = Linear(), images(20, low=0.3, high=0.7), labels(20)
     direction = signed_weight(detector, y) / detector.weight.detach().norm()
-    torch.testing.assert_close(pgd(L2(0.5), keep=keep)(detector, x, y), x + 0.5 * direction, rtol=0, atol=1e-5)
+    found = pgd(L2(0.5), keep=keep, momentum=momentum)(detector, x, y)
+    torch.testing.assert_close(found, x + 0.5 * direction, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("threat", THREATS)
+def test_momentum_is_that_of_dong_et_al(threat):
+    detector, x, y = Wavy(), images(6), labels(6)
+    attack, expected = pgd(threat, steps=5, momentum=0.6, keep="last"), x
+    direction = torch.zeros_like(x)
+    for _ in range(5):
+        leaf = expected.detach().requires_grad_(True)
+        (gradient,) = torch.autograd.grad((y * detector.score(leaf)).sum(), leaf)
+        direction = 0.6 * direction + gradient / gradient.abs().sum(dim=(1, 2, 3), keepdim=True)
+        expected = threat.project(expected + threat.steepest_step(direction, attack.step_size(threat)), x)
+    torch.testing.assert_close(attack(detector, x, y), expected, rtol=0, atol=1e-6)
+
+
+def test_momentum_neither_loses_a_tiny_gradient_nor_lends_one():
+    class Faint(Linear):
+        """The first image's slope is 1e-42 of the others', the second has none."""
+
+        def _score(self, x, noise):
+            scale = torch.ones(len(x))
+            scale[0], scale[1] = 1e-42, 0
+            return super()._score(x, noise) * scale
+
+    x, y = images(4), labels(4)
+    found = pgd(LInf(0.1), momentum=0.75, keep="last")(Faint(), x, y)
+    alike = pgd(LInf(0.1), momentum=0.75, keep="last")(Linear(), x, y)
+    assert torch.equal(found[1], x[1]) and torch.equal(found[2:], alike[2:])
+    assert ((found - x)[0].abs() > 0.05).float().mean() > 0.2  # denormal numbers: the smallest entries are lost
 
 
 def kkt_optimum(x, gradient, epsilon):

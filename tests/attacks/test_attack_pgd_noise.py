@@ -90,7 +90,7 @@ def test_selected_luck_does_not_pass_the_verdict():
     assert abs(gain.mean() / gain.std()) < 4 / np.sqrt(gain.numel())
 
 
-def test_eot_helps_against_noise():
+def test_eot_and_momentum_help_against_noise():
     class Drowned(Linear):
         """<w + 6 z, x>: the useful slope drowns in a random one."""
 
@@ -101,11 +101,13 @@ def test_eot_helps_against_noise():
 
     detector, x, y = Drowned(), images(20), labels(20)
 
-    def gain(eot):
-        change = pgd(L2(0.2), steps=10, eot=eot, keep="last")(detector, x, y, noise=source(20)) - x
+    def gain(**settings):
+        change = pgd(L2(0.2), steps=10, keep="last", **settings)(detector, x, y, noise=source(20)) - x
         return (y[:, None, None, None] * detector.weight.detach() * change).flatten(1).sum(1).mean()
 
-    assert gain(20) > 1.5 * gain(1) > 0
+    assert gain(eot=20) > 1.5 * gain(eot=1) > 0
+    # What the steps before have learned is not thrown away: no gradient more, and a better direction.
+    assert gain(momentum=0.75) > 1.05 * gain()
 
 
 def test_stochastic_losses_are_comparable_means_over_the_selection_draws():

@@ -33,7 +33,7 @@ def test_pgd_defaults():
     assert description == {
         "name": "pgd-linf", "revision": 1, "norm": "linf", "epsilon": 2 / 255, "steps": 40,
         "step_size": 2.5 * (2 / 255) / 40, "random_start": False, "restarts": 1, "keep": "best", "eot": 1,
-        "differentiate": "auto", "selection_draws": 3,
+        "momentum": 0.0, "differentiate": "auto", "selection_draws": 3,
     }  # fmt: skip
 
 
@@ -75,7 +75,8 @@ def test_unknown_names_offer_the_nearest():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"steps": 0}, {"steps": 2.5}, {"steps": True}, {"restarts": 0}, {"eot": -1}, {"selection_draws": 0},
+    [{"steps": 0}, {"steps": 2.5}, {"steps": True}, {"restarts": 0}, {"eot": -1},
+     {"momentum": 1.0}, {"momentum": -0.1}, {"momentum": float("nan")}, {"selection_draws": 0},
      {"step_size": 0.0}, {"step_size": float("nan")}, {"keep": "first"}, {"differentiate": "map"}],
 )  # fmt: skip
 def test_nonsense_settings_are_sentences(settings):

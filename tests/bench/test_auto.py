@@ -126,7 +126,7 @@ def test_the_table_says_what_it_was_judged_on(
     outcome: tuple[Known, dict[str, object], list[tuple[int, int, str]]]
 ) -> None:
     _, report, _ = outcome
-    assert report["attack"] == {"name": "pgd-linf", "steps": 10} and report["draws"] == 5
+    assert report["attack"] == {"name": "pgd-linf", "steps": 10, "momentum": 0.75} and report["draws"] == 5
     assert "20 held-out training normals" in str(report["judged_on"])
 
 

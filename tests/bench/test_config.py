@@ -67,6 +67,7 @@ def test_a_setting_for_a_category_that_is_not_run_is_refused(tmp_path: Path, fol
     "wrong",
     [
         {"steps": 0}, {"restarts": 0}, {"eot": -1}, {"limit": 0}, {"batch_size": 0}, {"image_size": 7},
+        {"momentum": 1.0}, {"momentum": -0.5}, {"momentum": float("nan")},
         {"image_size": 100_000}, {"step_size": 0.0}, {"step_size": float("nan")}, {"preset": "qick"},
         {"protocol": "papr"}, {"holdout": -5},
     ],

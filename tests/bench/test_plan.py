@@ -83,9 +83,16 @@ def test_small_pictures_keep_their_size_at_paper_alone() -> None:
     assert presets.get("quick").side("cifar10") == 128
 
 
-def test_the_quick_protocol_averages_gradients_over_draws_and_fewer_are_no_full_run() -> None:
+def test_the_quick_protocol_averages_gradients_over_draws_and_steps_and_less_is_no_full_run() -> None:
     usual = planning.make(run())
-    assert usual.attacks[0].describe()["eot"] == 3 and usual.limits == []
+    described = usual.attacks[0].describe()
+    assert (described["eot"], described["momentum"]) == (2, 0.75) and usual.limits == []
     fewer = planning.make(run(eot=1))
     assert fewer.attacks[0].describe()["eot"] == 1
-    assert any("--eot 1: fewer noise draws than the protocol's 3" in limit for limit in fewer.limits)
+    assert any("--eot 1: fewer noise draws than the protocol's 2" in limit for limit in fewer.limits)
+    plain = planning.make(run(momentum=0.0))
+    assert plain.attacks[0].describe()["momentum"] == 0
+    assert any("--momentum 0: less than the protocol's 0.75" in limit for limit in plain.limits)
+    more = planning.make(run(momentum=0.9, eot=5))
+    assert more.attacks[0].describe()["momentum"] == 0.9 and more.limits == []
+    assert planning.make(run(protocol="paper")).attacks[0].describe()["momentum"] == 0

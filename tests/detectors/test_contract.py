@@ -64,6 +64,7 @@ ROWS = (
     Row("rae", floor=95, settings={"epochs": 60, "patience": 60}, change={"sparsity": 0.07}),
     Row("rae", floor=95, settings={"epochs": 60, "patience": 60, "norm": "l21"}, change={"norm": "l1"}, variant="l21"),
     Row("brightness", floor=90, defects=anomalous_pictures),
+    Row("mean-image", floor=90, defects=anomalous_pictures),
     Row("cflow", floor=95, size=64, settings={"epochs": 4}, change={"score_domain": "log"}),
     Row("fastflow", floor=85, size=64, settings={"epochs": 10}, change={"score_domain": "log"}),
     Row("cfa", floor=95, size=64, settings={"epochs": 4}, change={"neighbours": 2}),
