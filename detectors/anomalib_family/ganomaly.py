@@ -89,7 +89,7 @@ class Ganomaly(AnomalibDetector):
             descend.zero_grad(set_to_none=True)
             against.backward()
             descend.step()
-            return float(found)
+            return float(found.detach())
 
         def loss_of(chosen: Tensor) -> Tensor:
             """The generator's loss without the adversarial term, which says nothing about how good it is."""
