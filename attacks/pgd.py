@@ -1,9 +1,9 @@
 """Projected gradient descent on the anomaly score (Madry et al. 2018; Eq. 3.1 and 3.2 of the paper).
 
-With momentum (Dong et al. 2018) as the setting `momentum`: each step follows an average over the steps so far, which
-takes out a stochastic detector's noise at no cost. With EOT (Athalye et al. 2018) as the setting `eot`, and BPDA (same
-paper) as the setting `differentiate`: a detector whose honest score has no useful gradient declares a surrogate, and is
-attacked along the gradients of both.
+With momentum (Dong et al. 2018) as the setting `momentum`: of a stochastic detector each step follows an average over
+the steps so far, which takes out its noise at no cost. With EOT (Athalye et al. 2018) as the setting `eot`, and BPDA
+(same paper) as the setting `differentiate`: a detector whose honest score has no useful gradient declares a surrogate,
+and is attacked along the gradients of both.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ class PGDSettings(AttackSettings):
         restarts: how often to start; all but the first start at random points.
         keep: "best" keeps each image's best candidate, the clean image among them; "last" the last iterate (the paper).
         eot: draws that each gradient is averaged over, of a stochastic detector.
-        momentum: share m in [0, 1) of the direction so far that goes into each step, d <- m d + g / mean|g| (MI-FGSM,
-            Dong et al. 2018, Eq. 6); 0: each step follows its own gradient (the paper).
+        momentum: of a stochastic detector, the share m in [0, 1) of the direction so far that goes into each step,
+            d <- m d + g / mean|g| (MI-FGSM, Dong et al. 2018, Eq. 6); 0: each step follows its own gradient alone (the
+            paper), as it always does of a deterministic one, where there is no noise to average.
         differentiate: whose gradient is followed. "auto": the score's and, where the detector has a surrogate, in a
             second run the surrogate's, of which each image keeps the better (the surrogate's alone, where it is a
             monotone function of the score). "score" or "surrogate" (BPDA): that alone.
@@ -101,16 +102,15 @@ class PGD(Attack):
     def settled(self, detector: Detector) -> Self:
         """Of a detector without a surrogate, there is the score's gradient to follow, whatever `differentiate` says; of
         one whose surrogate is a monotone function of the score, "auto" follows the surrogate's alone: the same
-        direction, where the score has one."""
+        direction, where the score has one. A deterministic one has no momentum."""
         wanted = self.settings.differentiate
         if not detector.has_surrogate:
             wanted = "score"
         elif wanted == "auto" and detector.surrogate_is_monotone:
             wanted = "surrogate"
-        if wanted == self.settings.differentiate:
-            return self
         settled = copy.copy(self)
-        settled.settings = replace(self.settings, differentiate=wanted)
+        momentum = self.settings.momentum if detector.is_stochastic else 0.0
+        settled.settings = replace(self.settings, differentiate=wanted, momentum=momentum)
         return settled
 
     def describe(self) -> dict[str, Any]:

@@ -73,10 +73,12 @@ def facts(records: Sequence[Record]) -> tuple[str, ...]:
     counts = ", ".join(f"{n} normal and {a} anomalous" for n, a in sizes[:6]) + (", ..." if len(sizes) > 6 else "")
     verdicts = sorted({int(r.cell["draws"]["verdict"]) for r in records})
     eot = sorted({int(_number(r.attack.get("eot"))) for r in records} - {0, 1})
+    momentum = sorted({_number(r.attack.get("momentum")) for r in records} - {0.0})
     settings = {
         "steps": attack.get("steps"), "step size": attack.get("step_size"), "restarts": attack.get("restarts"),
         "random start": attack.get("random_start"), "iterate kept": attack.get("keep"),
-        "momentum": attack.get("momentum") or None, "EOT draws": "/".join(map(str, eot)) or None,
+        "EOT draws": "/".join(map(str, eot)) or None,
+        "momentum where stochastic": "/".join(f"{m:g}" for m in momentum) or None,
     }  # fmt: skip
     sentences = [
         f"Protocol {first.protocol} (version {protocol['version']}), preset {first.preset}, "

@@ -33,7 +33,7 @@ DatasetName = Annotated[str, typer.Option(help="See `list datasets`.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Where the dataset lies.")]
 Categories = Annotated[str, typer.Option(help="Comma-separated, or all.")]
 PresetName = Annotated[str, typer.Option(help="quick or paper: image size and network sizes.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
 FitSeed = Annotated[int, typer.Option(help="Seed of fitting; shipped checkpoints have 0.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="DETECTOR.SETTING[@CATEGORY]=VALUE, e.g. freerad.k@mono=100.")
@@ -205,6 +205,8 @@ def score(
         fit_seed=fit_seed, limit=limit, holdout=holdout, image_size=image_size, device=device,
         overrides=tuple(Override.parse(s) for s in settings or ()), cache=cache or default_cache(),
     )
+    if not checkpoint:
+        disk.check_writable(config.cache)
     found = scoring.score_files(images, config, checkpoint=checkpoint or None, draws=draws, console=console)
     if as_json:
         sys.stdout.write(scoring.as_json(found))

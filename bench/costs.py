@@ -93,7 +93,7 @@ def estimate(plan: Plan, detector: str, fits: bool) -> float | None:
     images = 2 * (plan.per_class or 100)
     stochastic = detector in plan.stochastic
     draws = protocol.get(plan.run.protocol).verdict_draws if stochastic else 1
-    surrogate = any(name == detector for name, _ in plan.surrogates)
+    surrogate = any(name == detector and followed == "auto" for (name, _), followed in plan.surrogates.items())
     attacks = sum(
         images * (_gradients(attack, stochastic, surrogate) * cost.gradient + 2 * draws * cost.forward)
         for attack in plan.attacks

@@ -2,8 +2,9 @@
 
 The detectors of this package are checked by the tests. One that joined from outside (an entry point, a notebook) is
 looked at before it is attacked, on one normal and one anomalous image and within a few dozen forward passes: whether
-its score repeats itself under the same noise, depends on the image alone, and has the gradient that autograd says (as
-its surrogate must). It is a gate and no proof; `tests/detectors/contract_checks.py` asks for more.
+its score repeats itself under the same noise (under any noise, unless it says that it is stochastic), depends on the
+image alone, and has the gradient that autograd says (as its surrogate must). It is a gate and no proof;
+`tests/detectors/contract_checks.py` asks for more.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from attacks.objective import Differentiate, loss_and_gradient
+from attacks.objective import Differentiate, Evaluation, loss_and_gradient
 from bench.data.base import ANOMALOUS, NORMAL, ImageSet
 from bench.errors import CellError
 from detectors.base import Detector
@@ -26,6 +27,8 @@ NEIGHBOUR_TOLERANCE = 1e-6
 CROWD_TOLERANCE = 1e-4  # in a larger batch other kernels may be at work
 DIRECTIONS = 4
 STEPS = (1e-3, 1e-4, 1e-5, 1e-6)
+LEAST_COSINE = 0.99  # between the gradients of a score and of an increasing function of it
+_BOTH: tuple[Differentiate, Differentiate] = ("score", "surrogate")
 
 Score = Callable[[Tensor, Noise], Tensor]
 
@@ -50,13 +53,25 @@ def check(detector: Detector, test: ImageSet, device: torch.device) -> None:
             return detector.surrogate_score(images, noise=source)
 
     here = score(x, noise)
-    if not bool(here.isfinite().all()):  # of this the cell itself says how many images it concerns
-        return
+    if not bool(here.isfinite().all()):
+        if bool(score(x.float(), noise).isfinite().all()):
+            raise CellError(
+                f"{detector.name} breaks the contract: its score is finite in float32 and is not in float64, so its "
+                "gradient cannot be checked; let it compute in the dtype of the image."
+            )
+        return  # of this the cell itself says how many images it concerns
     _check_repeats(detector.name, score, x, noise, here)
+    if not (detector.is_stochastic or _close(score(x, noise.at(1)), here, NEIGHBOUR_TOLERANCE)):
+        raise CellError(
+            f"{detector.name} breaks the contract: its score draws noise and is_stochastic is False, so one lucky draw "
+            "would be its verdict; set is_stochastic = True."
+        )
     _check_neighbours(detector.name, score, x, noise, here)
     _check_gradient(detector, "score", score, x, noise)
     if detector.has_surrogate:
         _check_gradient(detector, "surrogate", surrogate, x, noise)
+        if detector.surrogate_is_monotone:
+            _check_monotone(detector, x, noise)
     elif not _close(surrogate(x, noise), here, NEIGHBOUR_TOLERANCE):
         raise CellError(
             f"{detector.name} breaks the contract: its surrogate_score is not its score and has_surrogate is False, so "
@@ -107,7 +122,8 @@ def _check_neighbours(name: str, score: Score, x: Tensor, noise: Noise, here: Te
 def _check_gradient(detector: Detector, which: Differentiate, score: Score, x: Tensor, noise: Noise) -> None:
     """Autograd's gradient against central differences along random directions, each at the step that suits it best: a
     network of ReLUs has kinks within any long step, and one that computes in float32 drowns a short one in rounding."""
-    evaluation = loss_and_gradient(detector, x, torch.ones(len(x), device=x.device), noise, differentiate=which)
+    evaluation = _evaluation(detector, which, x, noise)
+    noise = noise.sub(0)  # the draw of that gradient
     draws = generator(0, "gate", "directions")
     found, errors = [], []
     for _ in range(DIRECTIONS):
@@ -129,6 +145,27 @@ def _check_gradient(detector: Detector, which: Differentiate, score: Score, x: T
             "its robust AUC would be an artefact; look for a detach(), a no_grad(), a rounding or a step in NumPy or "
             "float32 on the way from the image to the score."
         )
+
+
+def _check_monotone(detector: Detector, x: Tensor, noise: Noise) -> None:
+    """An increasing function of the score has the score's gradient up to a positive factor; attacks follow it alone."""
+    of_score, of_surrogate = (_evaluation(detector, which, x, noise).gradient.flatten(1) for which in _BOTH)
+    cosine = torch.nn.functional.cosine_similarity(_unit(of_score), _unit(of_surrogate), dim=1)
+    if bool((cosine < LEAST_COSINE)[of_score.abs().amax(dim=1) > 0].any()):
+        raise CellError(
+            f"{detector.name} breaks the contract: its surrogate_score is no increasing function of its score (their "
+            f"gradients have a cosine of {float(cosine.min()):.2f}) and surrogate_is_monotone is True, so attacks "
+            "would follow it alone and its robust AUC would be an artefact; set surrogate_is_monotone = False."
+        )
+
+
+def _evaluation(detector: Detector, which: Differentiate, x: Tensor, noise: Noise) -> Evaluation:
+    return loss_and_gradient(detector, x, torch.ones(len(x), device=x.device), noise, differentiate=which)
+
+
+def _unit(gradient: Tensor) -> Tensor:
+    """Each row with a largest entry of 1: a saturated score's gradient is tiny."""
+    return gradient / gradient.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
 
 
 def _rms(values: list[Tensor]) -> Tensor:

@@ -100,8 +100,8 @@ class Leaderboard:
             notes.append("– is a cell that was not run or failed; a row with one has no average and no rank.")  # noqa: RUF001
         if self.superseded:
             notes.append(
-                f"{self.superseded} more records of the same cells are not shown: other EOT draws, fits or revisions; "
-                "of comparable ones the lowest robust AUC counts."
+                f"{self.superseded} more records of the same cells are not shown: another EOT, momentum, fit or "
+                "revision; of comparable ones the lowest robust AUC counts."
             )
         return notes
 
@@ -116,9 +116,17 @@ def build(records: Iterable[Record], revisions: Revisions | None = None) -> list
 
 
 def _group_key(record: Record) -> str:
+    ball = [record.attack.get(key) for key in ("epsilon", "step_size")]
+    return json.dumps([curve_key(record), ball])
+
+
+def curve_key(record: Record) -> str:
+    """What the records of one security curve have in common: everything but epsilon, and the step size with it."""
     cell, attack = record.cell, record.attack
-    # EOT, BPDA's surrogate and the draws follow from the detector and may differ within one leaderboard.
-    budget = [attack.get(k) for k in ("norm", "epsilon", "steps", "step_size", "restarts", "random_start", "keep")]
+    step, epsilon = attack.get("step_size"), attack.get("epsilon")
+    step = round(step / epsilon, 9) if isinstance(step, float) and isinstance(epsilon, float) and epsilon > 0 else step
+    # EOT, momentum, BPDA's surrogate and the draws follow from the detector and may differ within one leaderboard.
+    budget = [attack.get(k) for k in ("norm", "steps", "restarts", "random_start", "keep")] + [step]
     return json.dumps(
         [
             record.dataset, record.preset, record.image_size, record.protocol, cell["protocol"].get("statement"),
@@ -156,8 +164,8 @@ def _board(records: list[Record], revisions: Revisions) -> Leaderboard:
 
 def _strongest(records: list[Record], revisions: Revisions) -> tuple[list[Record], int]:
     """Of records of one detector (settings, seed) in one category: current before stale, a success before a failure,
-    full before partial, then the one in which the attack found most. What differs among them (EOT, the gradient that is
-    followed, the training seed) must never let a weaker attack that ran later hide a stronger one."""
+    full before partial, then the one in which the attack found most. What differs among them (EOT, momentum, the
+    gradient that is followed, the training seed) must never let a weaker attack that ran later hide a stronger one."""
     best: dict[tuple[str, ...], Record] = {}
 
     def worth(record: Record) -> tuple[bool, bool, bool, float, str]:

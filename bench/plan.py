@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import attacks
@@ -32,7 +32,7 @@ class Plan:
         attacks: with their threat models settled, one for each epsilon.
         image_size: of the one input resolution.
         stochastic: the detectors that draw noise with these settings, in some category.
-        surrogates: (detector, category) of each detector that has a surrogate.
+        surrogates: (detector, category) of each detector that has a surrogate, and the gradient that "auto" is there.
     """
 
     run: RunConfig
@@ -42,7 +42,7 @@ class Plan:
     attacks: tuple[Attack, ...]
     image_size: int
     stochastic: frozenset[str] = frozenset()
-    surrogates: frozenset[tuple[str, str]] = frozenset()
+    surrogates: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def cells(self) -> int:
@@ -56,17 +56,14 @@ class Plan:
 
     @property
     def limits(self) -> list[str]:
-        """Why this is not a full run of its protocol; empty where it is one."""
+        """Why this is not a full run of its protocol; empty where it is one. Options that change nothing don't count:
+        a record that was made with them is one that a plain run takes over."""
         defaults = protocol.get(self.run.protocol)
         found = []
         if self.run.limit is not None:
             found.append(f"--limit {self.run.limit}: at most so many training normals, and test images per class")
         if self.run.steps is not None and self.run.steps < defaults.steps:
             found.append(f"--steps {self.run.steps}: fewer than the protocol's {defaults.steps}")
-        if self.run.eot is not None and self.run.eot < defaults.eot:
-            found.append(f"--eot {self.run.eot}: fewer noise draws than the protocol's {defaults.eot}")
-        if self.run.momentum is not None and self.run.momentum < defaults.momentum:
-            found.append(f"--momentum {self.run.momentum:g}: less than the protocol's {defaults.momentum:g}")
         if self.run.step_size is not None:
             found.append(f"--step-size {self.run.step_size:g}: not the protocol's 2.5 epsilon / steps")
         if self.run.keep not in (None, "best", defaults.keep):
@@ -74,16 +71,27 @@ class Plan:
         preset_side = presets.get(self.run.preset).side(self.run.dataset)
         if self.image_size != preset_side:
             found.append(f"--image-size {self.image_size}: the preset's is {preset_side}")
-        if self.run.holdout is not None:
+        if self.run.holdout not in (None, presets.get(self.run.preset).holdout):
             found.append(f"--holdout {self.run.holdout}: not the preset's")
         return found
 
     def limits_of(self, detector: str, category: str) -> list[str]:
         """The same for one detector: what concerns it alone is among them, such as settings that the user changed."""
-        found = self.limits
-        if self.run.gradient != "auto" and (detector, category) in self.surrogates:
-            found.append(f"--gradient {self.run.gradient}: the protocol follows the score's and the surrogate's")
-        changed = self.run.overrides_for(detector, category)
+        found, run, defaults = self.limits, self.run, protocol.get(self.run.protocol)
+        if detector in self.stochastic and run.eot is not None and run.eot < defaults.eot:
+            found.append(f"--eot {run.eot}: fewer noise draws than the protocol's {defaults.eot}")
+        # More of it is not a stronger attack.
+        if detector in self.stochastic and run.momentum not in (None, defaults.momentum):
+            found.append(f"--momentum {run.momentum:g}: not the protocol's {defaults.momentum:g}")
+        followed = self.surrogates.get((detector, category), run.gradient)
+        if run.gradient not in ("auto", followed):
+            what = "the surrogate's" if followed == "surrogate" else "the score's and the surrogate's"
+            found.append(f"--gradient {run.gradient}: the protocol follows {what}")
+        changed = run.overrides_for(detector, category)
+        if changed:
+            usual = detector_registry.get(detector).settings_for(run.preset, self.image_size)
+            same = [k for k, v in changed.items() if detector_registry.override(usual, {k: v}, owner=detector) == usual]
+            changed = {key: value for key, value in changed.items() if key not in same}
         return found + [f"--set {detector}.{name}={value}: not the preset's" for name, value in changed.items()]
 
 
@@ -131,7 +139,10 @@ def _laid_out(
     image_size: int, built: dict[tuple[str, str], Detector],
 ) -> Plan:
     stochastic = frozenset(name for (name, _), detector in built.items() if detector.is_stochastic)
-    surrogates = frozenset(key for key, detector in built.items() if detector.has_surrogate)
+    surrogates = {
+        key: "surrogate" if detector.surrogate_is_monotone else "auto"
+        for key, detector in built.items() if detector.has_surrogate
+    }  # fmt: skip
     return Plan(run, dataset, categories, names, made, image_size, stochastic, surrogates)
 
 
@@ -200,8 +211,10 @@ def subset_of(test: ImageSet, per_class: int | None, limit: int | None = None) -
 
 def _statement(run: RunConfig, rules: protocol.Protocol) -> str:
     """The protocol's own words, as long as the user changed nothing of the attack."""
-    changed = any(value is not None for value in (run.steps, run.step_size, run.keep, run.eot, run.momentum))
-    if changed or run.random_start or run.restarts != 1:
+    usual = rules.attack_settings()
+    asked = {key: getattr(run, key) for key in ("steps", "keep", "eot", "momentum")}
+    changed = any(value is not None and value != usual[key] for key, value in asked.items())
+    if changed or run.step_size is not None or run.random_start or run.restarts != 1:
         return f"The attack's settings were changed from those of the protocol {rules.name}; they are named above."
     return rules.statement
 

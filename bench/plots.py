@@ -5,6 +5,7 @@ Each `*_figure` returns a figure for records that may be compared; `write_all` g
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bench.errors import RecordError
 from bench.figures import ANOMALOUS, COLOURS, LINES, MARKERS, NORMAL, TEXT_WIDTH, save, style
-from bench.leaderboard import Leaderboard, build, rows_by_label
+from bench.leaderboard import Leaderboard, build, curve_key, rows_by_label
 from bench.markup import MISSING, epsilon_text, norm_text, plain
 from bench.metrics import Floats
 from bench.records import Record, Revisions, read_scores, safe_name
@@ -228,7 +229,8 @@ def _curve_groups(boards: Iterable[Leaderboard]) -> dict[str, list[Record]]:
             for cell in row.cells.values():
                 r = cell.record
                 parts = (r.dataset, r.preset, r.protocol, r.attack_name, f"{r.image_size}px", r.attack.get("steps"))
-                groups.setdefault(safe_name("-".join(map(str, parts))), []).append(r)
+                alike = hashlib.sha256(curve_key(r).encode()).hexdigest()[:6]
+                groups.setdefault(safe_name("-".join(map(str, (*parts, alike)))), []).append(r)
     return {key: found for key, found in groups.items() if any(r.ok for r in found)}
 
 

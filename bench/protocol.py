@@ -16,7 +16,7 @@ class Protocol:
         name, version: both go into every record; the version rises whenever figures could change.
         steps: gradient steps of PGD.
         eot: noise draws that each gradient of a stochastic detector is averaged over.
-        momentum: of PGD's steps.
+        momentum: of PGD's steps on a stochastic detector.
         keep: "best" (the strongest iterate) or "last" (the paper).
         per_class: normal and anomalous test images per category at most, chosen by a hash of their names; None: all.
         verdict_draws: noise draws of a stochastic detector's verdict.
@@ -49,9 +49,9 @@ PROTOCOLS = (
     Protocol(
         "quick", 3, steps=20, eot=2, momentum=0.75, keep="best", per_class=60, verdict_draws=10, selection_draws=3,
         column="PGD-20, upper bound",
-        statement="PGD with 20 steps (step size 2.5 epsilon / 20, momentum 0.75, no random start; gradients of "
-        "stochastic detectors averaged over 2 noise draws), strongest iterate, on at most 60 normal and 60 anomalous "
-        "test images per category: an upper bound on the robust AUC.",
+        statement="PGD with 20 steps (step size 2.5 epsilon / 20, no random start; gradients of stochastic detectors "
+        "averaged over 2 noise draws and, with momentum 0.75, over the steps), strongest iterate, on at most 60 normal "
+        "and 60 anomalous test images per category: an upper bound on the robust AUC.",
     ),
     Protocol(
         "paper", 1, steps=40, eot=1, momentum=0.0, keep="last", per_class=None, verdict_draws=10, selection_draws=3,

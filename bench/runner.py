@@ -177,7 +177,8 @@ def run_plan(plan: Plan, reporter: Reporter, *, workers: int = 1) -> RunResult:
             finished[group] = known
     reused = sum(len(found) for found in finished.values())
     missing = [group for group in groups if group not in finished]
-    if workers > 1 and len(missing) > 1:
+    # Also for a single one that a kill has left: a worker computes with fewer threads than this process.
+    if workers > 1 and missing:
         from bench import workers as processes  # it imports this module
 
         for group in missing:

@@ -43,18 +43,22 @@ def test_linf_finds_the_exact_optimum_of_a_linear_score_box_included(keep):
     torch.testing.assert_close(found, exact, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.75])
 @pytest.mark.parametrize("keep", ["best", "last"])
-def test_l2_finds_the_exact_optimum_of_a_linear_score_inside_the_box(keep, momentum):
+def test_l2_finds_the_exact_optimum_of_a_linear_score_inside_the_box(keep):
     detector, x, y = Linear(), images(20, low=0.3, high=0.7), labels(20)
     direction = signed_weight(detector, y) / detector.weight.detach().norm()
-    found = pgd(L2(0.5), keep=keep, momentum=momentum)(detector, x, y)
+    found = pgd(L2(0.5), keep=keep)(detector, x, y)
     torch.testing.assert_close(found, x + 0.5 * direction, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("threat", THREATS)
 def test_momentum_is_that_of_dong_et_al(threat):
-    detector, x, y = Wavy(), images(6), labels(6)
+    class Stochastic(Wavy):
+        """Says so, and draws nothing."""
+
+        is_stochastic = True
+
+    detector, x, y = Stochastic(), images(6), labels(6)
     attack, expected = pgd(threat, steps=5, momentum=0.6, keep="last"), x
     direction = torch.zeros_like(x)
     for _ in range(5):
@@ -65,9 +69,19 @@ def test_momentum_is_that_of_dong_et_al(threat):
     torch.testing.assert_close(attack(detector, x, y), expected, rtol=0, atol=1e-6)
 
 
+def test_a_deterministic_detector_has_no_momentum():
+    x, y = images(6), labels(6)
+    attack, plain = pgd(THREATS[0], steps=5, momentum=0.6), pgd(THREATS[0], steps=5)
+    assert torch.equal(attack(Wavy(), x, y), plain(Wavy(), x, y))
+    assert attack.settled(Wavy()).describe() == plain.settled(Wavy()).describe()
+    assert attack.settled(NoisyWavy()).describe()["momentum"] == 0.6
+
+
 def test_momentum_neither_loses_a_tiny_gradient_nor_lends_one():
     class Faint(Linear):
         """The first image's slope is 1e-42 of the others', the second has none."""
+
+        is_stochastic = True  # it says so, and draws nothing
 
         def _score(self, x, noise):
             scale = torch.ones(len(x))
@@ -76,7 +90,7 @@ def test_momentum_neither_loses_a_tiny_gradient_nor_lends_one():
 
     x, y = images(4), labels(4)
     found = pgd(LInf(0.1), momentum=0.75, keep="last")(Faint(), x, y)
-    alike = pgd(LInf(0.1), momentum=0.75, keep="last")(Linear(), x, y)
+    alike = pgd(LInf(0.1), keep="last")(Linear(), x, y)
     assert torch.equal(found[1], x[1]) and torch.equal(found[2:], alike[2:])
     assert ((found - x)[0].abs() > 0.05).float().mean() > 0.2  # denormal numbers: the smallest entries are lost
 

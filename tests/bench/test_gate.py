@@ -56,7 +56,35 @@ class Saturated(fakes.Fake):
         return torch.exp(-1e6 * squares(x))
 
 
-HONEST = (fakes.Fake, fakes.Linear, fakes.PureNoise, fakes.Noisy, Kinky, SingleInside, Saturated)
+class NoiseInside(fakes.Noisy):
+    """Its gradient depends on the draw, as that of a diffusion detector."""
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        return squares(x + 0.3 * noise.normal(x.shape[1:], stream="blur", like=x))
+
+
+class Exponential(fakes.Fake):
+    """As FastFlow's: a score that runs out of digits, and an increasing function of it that does not."""
+
+    has_surrogate = True
+    surrogate_is_monotone = True
+    steepness = 3.0
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        return -torch.exp(-self.steepness * squares(x))
+
+    def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
+        return squares(x)
+
+
+class SaturatedExponential(Exponential):
+    steepness = 1e5
+
+
+HONEST = (
+    fakes.Fake, fakes.Linear, fakes.PureNoise, fakes.Noisy, Kinky, SingleInside, Saturated, NoiseInside, Exponential,
+    SaturatedExponential,
+)
 
 
 @pytest.mark.parametrize("honest", HONEST)
@@ -124,6 +152,35 @@ class OtherNoiseBehind(fakes.Noisy):
 def test_a_wrong_gradient_is_stopped(wrong: type[fakes.Fake]) -> None:
     with pytest.raises(CellError, match=r"gradient is wrong by \d+ % of its size.*artefact"):
         passes(wrong)
+
+
+def test_a_surrogate_that_is_not_monotone_is_stopped() -> None:
+    class Corner(Exponential):
+        """Attacks would follow the mean of a corner, and compare by it."""
+
+        def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
+            return x[..., :8, :8].mean(dim=(1, 2, 3))
+
+    class Falling(Exponential):
+        def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
+            return -squares(x)
+
+    for wrong in (Corner, Falling):
+        with pytest.raises(CellError, match=r"no increasing function of its score .*surrogate_is_monotone = False"):
+            passes(wrong)
+
+    class Admitted(Corner):
+        surrogate_is_monotone = False
+
+    passes(Admitted)
+
+
+def test_noise_that_is_not_declared_is_stopped() -> None:
+    class Undeclared(NoiseInside):
+        is_stochastic = False
+
+    with pytest.raises(CellError, match="draws noise and is_stochastic is False"):
+        passes(Undeclared)
 
 
 def test_the_sentence_says_how_wrong_the_gradient_is() -> None:

@@ -77,9 +77,18 @@ def test_what_cannot_be_compared_is_not_in_one_table(other: dict[str, object]) -
 
 
 def test_eot_and_draws_follow_from_the_detector_and_share_a_table() -> None:
-    stochastic = make_record(make_scores(draws=10), detector="freerad", eot=20)
+    stochastic = make_record(make_scores(draws=10), detector="freerad", eot=20, momentum=0.75)
     board = only([make_record(detector="ae"), stochastic])
     assert {row.name for row in board.rows} == {"ae", "freerad"}
+    assert any("EOT draws 20, momentum where stochastic 0.75" in fact for fact in board.facts)
+
+
+def test_a_curve_is_made_of_one_attack_at_several_radii() -> None:
+    def key(**other: object) -> str:
+        return leaderboard.curve_key(cell("ae", "mono", 10, **other))
+
+    assert key() == key(epsilon=4 / 255) == key(eot=5) == key(momentum=0.9)
+    assert len({key(), key(restarts=5), key(keep="best"), key(random_start=True), key(step_size=1e-4)}) == 5
 
 
 def test_the_marks_say_what_not_to_believe() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench import plan as planning
-from bench import presets
+from bench import presets, protocol
 from bench.config import Override, RunConfig
 from bench.errors import BenchError
 
@@ -83,16 +83,27 @@ def test_small_pictures_keep_their_size_at_paper_alone() -> None:
     assert presets.get("quick").side("cifar10") == 128
 
 
-def test_the_quick_protocol_averages_gradients_over_draws_and_steps_and_less_is_no_full_run() -> None:
-    usual = planning.make(run())
-    described = usual.attacks[0].describe()
-    assert (described["eot"], described["momentum"]) == (2, 0.75) and usual.limits == []
-    fewer = planning.make(run(eot=1))
-    assert fewer.attacks[0].describe()["eot"] == 1
-    assert any("--eot 1: fewer noise draws than the protocol's 2" in limit for limit in fewer.limits)
-    plain = planning.make(run(momentum=0.0))
-    assert plain.attacks[0].describe()["momentum"] == 0
-    assert any("--momentum 0: less than the protocol's 0.75" in limit for limit in plain.limits)
-    more = planning.make(run(momentum=0.9, eot=5))
-    assert more.attacks[0].describe()["momentum"] == 0.9 and more.limits == []
+def test_the_quick_protocol_averages_gradients_over_draws_and_steps_and_other_averages_are_no_full_run() -> None:
+    def limits(detector: str = "freerad", **changes: Any) -> list[str]:
+        return planning.make(run(detectors=("freerad", "brightness"), **changes)).limits_of(detector, "mono")
+
+    described = planning.make(run()).attacks[0].describe()
+    assert (described["eot"], described["momentum"]) == (2, 0.75) and limits() == []
+    assert planning.make(run(eot=1, momentum=0.5)).attacks[0].describe() == described | {"eot": 1, "momentum": 0.5}
+    assert "--eot 1: fewer noise draws than the protocol's 2" in limits(eot=1)[0]
+    assert "--momentum 0.9: not the protocol's 0.75" in limits(momentum=0.9)[0]
+    assert limits(eot=5) == [] and limits("brightness", eot=1, momentum=0.0) == []
     assert planning.make(run(protocol="paper")).attacks[0].describe()["momentum"] == 0
+
+
+def test_options_that_change_nothing_do_not_mark_a_run() -> None:
+    """The record that they leave is one that a plain run takes over."""
+    same = (Override("ae", "epochs", None, planning.build("ae", "mono", 128, run()).settings.epochs),)
+    config = run(
+        detectors=("ae", "cflow"), eot=2, momentum=0.75, steps=20, keep="best", holdout=32, gradient="surrogate",
+        overrides=same,
+    )
+    plan = planning.make(config)
+    assert plan.limits_of("ae", "mono") == [] and plan.limits_of("cflow", "mono") == []
+    assert planning._statement(config, protocol.get("quick")) == protocol.get("quick").statement
+    assert "--gradient score" in planning.make(replace(config, gradient="score")).limits_of("cflow", "mono")[0]

@@ -42,6 +42,18 @@ def test_two_processes_leave_the_records_of_one(tmp_path: Path, folder: Path) ->
     assert again.reused == 4 and multiprocessing.active_children() == []
 
 
+def test_the_last_group_after_a_kill_computes_with_a_workers_threads(tmp_path: Path, folder: Path) -> None:
+    """Another number of threads rounds otherwise: a fit would get another hash, and its cell another key."""
+    torch.set_num_threads(2)  # the fixture puts it back
+    plan = planning.make(fakes.config(tmp_path, folder, "brightness"))
+    first = runner.run_plan(plan, fakes.Quiet(), workers=2)
+    assert {r.environment["threads"] for r in first.records} == {1}
+    assert first.records[0].path is not None
+    first.records[0].path.unlink()
+    again = runner.run_plan(plan, fakes.Quiet(), workers=2)
+    assert again.reused == 1 and {r.environment["threads"] for r in again.records} == {1}
+
+
 def test_a_killed_worker_is_a_sentence(tmp_path: Path, folder: Path) -> None:
     class Killer(fakes.Quiet):
         def fitting(self, detector: str, category: str) -> Progress:
