@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detectors._images import resize
-from detectors._training import batches, holdout, initialise_
+from detectors._training import batches, check_schedule, holdout, initialise_
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
@@ -113,8 +113,9 @@ class AutoencoderDetector(Detector):
     has_reconstruction = True
 
     def __init__(self, settings: AutoencoderSettings, image_size: int) -> None:
-        """Raises DetectorError where the work size cannot be halved often enough."""
+        """Raises DetectorError where the work size cannot be halved often enough, or nothing could be trained."""
         super().__init__(settings, image_size)
+        check_schedule(self.name, settings)
         multiple = 2**settings.levels
         if settings.levels < 1 or settings.work_size < multiple or settings.work_size % multiple:
             raise DetectorError(

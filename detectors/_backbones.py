@@ -25,6 +25,7 @@ from detectors.noise import generator
 POOLED = "pooled"  # the pseudo-layer that is the global average of the last feature map, (B, C)
 QUICK = "tf_efficientnet_lite0"
 PAPER = "wide_resnet50_2.tv_in1k"  # torchvision's IMAGENET1K_V1 weights, those of 2020
+_PROBE_SIDE = 64
 
 
 class Backbone(nn.Module):
@@ -62,9 +63,10 @@ class Backbone(nn.Module):
 
         Raises:
             WeightsError: the pretrained weights cannot be had.
-            DetectorError: no such model or layer.
+            DetectorError: no such model or layer, or one that no features can be taken from.
         """
         super().__init__()
+        self.name = name
         self.layers = tuple(layers)
         self.size, self.crop = size, crop
         network = _untrained(name)
@@ -79,7 +81,13 @@ class Backbone(nn.Module):
             raise DetectorError(f"Backbone weights are 'pretrained' or, in tests, 'random'; got {weights!r}.")
         network.load_state_dict(state, assign=True)
         cast(Any, network).reset_classifier(0)
-        self.network: nn.Module = simplified(network.eval(), self.layers)
+        try:
+            self.network: nn.Module = simplified(network.eval(), self.layers)
+        except (AssertionError, RuntimeError) as error:  # a ViT asserts that images have its own size
+            raise DetectorError(
+                f"{name} cannot take images of {_PROBE_SIDE} px, on which every backbone is tried ({error}); choose a "
+                f"network for images of any size, e.g. {PAPER!r}."
+            ) from error
         config = cast(Any, timm.get_pretrained_cfg(name))
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1))
@@ -96,6 +104,25 @@ class Backbone(nn.Module):
         x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)  # the CPU's fast layout
         return features(self.network, x, self.layers)
 
+    @torch.no_grad()
+    def blank_maps(self, side: int) -> list[Tensor]:
+        """The features of a grey image of that side, (1, C, h, w) per layer: what is built on them has their shapes.
+
+        Raises:
+            DetectorError: it cannot take images of that side, or a layer's features are no maps.
+        """
+        try:
+            maps = self(self.mean.new_full((1, 3, side, side), 0.5))  # where the network lies
+        except RuntimeError as error:
+            raise DetectorError(f"{self.name} cannot take images of {side} px ({error}); enlarge them.") from error
+        for layer, found in zip(self.layers, maps, strict=True):
+            if found.ndim != 4:
+                raise DetectorError(
+                    f"{layer!r} of {self.name} gives no feature maps (B, C, h, w), and a detector that compares places "
+                    "needs them; name another of its layers."
+                )
+        return list(maps)
+
     def train(self, mode: bool = True) -> Self:
         """Stays in evaluation mode: batch statistics would let images see each other."""
         return super().train(False)
@@ -106,7 +133,7 @@ class Backbone(nn.Module):
 
     def _count_channels(self) -> tuple[int, ...]:
         with torch.no_grad():
-            return tuple(f.shape[1] for f in self(torch.full((1, 3, 64, 64), 0.5)))
+            return tuple(f.shape[1] for f in self(torch.full((1, 3, _PROBE_SIDE, _PROBE_SIDE), 0.5)))
 
 
 class _Reached(Exception):  # noqa: N818 - a signal, not an error
@@ -114,7 +141,11 @@ class _Reached(Exception):  # noqa: N818 - a signal, not an error
 
 
 def features(network: nn.Module, x: Tensor, layers: Sequence[str]) -> list[Tensor]:
-    """The outputs of the named modules for normalised images; stops behind the last of them."""
+    """The outputs of the named modules for normalised images; stops behind the last of them.
+
+    Raises:
+        DetectorError: a module is there and takes no part in the features, as a classifier.
+    """
     found: dict[str, Tensor] = {}
     wanted = [layer for layer in layers if layer != POOLED]
     runs_through = POOLED in layers
@@ -135,6 +166,11 @@ def features(network: nn.Module, x: Tensor, layers: Sequence[str]) -> list[Tenso
     finally:
         for handle in handles:
             handle.remove()
+    for layer in layers:
+        if layer not in found:
+            raise DetectorError(
+                f"The network makes its features without its layer {layer!r}; name one that lies before the classifier."
+            )
     return [found[layer] for layer in layers]
 
 
@@ -145,7 +181,7 @@ def simplified(network: nn.Module, layers: Sequence[str]) -> nn.Module:
             setattr(module, "inplace", False)  # noqa: B010 - an activation in place would overwrite the features of the layer before it
     network = network.double()  # and back: exact
     folded = fold_batch_norm(copy.deepcopy(network))
-    probe = torch.rand(2, 3, 64, 64, generator=generator(0, "probe"), dtype=torch.float64)
+    probe = torch.rand(2, 3, _PROBE_SIDE, _PROBE_SIDE, generator=generator(0, "probe"), dtype=torch.float64)
     with torch.no_grad():
         pairs = zip(features(network, probe, layers), features(folded, probe, layers), strict=True)
         same = all(float((a - b).abs().max()) <= 1e-9 * (1.0 + float(a.abs().max())) for a, b in pairs)

@@ -23,8 +23,14 @@ class PrincipalComponents(nn.Module):
 
     def __init__(self, size: int, count: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("basis", torch.eye(size, count))
+        self.register_buffer("mean", torch.empty(size))
+        self.register_buffer("basis", torch.empty(size, count))
+        self.reset()
+
+    def reset(self) -> None:
+        """Mean 0 and the first unit vectors, as before any update."""
+        self.mean.zero_()
+        nn.init.eye_(self.basis)
 
     def encode(self, rows: Tensor) -> Tensor:
         """(..., d) to coordinates (..., count): the paper's f(X; mu, U) = (X - mu) U."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from detectors.errors import DetectorError
 
 
 def initialise_(module: nn.Module, generator: torch.Generator) -> None:
@@ -36,8 +39,29 @@ def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tenso
     yield from torch.randperm(count, generator=generator).split(size)  # type: ignore[no-untyped-call]
 
 
+def check_schedule(owner: str, settings: Any) -> None:
+    """Raise DetectorError for epochs, batch_size, patience, learning_rate or holdout that nothing can be trained with.
+
+    Args:
+        owner: the detector's name, for the error.
+        settings: an object with these five attributes.
+    """
+    for name in ("epochs", "batch_size", "patience"):
+        if getattr(settings, name) < 1:
+            raise DetectorError(f"{owner}'s {name} must be at least 1; got {getattr(settings, name)}.")
+    if not (math.isfinite(settings.learning_rate) and settings.learning_rate > 0):
+        raise DetectorError(f"{owner}'s learning_rate must be a number above 0; got {settings.learning_rate:g}.")
+    if not 0 < settings.holdout < 1:
+        raise DetectorError(f"{owner}'s holdout must lie between 0 and 1; got {settings.holdout:g}.")
+
+
+def held_count(count: int, fraction: float) -> int:
+    """How many of `count` images `holdout` keeps from training: at least one, and never all."""
+    return min(count - 1, max(1, round(count * fraction)))
+
+
 def holdout(count: int, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Two disjoint sets of indices, sorted: what to train on, and what to stop early on (at least one of each)."""
-    held = min(count - 1, max(1, round(count * fraction)))
+    held = held_count(count, fraction)
     order = torch.randperm(count, generator=generator)
     return order[held:].sort().values, order[:held].sort().values

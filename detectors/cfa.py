@@ -23,10 +23,10 @@ from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 
 from detectors import _backbones, _presets
-from detectors._backbones import POOLED, Backbone
+from detectors._backbones import Backbone
 from detectors._images import resize
 from detectors._neighbours import exact_squares, kmeans, nearest, root
-from detectors._training import batches, holdout, initialise_
+from detectors._training import batches, check_schedule, holdout, initialise_
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
@@ -169,18 +169,11 @@ class CFA(Detector):
 
     def _finest_side(self) -> int:
         """The side of the finest layer's map. Raises DetectorError where the layers are no maps, finest first."""
-        try:
-            with torch.no_grad():
-                maps = self.backbone(torch.full((1, 3, self.image_size, self.image_size), 0.5))
-        except RuntimeError as error:
-            raise DetectorError(
-                f"{self.settings.backbone} cannot take images of {self.image_size} px ({error}); enlarge them."
-            ) from error
-        sides = [features.shape[-1] if features.ndim == 4 else 0 for features in maps]
-        if 0 in sides or sides != sorted(sides, reverse=True):
+        sides = [maps.shape[-1] for maps in self.backbone.blank_maps(self.image_size)]
+        if sides != sorted(sides, reverse=True):
             layers = ", ".join(self.settings.layers)
-            raise DetectorError(f"cfa's layers must be feature maps, finest first; got {layers}.")
-        return int(sides[0])
+            raise DetectorError(f"cfa's layers must come finest first; got {layers}.")
+        return sides[0]
 
     # -- score --------------------------------------------------------------------------------------------------------
 
@@ -297,17 +290,14 @@ def _spread(side: int, image_size: int, sigma: float) -> Tensor:
 
 
 def _check(settings: CFASettings) -> None:
-    for name in ("gamma_c", "gamma_d", "neighbours", "epochs", "batch_size", "patience"):
+    check_schedule("cfa", settings)
+    for name in ("gamma_c", "gamma_d", "neighbours"):
         if getattr(settings, name) < 1:
             raise DetectorError(f"cfa's {name} must be at least 1; got {getattr(settings, name)}.")
-    for name in ("nu", "radius", "sigma", "learning_rate"):
+    for name in ("nu", "radius", "sigma"):
         value = getattr(settings, name)
         if not (math.isfinite(value) and value > 0):
             raise DetectorError(f"cfa's {name} must be a number above 0; got {value:g}.")
     for name in ("hard_negatives", "alpha", "weight_decay"):
         if not getattr(settings, name) >= 0:
             raise DetectorError(f"cfa's {name} must be at least 0; got {getattr(settings, name):g}.")
-    if not 0 < settings.holdout < 1:
-        raise DetectorError(f"cfa's holdout must lie between 0 and 1; got {settings.holdout:g}.")
-    if POOLED in settings.layers:
-        raise DetectorError(f"cfa needs feature maps; {POOLED!r} in its layers is none.")

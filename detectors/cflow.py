@@ -6,7 +6,8 @@ sine/cosine code.
 
 Ours differs where the authors' code looks at the test set: its likelihoods are divided by their maximum over all test
 images, and the epoch is picked by the test AUC. Here the maxima are those of the training normals, and training stops
-by the loss on held-out normals.
+by the loss on held-out normals. And the fibers of a step are all images of a batch at the same drawn positions, where
+the authors permute over images and positions alike.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from detectors._backbones import Backbone
 from detectors._coupling import Flow, VectorSubnet, flow
 from detectors._flow_training import Features, train_until_held_out_stops_improving
 from detectors._images import resize
-from detectors._training import batches, holdout
+from detectors._training import batches, check_schedule, holdout
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
@@ -114,8 +115,7 @@ class CFlow(Detector):
         self.backbone = Backbone(
             settings.backbone, settings.layers, size=settings.input_size or None, weights=settings.weights
         )
-        with torch.no_grad():
-            blank = self.backbone(torch.zeros(1, 3, image_size, image_size))
+        blank = self.backbone.blank_maps(image_size)
         self.flows = nn.ModuleList(_flow(features.shape[1], settings) for features in blank)
         self.register_buffer("maxima", torch.zeros(len(blank)))
         for i, features in enumerate(blank):
@@ -228,7 +228,10 @@ class CFlow(Detector):
 
     @torch.no_grad()
     def _measure(self, features: Features) -> None:
-        """Each channel's mean and deviation over the training normals and positions."""
+        """Each channel's mean and deviation over the training normals and positions.
+
+        Over all of them, before some are held out: only early stopping can be flattered by that.
+        """
         for i, shape in enumerate(features.shapes):
             mean, deviation = getattr(self, f"mean_{i}"), getattr(self, f"deviation_{i}")
             mean.zero_()
@@ -290,9 +293,10 @@ def _check(settings: CFlowSettings) -> None:
     _likelihood_maps.check_domain("cflow", settings.score_domain)
     if settings.condition < 4 or settings.condition % 4:
         raise DetectorError(f"cflow's condition must be a multiple of 4; got {settings.condition}.")
-    for key in ("blocks", "epochs", "batch_size", "fibers"):
+    check_schedule("cflow", settings)
+    for key in ("blocks", "fibers"):
         if getattr(settings, key) < 1:
             raise DetectorError(f"cflow's {key} must be at least 1; got {getattr(settings, key)}.")
-    for key in ("share", "hidden", "clamp", "learning_rate"):
+    for key in ("share", "hidden", "clamp"):
         if not getattr(settings, key) > 0:
             raise DetectorError(f"cflow's {key} must be above 0; got {getattr(settings, key)}.")

@@ -20,7 +20,7 @@ from detectors._backbones import Backbone
 from detectors._coupling import Flow, MapSubnet, flow
 from detectors._flow_training import Features, train_until_held_out_stops_improving
 from detectors._images import resize
-from detectors._training import batches, holdout, initialise_
+from detectors._training import batches, check_schedule, holdout, initialise_
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
@@ -94,8 +94,7 @@ class FastFlow(Detector):
         self.backbone = Backbone(
             settings.backbone, settings.layers, size=settings.input_size or None, weights=settings.weights
         )
-        with torch.no_grad():
-            shapes = [f.shape[1:] for f in self.backbone(torch.zeros(1, 3, image_size, image_size))]
+        shapes = [maps.shape[1:] for maps in self.backbone.blank_maps(image_size)]
         self.norms = nn.ModuleList(nn.LayerNorm(list(shape)) for shape in shapes)
         self.flows = nn.ModuleList(_flow(shape[0], settings) for shape in shapes)
 
@@ -203,9 +202,9 @@ def _flow(channels: int, settings: FastFlowSettings) -> Flow:
 
 def _check(settings: FastFlowSettings) -> None:
     _likelihood_maps.check_domain("fastflow", settings.score_domain)
-    for key in ("flow_steps", "epochs", "batch_size"):
-        if getattr(settings, key) < 1:
-            raise DetectorError(f"fastflow's {key} must be at least 1; got {getattr(settings, key)}.")
-    for key in ("hidden", "clamp", "learning_rate"):
+    check_schedule("fastflow", settings)
+    if settings.flow_steps < 1:
+        raise DetectorError(f"fastflow's flow_steps must be at least 1; got {settings.flow_steps}.")
+    for key in ("hidden", "clamp"):
         if not getattr(settings, key) > 0:
             raise DetectorError(f"fastflow's {key} must be above 0; got {getattr(settings, key)}.")

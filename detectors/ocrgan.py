@@ -35,7 +35,7 @@ from torch import Tensor
 from detectors import _presets
 from detectors._images import resize
 from detectors._ocrgan_networks import Discriminator, Generator, initialise_dcgan_, split
-from detectors._training import batches, holdout, initialise_
+from detectors._training import batches, check_schedule, holdout, initialise_
 from detectors.base import Detector, Progress, Settings, evaluation
 from detectors.errors import DetectorError
 from detectors.noise import Noise, NoiseSeed, generator
@@ -96,7 +96,7 @@ class OCRGAN(Detector):
     has_reconstruction = True
 
     def __init__(self, settings: OCRGANSettings, image_size: int) -> None:
-        """Raises DetectorError for settings that no network can have."""
+        """Raises DetectorError for settings that no network or training can have."""
         super().__init__(settings, image_size)
         _check_settings(settings)
         self.is_stochastic = settings.channel_selection == "random"
@@ -289,6 +289,7 @@ def _should_be(real: float, logits: Tensor) -> Tensor:
 
 
 def _check_settings(settings: OCRGANSettings) -> None:
+    check_schedule("ocr-gan", settings)
     for name, allowed in (("channel_selection", SELECTIONS), ("subtraction", SUBTRACTIONS)):
         if getattr(settings, name) not in allowed:
             raise DetectorError(f"ocr-gan's {name} must be {' or '.join(allowed)}; got {getattr(settings, name)!r}.")

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
+from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -28,7 +30,7 @@ from torch import Tensor, nn
 from detectors import _presets
 from detectors._images import resize
 from detectors._pls_networks import PrincipalAutoencoder
-from detectors._training import batches, holdout, initialise_
+from detectors._training import batches, check_schedule, held_count, holdout, initialise_
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
@@ -82,12 +84,12 @@ class PLS(Detector):
     is_defence = True
     has_map = True
     has_reconstruction = True
-    min_normals = 10  # one held out, and more left than there are components of Spatial-PCA
 
     def __init__(self, settings: PLSSettings, image_size: int) -> None:
         """Raises DetectorError for settings that no network, projection or attack can have."""
         super().__init__(settings, image_size)
         _check(settings)
+        self.min_normals = _least_normals(settings)
         self.network = PrincipalAutoencoder(
             settings.work_size, settings.widths, settings.poolings,
             vector_components=settings.vector_components, spatial_components=settings.spatial_components,
@@ -130,11 +132,6 @@ class PLS(Detector):
     def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
         settings: PLSSettings = self.settings
         training, held_out = holdout(len(normals), settings.holdout, generator(seed, "pls-holdout"))
-        if len(training) <= settings.spatial_components:
-            raise DetectorError(
-                f"pls's {settings.spatial_components} spatial_components need more than as many training images and "
-                f"{len(training)} are left after the hold-out; add images or lower it."
-            )
         self._initialise(seed)
         with torch.no_grad():
             images = torch.cat([self._work(chunk) for chunk in normals.split(64)])  # type: ignore[no-untyped-call]
@@ -162,6 +159,9 @@ class PLS(Detector):
     def _initialise(self, seed: int) -> None:
         source = generator(seed, "pls-initial-weights")
         initialise_(self.network, source)
+        # Updates are turned onto the basis that is there, so what an earlier fit left would show.
+        self.network.principal.vector.reset()
+        self.network.principal.spatial.reset()
         # PyTorch's default makes the signal smaller in every layer. Of what a sigmoid and two projections then leave,
         # training can fail to find its way out of reconstructing the mean image (measured); He et al. (2015) keep it.
         for layer in self.network.modules():
@@ -219,8 +219,16 @@ def _poolings(side: int) -> int:
     return max(0, min(4, int(math.log2(side / 8))))
 
 
+def _least_normals(settings: PLSSettings) -> int:
+    """The fewest images of which, after the hold-out, more are left than there are components of Spatial-PCA."""
+    return bisect_right(
+        range(sys.maxsize), settings.spatial_components, key=lambda count: count - held_count(count, settings.holdout)
+    )
+
+
 def _check(settings: PLSSettings) -> None:
     """Raise DetectorError for what cannot be built or trained."""
+    check_schedule("pls", settings)
     multiple = 2**settings.poolings
     if not settings.widths or min(settings.widths) < 1 or not 0 <= settings.poolings <= len(settings.widths):
         raise DetectorError(
@@ -244,7 +252,7 @@ def _check(settings: PLSSettings) -> None:
         )
     if not 0 < settings.component_rate <= 1:
         raise DetectorError(f"pls's component_rate must be above 0 and at most 1; got {settings.component_rate:g}.")
-    if not 0 <= settings.attack_epsilon <= 1 or settings.attack_steps < 1 or settings.epochs < 1:
-        raise DetectorError("pls needs an attack_epsilon in [0, 1], and attack_steps and epochs of at least 1.")
+    if not 0 <= settings.attack_epsilon <= 1 or settings.attack_steps < 1:
+        raise DetectorError("pls needs an attack_epsilon in [0, 1], and attack_steps of at least 1.")
     if settings.attack_step_size is not None and not settings.attack_step_size > 0:
         raise DetectorError(f"pls's attack_step_size must be above 0, or None; got {settings.attack_step_size:g}.")

@@ -60,16 +60,19 @@ class AnomalibDetector(Detector):
     Attributes:
         model: anomalib's, its extractor replaced.
         extractor: the attribute of the model that holds the backbone; "" where there is none.
+        layer_count: how many layers of the backbone the model takes; 0: any number.
         learned_shapes: buffers whose shapes are learned (PCA bases, memory banks).
     """
 
     has_map = True
     extractor: ClassVar[str] = "feature_extractor"
+    layer_count: ClassVar[int] = 0
     learned_shapes: ClassVar[frozenset[str]] = frozenset()
     model: Any
 
     def __init__(self, settings: AnomalibSettings, image_size: int) -> None:
-        """Raises WeightsError where the weights cannot be had, DetectorError where another anomalib is installed."""
+        """Raises WeightsError where the weights cannot be had, DetectorError where another anomalib is installed or the
+        model takes another number of layers."""
         super().__init__(settings, image_size)
         if settings.version != (installed := version("anomalib")):
             raise DetectorError(
@@ -77,6 +80,11 @@ class AnomalibDetector(Detector):
                 f"install anomalib=={settings.version}, or leave its version alone and fit again."
             )
         self.work_size = settings.input_size or image_size
+        if isinstance(settings, BackboneSettings) and self.layer_count not in (0, len(settings.layers)):
+            raise DetectorError(
+                f"{self.name} takes {self.layer_count} of its backbone's layers; got {len(settings.layers)}: "
+                "set layers to as many names."
+            )
         # In a tuple, so that torch does not see it as a second child.
         self._held: tuple[Backbone, ...] = (self._backbone(settings),) if isinstance(settings, BackboneSettings) else ()
         self._rebuild(seed=0)

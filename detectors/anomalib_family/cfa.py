@@ -22,7 +22,6 @@ from detectors.anomalib_family.adapter import CHUNK, AnomalibDetector, BackboneS
 from detectors.anomalib_family.fence import quiet, stand_ins
 from detectors.anomalib_family.training import TrainingSettings, frozen_features, train
 from detectors.base import Progress
-from detectors.errors import DetectorError
 
 _KEYS = ("layer1", "layer2", "layer3")
 _SMALLEST_SQUARE = 1e-12
@@ -56,12 +55,11 @@ class Cfa(AnomalibDetector):
     name = "anomalib:cfa"
     title = "CFA (anomalib)"
     paper = "Lee et al. 2022, IEEE Access, arXiv 2206.04325"
+    layer_count = len(_KEYS)
     learned_shapes = frozenset({"model.memory_bank"})
 
     def __init__(self, settings: CfaSettings, image_size: int) -> None:
-        """Raises DetectorError for another number of layers than three."""
-        if len(settings.layers) != len(_KEYS):
-            raise DetectorError(f"{self.name} takes three layers; got {len(settings.layers)}.")
+        """Raises WeightsError where the backbone's weights cannot be had."""
         super().__init__(settings, image_size)
         self.blur = GaussianBlur2d(sigma=4.0)
 
@@ -85,6 +83,8 @@ class Cfa(AnomalibDetector):
         return model
 
     def _learn(self, images: Tensor, *, seed: int, progress: Progress) -> None:
+        """The bank is built from all images and the held-out ones are then judged by it: only early stopping can be
+        flattered by that."""
         settings: TrainingSettings = self.settings.training
         batches = [SimpleNamespace(image=chunk) for chunk in images.split(CHUNK)]  # type: ignore[no-untyped-call]
         with stand_ins(torch_model, tqdm=quiet):

@@ -67,6 +67,7 @@ class Csflow(AnomalibDetector):
     name = "anomalib:csflow"
     title = "CS-Flow (anomalib)"
     paper = "Rudolph et al. 2022, WACV, arXiv 2110.02855"
+    layer_count = 1
 
     @classmethod
     def settings_for(cls, preset: str, image_size: int) -> CsflowSettings:
@@ -79,8 +80,9 @@ class Csflow(AnomalibDetector):
 
     def _assemble(self) -> Any:
         pyramid = Pyramid(self._features())
+        blank = self._held[0].mean.new_full((1, 3, self.work_size, self.work_size), 0.5)
         with torch.no_grad():
-            shapes = [m.shape[1:] for m in pyramid(torch.full((1, 3, self.work_size, self.work_size), 0.5))]
+            shapes = [m.shape[1:] for m in pyramid(blank)]
         if any(2 * small[-1] != large[-1] for large, small in pairwise(shapes)):
             raise DetectorError(
                 f"{self.name} halves images of {self.work_size} px twice and its features do not follow "

@@ -19,7 +19,6 @@ from detectors import _backbones
 from detectors.anomalib_family.adapter import CHUNK, AnomalibDetector, BackboneSettings, at_preset
 from detectors.anomalib_family.fence import stand_ins
 from detectors.base import Progress
-from detectors.errors import DetectorError
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,11 @@ class Dfkde(AnomalibDetector):
         )
     )
 
+    def __init__(self, settings: DfkdeSettings, image_size: int) -> None:
+        """Raises WeightsError where the backbone's weights cannot be had."""
+        super().__init__(settings, image_size)
+        self.min_normals = max(self.min_normals, settings.components + 1)  # n images have n - 1 components
+
     @classmethod
     def settings_for(cls, preset: str, image_size: int) -> DfkdeSettings:
         """`paper`: ResNet-18's last layer. `quick`: a small network's."""
@@ -63,11 +67,6 @@ class Dfkde(AnomalibDetector):
             )
 
     def _learn(self, images: Tensor, *, seed: int, progress: Progress) -> None:
-        if len(images) <= self.settings.components:
-            raise DetectorError(
-                f"{self.name} with {self.settings.components} components needs more training images than that; "
-                f"it got {len(images)}: add images or lower components."
-            )
         with torch.no_grad():
             self.model.memory_bank = [self.model(chunk) for chunk in images.split(CHUNK)]  # type: ignore[no-untyped-call]
             self.model.fit()

@@ -40,6 +40,7 @@ class Dfm(AnomalibDetector):
     name = "anomalib:dfm"
     title = "DFM (anomalib)"
     paper = "Ahuja et al. 2019, arXiv 1909.11786"
+    layer_count = 1
     learned_shapes = frozenset(f"model.pca_model.{name}" for name in ("singular_vectors", "mean", "num_components"))
 
     @classmethod

@@ -77,7 +77,9 @@ class Fastflow(AnomalibDetector):
         return found
 
     def _assemble(self) -> Any:
-        timm = SimpleNamespace(create_model=lambda *_, **__: TimmLike(self._features()))
+        features = self._features()
+        features.check_sides(self.name, self.work_size)
+        timm = SimpleNamespace(create_model=lambda *_, **__: TimmLike(features))
         with stand_ins(torch_model, timm=timm):
             return torch_model.FastflowModel(
                 (self.work_size, self.work_size), "wide_resnet50_2",  # a CNN: any stands for ours

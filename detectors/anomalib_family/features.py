@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detectors._backbones import Backbone
+from detectors.errors import DetectorError
 
 
 class Features(nn.Module):
@@ -27,16 +28,31 @@ class Features(nn.Module):
             backbone: frozen.
             keys: names of the layers in anomalib's words; None: the backbone's.
             widths: channels that the model insists on (see `_widened`); empty: the backbone's own.
+
+        Raises:
+            DetectorError: a layer's features are no maps.
         """
         super().__init__()
         self.backbone = backbone
         self.layers = list(keys or backbone.layers)
         self.widths = tuple(widths)
         self.out_dims = list(widths or backbone.channels)
-        with torch.no_grad():
-            self.reductions = [64 // f.shape[-1] for f in backbone(torch.full((1, 3, 64, 64), 0.5))]
+        self.reductions = [64 // maps.shape[-1] for maps in backbone.blank_maps(64)]
         # What `timm`'s and anomalib's own extractors are called by.
         self.channels, self.scale_factors, self.scales = self.out_dims, self.reductions, range(len(self.out_dims))
+
+    def check_sides(self, owner: str, side: int) -> None:
+        """Raise DetectorError where maps of images of that side are not side // reduction wide.
+
+        That is what anomalib sizes its layer norms by, while a network rounds up.
+        """
+        real = [maps.shape[-1] for maps in self.backbone.blank_maps(side)]
+        assumed = [side // reduction for reduction in self.reductions]
+        if real != assumed:
+            raise DetectorError(
+                f"{owner} expects features {_listed(assumed)} wide of images of {side} px and they are "
+                f"{_listed(real)}: set input_size to a multiple of {max(self.reductions)}."
+            )
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         with torch.set_grad_enabled(images.requires_grad):
@@ -45,6 +61,10 @@ class Features(nn.Module):
                 found = [_widened(f, width) for f, width in zip(found, self.widths, strict=True)]
             # anomalib flattens with view(): the backbone's channels-last maps need another layout.
             return {key: f.contiguous() for key, f in zip(self.layers, found, strict=True)}
+
+
+def _listed(sides: Sequence[int]) -> str:
+    return ", ".join(str(side) for side in sides)
 
 
 def _widened(features: Tensor, width: int) -> Tensor:

@@ -45,6 +45,7 @@ class Fre(AnomalibDetector):
     name = "anomalib:fre"
     title = "FRE (anomalib)"
     paper = "Ndiour et al. 2022, arXiv 2207.13190"
+    layer_count = 1
 
     @classmethod
     def settings_for(cls, preset: str, image_size: int) -> FreSettings:
@@ -57,8 +58,7 @@ class Fre(AnomalibDetector):
 
     def _assemble(self) -> Any:
         features = self._features()
-        with torch.no_grad():
-            blank = features(torch.full((1, 3, self.work_size, self.work_size), 0.5))[self.settings.layers[0]]
+        (blank,) = self._held[0].blank_maps(self.work_size)
         with stand_ins(torch_model, TimmFeatureExtractor=lambda **_: features):
             return torch_model.FREModel(
                 self.settings.backbone, self.settings.layers[0], input_dim=self._pooled(blank).numel(),

@@ -72,6 +72,8 @@ class Glass(AnomalibDetector):
             )
 
     def _learn(self, images: Tensor, *, seed: int, progress: Progress) -> None:
+        """The centre (`calculate_center`) is that of all images, the held-out ones among them: only early stopping can
+        be flattered by that."""
         settings: TrainingSettings = self.settings.training
         model = self.model
         loader = [SimpleNamespace(image=chunk) for chunk in images.split(CHUNK)]  # type: ignore[no-untyped-call]

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from detectors import _backbones
 from detectors.anomalib_family.adapter import AnomalibDetector, BackboneSettings, at_preset
+from detectors.anomalib_family.features import Features
 from detectors.anomalib_family.fence import stand_ins
 from detectors.anomalib_family.training import Maps, TrainingSettings, frozen_features, train
-from detectors.base import Progress
+from detectors.base import Progress, evaluation
 from detectors.errors import DetectorError
 
 _WIDTHS = {"resnet18": (64, 128, 256), "wide_resnet50_2": (256, 512, 1024)}
@@ -79,9 +80,28 @@ class ReverseDistillation(AnomalibDetector):
             )
         features = self._features(widths=() if channels == wanted else wanted)
         with stand_ins(torch_model, TimmFeatureExtractor=lambda **_: features):
-            return torch_model.ReverseDistillationModel(
+            model = torch_model.ReverseDistillationModel(
                 backbone=self.settings.decoder, input_size=(self.work_size, self.work_size),
                 layers=self.settings.layers, anomaly_map_mode=AnomalyMapGenerationMode.ADD,
+            )
+        self._check_sides(model, features)
+        return model
+
+    def _check_sides(self, model: Any, features: Features) -> None:
+        """Raise DetectorError where the decoder's maps are not as large as the encoder's: it doubles what was halved
+        with rounding."""
+        blank = features.backbone.mean.new_full((1, 3, self.work_size, self.work_size), 0.5)
+        with torch.no_grad(), evaluation(model):
+            encoded = [maps.cpu() for maps in features(blank).values()]  # a second fit's backbone may lie elsewhere
+            try:
+                decoded = model.decoder(model.bottleneck(encoded))
+            except RuntimeError:  # the bottleneck cannot even join the layers
+                decoded = []
+        if [maps.shape for maps in decoded] != [maps.shape for maps in encoded]:
+            sides = ", ".join(str(maps.shape[-1]) for maps in encoded)
+            raise DetectorError(
+                f"{self.name} cannot rebuild features {sides} wide, those of images of {self.work_size} px: set "
+                f"input_size to a multiple of {2 * features.reductions[-1]}."
             )
 
     def _decoded(self, encoded: Maps) -> Maps:

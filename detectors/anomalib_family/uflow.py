@@ -82,7 +82,9 @@ class Uflow(AnomalibDetector):
         return found
 
     def _assemble(self) -> Any:
-        normed = Normed(self._features(), self.work_size)
+        features = self._features()
+        features.check_sides(self.name, self.work_size)
+        normed = Normed(features, self.work_size)
         with stand_ins(torch_model, get_feature_extractor=lambda *_: normed):
             return torch_model.UflowModel(
                 (self.work_size, self.work_size), self.settings.flow_steps, "wide_resnet50_2", self.settings.clamp,

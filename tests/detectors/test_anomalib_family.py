@@ -346,7 +346,17 @@ def test_settings_of_another_anomalib_are_refused(tmp_path: Path) -> None:
         ("draem", {"input_size": 40}, "multiple of 32"),
         ("ganomaly", {"input_size": 48}, "16, 32, 64"),
         ("csflow", {"input_size": 32}, "larger power of two"),
-        ("cfa", {"layers": ("blocks.2",)}, "three layers"),
+        ("cfa", {"layers": ("blocks.2",)}, "takes 3 of"),
+        ("csflow", {"layers": ("blocks.3", "blocks.4")}, "takes 1 of .* got 2"),
+        ("dfm", {"layers": ("blocks.3", "blocks.4")}, "takes 1 of .* got 2"),
+        ("fre", {"layers": ("blocks.3", "blocks.4")}, "takes 1 of .* got 2"),
+        ("fastflow", {"input_size": 100}, "multiple of 16"),
+        ("uflow", {"input_size": 100}, "multiple of 16"),
+        ("reverse_distillation", {"input_size": 100}, "multiple of 32"),
+        ("reverse_distillation", {"input_size": 48}, "multiple of 32"),
+        ("padim", {"layers": ("blocks.2", "pooled")}, "no feature maps"),
+        ("dfkde", {"layers": ("pooled",)}, "no feature maps"),
+        ("patchcore", {"layers": ("classifier",)}, "without its layer"),
         ("reverse_distillation", {"decoder": "vgg"}, "decoder is one of"),
         ("reverse_distillation", {"layers": ("blocks.4", "blocks.4", "blocks.4")}, "wants"),
         ("dfkde", {"backbone": "nothing"}, "timm has no model"),
@@ -355,6 +365,24 @@ def test_settings_of_another_anomalib_are_refused(tmp_path: Path) -> None:
 def test_impossible_settings_are_refused_before_any_fit(member: str, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(DetectorError, match=said):
         registry.create(f"anomalib:{member}", image_size=SIZE, **settings)
+
+
+@installed
+@pytest.mark.parametrize(("member", "side"), [("fastflow", 48), ("uflow", 48), ("reverse_distillation", 96)])
+def test_a_size_that_is_not_refused_can_be_scored(member: str, side: int) -> None:
+    detector = build(member, input_size=side)
+    with torch.no_grad():
+        score, found = detector._judge(F.interpolate(IMAGES, size=(side, side)))
+    assert score.shape == (len(IMAGES),) and found.shape == (len(IMAGES), 1, side, side)
+
+
+@installed
+def test_dfkde_needs_more_normals_than_it_has_components() -> None:
+    detector = build("dfkde")
+    assert detector.min_normals == 5 and registry.create("anomalib:dfkde", image_size=SIZE).min_normals == 17
+    assert bool(detector.fit(TRAIN[:5], seed=SEED).score(IMAGES).isfinite().all())
+    with pytest.raises(DetectorError, match="at least 5 normal training images, got 4"):
+        build("dfkde").fit(TRAIN[:4], seed=SEED)
 
 
 @installed

@@ -139,6 +139,26 @@ def test_unknown_layers_models_and_weights_are_refused_in_a_sentence() -> None:
         Backbone("resnet18", (), weights="random")
 
 
+@pytest.mark.parametrize("layer", ["classifier", "global_pool"])
+def test_a_layer_behind_the_features_is_refused_in_a_sentence(layer: str) -> None:
+    with pytest.raises(DetectorError, match=f"without its layer '{layer}'; name one"):
+        Backbone(LITE0, ("blocks.1", layer), weights="random")
+
+
+def test_a_network_of_one_image_size_is_refused_in_a_sentence() -> None:
+    with pytest.raises(DetectorError, match=r"vit_tiny_patch16_224 cannot take images of 64 px.*choose a network"):
+        Backbone("vit_tiny_patch16_224", ("blocks.1",), weights="random")
+
+
+def test_blank_maps_have_the_shapes_of_any_images_and_lie_where_the_network_does(lite0: Backbone) -> None:
+    backbone = Backbone(LITE0, ("blocks.1", "blocks.4"), weights="random").double()
+    blank = backbone.blank_maps(80)
+    assert [f.shape[1:] for f in blank] == [f.shape[1:] for f in backbone(pictures(2, 80).double())]
+    assert all(f.dtype == torch.float64 and not f.requires_grad for f in blank)
+    with pytest.raises(DetectorError, match="'pooled' of tf_efficientnet_lite0 gives no feature maps"):
+        lite0.blank_maps(64)
+
+
 @pytest.mark.usefixtures("offline")
 def test_without_weights_there_is_an_error_and_nothing_random() -> None:
     with pytest.raises(WeightsError, match=r"neither.*RADBENCH_WEIGHTS_DIR.*hub.*quick"):

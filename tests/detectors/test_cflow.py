@@ -201,6 +201,7 @@ def test_impossible_settings_and_diverging_training_are_refused() -> None:
     for wrong, match in (
         ({"score_domain": "sqrt"}, "score_domain"), ({"condition": 6}, "multiple of 4"), ({"blocks": 0}, "blocks"),
         ({"share": 0.0}, "share"), ({"layers": ("layer1",)}, "no layer"),
+        ({"layers": ("blocks.2", "pooled")}, "no feature maps"), ({"layers": ("classifier",)}, "without its layer"),
     ):
         with pytest.raises(DetectorError, match=match):
             cflow(**wrong)

@@ -200,6 +200,11 @@ class SeedsTheWorldInFit(Honest):
         self.centre.copy_(normals[torch.randperm(len(normals))[:4]].mean(dim=0))
 
 
+class StartsWhereItsLastFitEnded(Honest):
+    def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
+        self.centre.lerp_(normals.mean(dim=0), 0.9)
+
+
 def reproducible(detector: Detector, x: Tensor) -> None:
     checks.check_fit_is_reproducible(type(detector), detector, NORMALS, seed=0)
 
@@ -247,6 +252,7 @@ BROKEN = [
     (SurrogateInNameAlone, checks.check_surrogate_is_declared),
     (FitsFromGlobalRandomness, reproducible),
     (SeedsTheWorldInFit, reproducible),
+    (StartsWhereItsLastFitEnded, reproducible),
 ]
 
 

@@ -188,7 +188,8 @@ def test_paper_settings_are_the_authors() -> None:
 def test_impossible_settings_and_diverging_training_are_refused() -> None:
     for wrong, match in (
         ({"score_domain": "sqrt"}, "score_domain"), ({"flow_steps": 0}, "flow_steps"), ({"hidden": 0.0}, "hidden"),
-        ({"layers": ("layer1",)}, "no layer"),
+        ({"layers": ("layer1",)}, "no layer"), ({"layers": ("blocks.2", "pooled")}, "no feature maps"),
+        ({"layers": ("classifier",)}, "without its layer"),
     ):
         with pytest.raises(DetectorError, match=match):
             fastflow(**wrong)

@@ -275,10 +275,35 @@ def test_impossible_settings_are_refused(settings: dict[str, object], message: s
         pls(**settings)
 
 
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.25, 0.5, 0.9])
+@pytest.mark.parametrize("components", [1, 7, 12])
+def test_it_needs_as_many_normals_as_leave_more_than_its_spatial_components(components: int, share: float) -> None:
+    least = pls(spatial_components=components, holdout=share).min_normals
+    left = [len(holdout(count, share, generator(0))[0]) for count in range(1, 200)]
+    assert least == 1 + next(i for i, trained in enumerate(left) if trained > components)
+    assert all(trained > components for trained in left[least - 1 :])
+
+
+def test_the_fewest_normals_can_be_fitted_on() -> None:
+    detector = pls(spatial_components=12, epochs=1)
+    assert detector.min_normals == 14
+    assert bool(detector.fit(TRAIN[:14], seed=0).score(TEST).isfinite().all())
+
+
+def test_components_that_are_reset_are_those_of_a_new_object() -> None:
+    components = PrincipalComponents(12, 3).double()
+    components.update(latents(40, seed=1).flatten(1)[:, :12], rate=1.0)
+    fresh = PrincipalComponents(12, 3).double()
+    assert not torch.equal(components.basis, fresh.basis) and not torch.equal(components.mean, fresh.mean)
+    components.reset()
+    assert torch.equal(components.mean, torch.zeros(12, dtype=torch.float64))
+    assert torch.equal(components.basis, torch.eye(12, 3, dtype=torch.float64))
+
+
 def test_too_few_images_and_diverging_training_are_refused() -> None:
     with pytest.raises(DetectorError, match="at least 10"):
         pls().fit(TRAIN[:9], seed=0)
-    with pytest.raises(DetectorError, match="spatial_components need more"):
-        pls(spatial_components=12).fit(TRAIN[:12], seed=0)
+    with pytest.raises(DetectorError, match="at least 14"):
+        pls(spatial_components=12).fit(TRAIN[:13], seed=0)
     with pytest.raises(DetectorError, match="diverged"):
         pls(epochs=3, learning_rate=1e30).fit(TRAIN, seed=0)

@@ -284,6 +284,7 @@ def test_another_revision_of_a_part_is_another_revision(coin: None, monkeypatch:
     assert registry.get("purify:coin").revision == FreeRAD.revision + 3
     assert registry.create("purify:coin", image_size=64).min_normals == 5
     assert registry.create("purify:spade", image_size=64, **{"inner.neighbours": 7}).min_normals == 7
+    assert registry.create("purify:pls", image_size=64, **{"inner.spatial_components": 12}).min_normals == 14
 
 
 def test_members_of_other_families_can_be_purified(monkeypatch: pytest.MonkeyPatch) -> None:
