@@ -7,6 +7,7 @@ this machine multiplies matrices. `python -m bench.costs FOLDER` makes the table
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -90,6 +91,25 @@ def estimate(plan: Plan, detector: str, fits: bool) -> float | None:
     cost = _find(from_records(own, 0.0), plan, detector) or _find(_table(), plan, detector)
     if cost is None:
         return None
+    slower = cost.gflops / matrix_gflops() if cost.gflops else 1.0
+    return slower * _seconds(cost, plan, detector, fits)
+
+
+def longest_first(plan: Plan, jobs: Sequence[tuple[str, str]]) -> list[int]:
+    """The order in which several processes should take (category, detector): category by category, so that each holds
+    one category's pictures, and in each what takes long first, so that none is left with it at the end."""
+    table = _table()
+
+    def key(number: int) -> tuple[int, float]:
+        category, detector = jobs[number]
+        cost = _find(table, plan, detector)
+        expected = math.inf if cost is None else _seconds(cost, plan, detector, fits=True)
+        return plan.categories.index(category), -expected
+
+    return sorted(range(len(jobs)), key=key)
+
+
+def _seconds(cost: Cost, plan: Plan, detector: str, fits: bool) -> float:
     images = 2 * (plan.per_class or 100)
     stochastic = detector in plan.stochastic
     draws = protocol.get(plan.run.protocol).verdict_draws if stochastic else 1
@@ -98,8 +118,7 @@ def estimate(plan: Plan, detector: str, fits: bool) -> float | None:
         images * (_gradients(attack, stochastic, surrogate) * cost.gradient + 2 * draws * cost.forward)
         for attack in plan.attacks
     )
-    slower = cost.gflops / matrix_gflops() if cost.gflops else 1.0
-    return slower * (attacks + (cost.fit if fits else 0.0))
+    return attacks + (cost.fit if fits else 0.0)
 
 
 def _gradients(attack: Attack, stochastic: bool, surrogate: bool) -> int:

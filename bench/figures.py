@@ -46,14 +46,15 @@ def style() -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write stem.png (200 dpi) and stem.pdf atomically. Raises RecordError where the disk refuses."""
+def save(figure: Figure, stem: Path, *, vector: bool = False) -> list[Path]:
+    """Write stem.png (200 dpi) and, with `vector`, stem.pdf atomically. Raises RecordError where the disk refuses."""
     paths = []
     with style():
         # The layout is computed once and kept: it takes longer than drawing.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
-        for suffix, metadata in ((".png", {"Software": None}), (".pdf", {"CreationDate": None})):
+        kinds = [(".png", {"Software": None}), (".pdf", {"CreationDate": None})]
+        for suffix, metadata in kinds if vector else kinds[:1]:
             buffer = io.BytesIO()
             figure.savefig(buffer, format=suffix[1:], dpi=200, metadata=metadata)
             path = stem.with_name(stem.name + suffix)  # with_suffix would cut at a dot in the name

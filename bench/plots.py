@@ -1,6 +1,7 @@
 """Plots from records: security curves, score histograms, and a heat map of categories by detectors.
 
-Each `*_figure` returns a figure for records that may be compared; `write_all` groups records and writes PNG and PDF.
+Each `*_figure` returns a figure for records that may be compared; `write_all` groups records and writes PNG, and PDF of
+what belongs into a paper (curves and heat maps).
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ def write_all(
     problems: list[str] = []
     boards = build(records, revisions)
     for key, curves in _curve_groups(boards).items():
-        paths += save(security_curve_figure(curves), folder / f"security-curve--{key}")
+        paths += save(security_curve_figure(curves), folder / f"security-curve--{key}", vector=True)
     for board in boards:
-        paths += save(heat_map_figure(board), folder / f"heat-map--{board.slug}")
+        paths += save(heat_map_figure(board), folder / f"heat-map--{board.slug}", vector=True)
     for record in (r for r in records if r.ok and r.path is not None):
         try:
             scores = read_scores(record)

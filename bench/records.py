@@ -170,7 +170,12 @@ class Record:
 def record_path(folder: Path, cell: Mapping[str, Any]) -> Path:
     """Where the record of a cell lies: folder/dataset/category/detector--attack--key.json, names made harmless."""
     stem = f"{safe_name(cell['detector']['name'])}--{safe_name(cell['attack']['name'])}--{cell_key(cell)[:12]}"
-    return folder / safe_name(cell["dataset"]) / safe_name(cell["category"]) / f"{stem}.json"
+    return folder_of(folder, cell["dataset"], cell["category"]) / f"{stem}.json"
+
+
+def folder_of(folder: Path, dataset: object, category: object) -> Path:
+    """Where the records of a category lie."""
+    return folder / safe_name(dataset) / safe_name(category)
 
 
 def safe_name(name: object) -> str:

@@ -90,6 +90,8 @@ class Group:
     def known_records(self) -> list[Record] | None:
         """The records of all its cells, if they are all there and belong to a checkpoint that is."""
         plan, run, category = self.plan, self.plan.run, self.category
+        if not records.folder_of(run.out / "records", plan.dataset.name, category.name).is_dir():
+            return None  # without building the detector
         try:
             detector = fitting.build(self.detector, category.name, plan.image_size, run)
             tensors = fitting.stored_hash(detector, plan.dataset, category.name, category.training, run)
@@ -314,6 +316,6 @@ def deterministic(device: torch.device) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Else PyTorch writes NaN into all new memory, to show who reads it unwritten: a quarter of SPADE's time.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a hidden property
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = False

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from bench import costs
 from bench import plan as planning
 from bench.config import RunConfig
 from bench.errors import BenchError, RecordError
@@ -59,7 +60,7 @@ def run_groups(plan: Plan, jobs: Sequence[Job], reporter: Reporter, workers: int
     context = multiprocessing.get_context("spawn")  # a forked copy of PyTorch's threads hangs
     todo: Any = context.SimpleQueue()
     said: Any = context.Queue()
-    for number in range(len(jobs)):
+    for number in costs.longest_first(plan, jobs):
         todo.put(number)
     for _ in range(workers):
         todo.put(None)
