@@ -123,27 +123,39 @@ def make(run: RunConfig) -> Plan:
     built = _built(names, categories, image_size, run)
     for category in categories:
         check_counts([built[name, category] for name in names], dataset, category, run)
-    return _laid_out(run, dataset, categories, names, made, image_size, built)
-
-
-def again(run: RunConfig, categories: tuple[str, ...], detectors: tuple[str, ...], image_size: int) -> Plan:
-    """In another process: the plan of a run that `make` has checked."""
-    dataset = datasets.get(run.dataset, run.data_root)
-    made = tuple(a for name in _resolve(run.attacks, attacks.names()) for a in _attacks(name, run, image_size))
-    built = _built(detectors, categories, image_size, run)
-    return _laid_out(run, dataset, categories, detectors, made, image_size, built)
-
-
-def _laid_out(
-    run: RunConfig, dataset: Dataset, categories: tuple[str, ...], names: tuple[str, ...], made: tuple[Attack, ...],
-    image_size: int, built: dict[tuple[str, str], Detector],
-) -> Plan:
     stochastic = frozenset(name for (name, _), detector in built.items() if detector.is_stochastic)
     surrogates = {
         key: "surrogate" if detector.surrogate_is_monotone else "auto"
         for key, detector in built.items() if detector.has_surrogate
     }  # fmt: skip
     return Plan(run, dataset, categories, names, made, image_size, stochastic, surrogates)
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What another process needs of a plan: all of it can be pickled, and no detector has to be built again."""
+
+    run: RunConfig
+    categories: tuple[str, ...]
+    detectors: tuple[str, ...]
+    image_size: int
+    stochastic: frozenset[str]
+    surrogates: Mapping[tuple[str, str], str]
+
+    @classmethod
+    def of(cls, plan: Plan) -> Outline:
+        """The outline of a plan that `make` has checked."""
+        return cls(**{f.name: getattr(plan, f.name) for f in fields(cls)})
+
+    def plan(self) -> Plan:
+        """The plan again."""
+        run = self.run
+        names = _resolve(run.attacks, attacks.names())
+        made = tuple(a for name in names for a in _attacks(name, run, self.image_size))
+        return Plan(
+            run, datasets.get(run.dataset, run.data_root), self.categories, self.detectors, made, self.image_size,
+            self.stochastic, self.surrogates,
+        )
 
 
 def _built(
