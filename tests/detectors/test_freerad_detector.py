@@ -241,6 +241,7 @@ def test_a_shipped_unet_serves_another_k_but_does_not_lend_its_choice(
     assert progress.calls == 0 and other.k == 50
     assert "auto" not in other.fit_report
     assert other.fit_report.pop("unet_from") == "shipped"
+    assert other.fit_report.pop("unet_fit").keys() == {"command", "seconds", "written", "commit"}
     refitted = small(k=50)
     refitted.may_take_shipped = False
     refitted.fit(NORMALS, seed=0, progress=progress)
