@@ -48,7 +48,8 @@ class PGDSettings(AttackSettings):
         differentiate: whose gradient is followed. "auto": the score's and, where the detector has a surrogate, in a
             second run the surrogate's, of which each image keeps the better (the surrogate's alone, where it is a
             monotone function of the score). "score" or "surrogate" (BPDA): that alone.
-            Candidates are compared by the score whatever is followed.
+            Candidates are compared by the score whatever is followed; a monotone surrogate that is followed alone
+            stands for it.
         selection_draws: draws on which a stochastic detector's candidates are compared.
     """
 

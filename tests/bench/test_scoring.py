@@ -111,3 +111,11 @@ def test_the_image_size_of_a_fit_can_be_asked_for(command: Command, on_data: Any
     for chosen in (words, small):
         assert command("score", pictures(data)[0], "--detector", "brightness", *chosen).code == 0
     assert len(list((data.parent / "cache").rglob("*.safetensors"))) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_a_sentence(command: Command, folder: Path, tmp_path: Path) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    words = ("--dataset", "folder", "--data-root", folder, "--category", "bolt", "--detector", "brightness")
+    said = command("score", pictures(folder)[0], *words, "--image-size", 32, "--cache", in_the_way / "cache")
+    assert said.code == 2 and "Traceback" not in said.err and str(in_the_way) in "".join(said.err.split("\n"))

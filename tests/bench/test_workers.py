@@ -54,6 +54,14 @@ def test_the_last_group_after_a_kill_computes_with_a_workers_threads(tmp_path: P
     assert again.reused == 1 and {r.environment["threads"] for r in again.records} == {1}
 
 
+def test_workers_are_told_to_keep_memory_and_nobody_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "7")
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    with workers._memory_kept():
+        assert int(os.environ["MALLOC_MMAP_THRESHOLD_"]) > 2**30 and os.environ["MALLOC_TRIM_THRESHOLD_"] == "7"
+    assert "MALLOC_MMAP_THRESHOLD_" not in os.environ and os.environ["MALLOC_TRIM_THRESHOLD_"] == "7"
+
+
 def test_a_killed_worker_is_a_sentence(tmp_path: Path, folder: Path) -> None:
     class Killer(fakes.Quiet):
         def fitting(self, detector: str, category: str) -> Progress:
