@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
+
+from bench.markup import one_line
 
 if sys.platform != "win32":
     import resource
@@ -17,7 +20,10 @@ PACKAGES = ("radbench", "torch", "torchvision", "timm", "numpy", "scipy", "sciki
 
 
 def commit() -> str:
-    """The commit of this source tree, with "+changes" where the code differs from it; "" outside a repository."""
+    """The commit of this source tree, with "+changes" where the code differs from it.
+
+    Outside a repository (a copy of the tree on another machine): what RADBENCH_COMMIT says, or "".
+    """
     here = Path(__file__).resolve().parent.parent
 
     def git(*words: str) -> str:
@@ -25,7 +31,7 @@ def commit() -> str:
 
     try:
         if not (here / ".git").exists():
-            return ""
+            return one_line(os.environ.get("RADBENCH_COMMIT", ""), 60)
         changed = git("status", "--porcelain", "--", "bench", "detectors", "attacks")
         return git("rev-parse", "HEAD").strip() + ("+changes" if changed.strip() else "")
     except (OSError, subprocess.CalledProcessError):

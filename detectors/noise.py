@@ -94,7 +94,7 @@ def fresh(batch_size: int) -> Noise:
     return Noise(secrets.token_bytes(32), tuple(str(i) for i in range(batch_size)))
 
 
-def generator(seed: int, *purpose: object) -> torch.Generator:
-    """A CPU generator for randomness that is not per image (initial weights, the order of training images)."""
+def generator(seed: int, *purpose: object, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator for randomness that is not per image (initial weights, the order of training images)."""
     digest = hashlib.sha256("\x1f".join(map(str, (seed, *purpose))).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)

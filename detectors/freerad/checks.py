@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from detectors.errors import DetectorError
+from detectors.freerad.stepping import PRECISIONS
 
 if TYPE_CHECKING:
     from detectors.freerad.detector import FreeRADSettings
@@ -88,6 +89,10 @@ def _check_training(settings: FreeRADSettings) -> None:
     for name in ("warmup", "vb_weight", "gradient_norm"):
         if not getattr(training, name) >= 0:
             raise DetectorError(f"freerad's training.{name} must not be negative; got {getattr(training, name):g}.")
+    if training.precision not in PRECISIONS:
+        raise DetectorError(
+            f"freerad's training.precision must be one of {', '.join(PRECISIONS)}; got {training.precision!r}."
+        )
     if not training.learning_rate > 0:
         raise DetectorError(f"freerad's training.learning_rate must be positive; got {training.learning_rate:g}.")
 

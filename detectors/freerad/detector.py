@@ -117,7 +117,8 @@ class FreeRAD(Detector):
         scaled = max(3, round(11 * image_size / 256) // 2 * 2 + 1)
         sides = (16,) if image_size >= 64 else (8,)
         unet = UNetSettings(attention_sides=sides, multipliers=(1, 1, 2, 2, 4, 4)[: 6 if image_size >= 128 else 4])
-        return FreeRADSettings(filter_size=scaled, work_size=image_size, unet=unet)
+        training = TrainingSettings(precision="bfloat16")
+        return FreeRADSettings(filter_size=scaled, work_size=image_size, unet=unet, training=training)
 
     # -- fitting ------------------------------------------------------------------------------------------------------
 
@@ -144,7 +145,10 @@ class FreeRAD(Detector):
     def _take_trunk(self, trunk: str, workdir: Path | None) -> dict[str, Any] | None:
         """Take over these very U-Net weights from this machine or from the package; None where there are none."""
         candidates = [workdir / f"unet-{trunk[:16]}.safetensors"] if workdir else []
-        candidates += self.shipped_checkpoints() if self.may_take_shipped else []
+        if self.may_take_shipped:
+            # Fits of this machine with another k or filter lie beside the work folder: hours that need no repeating.
+            candidates += sorted(workdir.parent.glob("*.safetensors")) if workdir else []
+            candidates += self.shipped_checkpoints()
         for path in filter(checkpoint.exists, candidates):
             try:
                 description = checkpoint.read_description(path)
@@ -158,6 +162,8 @@ class FreeRAD(Detector):
             self.unet.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("unet.")})
             if workdir is not None and path.parent == workdir:
                 return dict(report) | {"unet_from": "this machine"}
+            if path not in self.shipped_checkpoints():
+                return {"unet_fit": _origin(description)} | dict(report) | {"unet_from": "this machine"}
             return {"unet_fit": _origin(description)} | dict(report) | {"unet_from": "shipped"}
         return None
 

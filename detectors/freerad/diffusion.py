@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ class Schedule:
 class Process:
     """The diffusion restricted to some of its timesteps, S_1 < ... < S_m; index i stands for the timestep S_{i+1}.
 
-    Every quantity is a float64 tensor of length m on the CPU.
+    Every quantity is a float64 tensor of length m, made on the CPU.
 
     Attributes:
         timesteps: S, int64: what the network is told.
@@ -62,6 +62,10 @@ class Process:
 
     def __len__(self) -> int:
         return len(self.timesteps)
+
+    def to(self, device: torch.device) -> Process:
+        """On the device, where many steps look things up: each copy from the CPU would wait for the GPU to be idle."""
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 def process(schedule: Schedule, timesteps: Sequence[int] | None = None) -> Process:

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from detectors.base import Progress
 from detectors.checkpoint import write_atomically
-from detectors.freerad.diffusion import Process, hybrid_loss
+from detectors.freerad.diffusion import Process
+from detectors.freerad.stepping import draw_step, loss_function, moved
 from detectors.freerad.unet import UNet
 from detectors.noise import generator
 
@@ -45,6 +46,8 @@ class TrainingSettings:
         gradient_norm: gradients are scaled down to this norm where they are larger; 0 turns it off.
         flip: mirror images at random, left-right and up-down. Only right where a mirrored part is as normal.
         largest_timestep: timesteps are drawn from 1..this; T in the paper.
+        precision: "float32", or "bfloat16" for the network's convolutions and matrix products in 16 bits (weights and
+            optimiser stay in float32).
     """
 
     iterations: int = 30_000
@@ -57,9 +60,11 @@ class TrainingSettings:
     gradient_norm: float = 0.0
     flip: bool = False
     largest_timestep: int = 1000
+    precision: str = "float32"
 
 
 SNAPSHOT, SNAPSHOT_SECONDS = "freerad-snapshot.safetensors", 60.0
+SNAPSHOT_SHARE = 0.02  # of the time, which writing snapshots may take: those of the paper's network have 1.8 GB
 
 
 def train_unet(
@@ -82,17 +87,21 @@ def train_unet(
     """
     parameters = dict(unet.named_parameters())
     average = {name: value.detach().clone() for name, value in parameters.items()}
-    optimiser = torch.optim.Adam(parameters.values(), lr=settings.learning_rate)
+    device = images.device
+    process = process.to(device)
+    shape = torch.Size((settings.batch_size, *images.shape[1:]))
+    loss_of = loss_function(unet, process, settings.vb_weight, settings.precision, shape, device)
+    optimiser = torch.optim.Adam(parameters.values(), lr=settings.learning_rate, fused=device.type == "cuda")
     snapshot = _Snapshot(workdir, images, process, settings, unet, seed)
     done, history = snapshot.restore(unet, average, optimiser)
     recent: list[Tensor] = []  # read from the device once in 50 iterations
-    saved = time.monotonic()
+    saved, pause = time.monotonic(), SNAPSHOT_SECONDS
     for iteration in range(done, settings.iterations):
-        source = generator(seed, "freerad-train", iteration)
+        key = (seed, "freerad-train", iteration)
+        source = generator(*key)
         batch = _batch(images, iteration, settings, source, seed)
-        index = torch.randint(settings.largest_timestep, (len(batch),), generator=source)
-        noise = torch.randn(batch.shape, generator=source).to(batch)
-        simple, variational = hybrid_loss(unet, batch, index, noise, process, settings.vb_weight)
+        index, noise = draw_step(batch.shape, settings.largest_timestep, source, key, device)
+        simple, variational = loss_of(batch, index, noise.to(batch.dtype))
         loss = (simple + variational).mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -111,9 +120,11 @@ def train_unet(
             recent.clear()
         progress(iteration + 1, settings.iterations, f"loss {history[-1][1]:.4f}" if history else "")
         last = iteration + 1 == settings.iterations
-        if not recent and (last or time.monotonic() - saved > SNAPSHOT_SECONDS):
+        if not recent and (last or time.monotonic() - saved > pause):
+            began = time.monotonic()
             snapshot.save(iteration + 1, unet, average, optimiser, history)
             saved = time.monotonic()
+            pause = max(SNAPSHOT_SECONDS, (saved - began) / SNAPSHOT_SHARE)
     unet.load_state_dict(average)
     # The last snapshot stays until the caller has stored the weights (`remove_snapshot`): a full disk loses nothing.
     return {"loss": history, "iterations": settings.iterations}
@@ -138,11 +149,11 @@ def _batch(
     images: Tensor, iteration: int, settings: TrainingSettings, source: torch.Generator, seed: int
 ) -> Tensor:
     """The iteration's images: without replacement within an epoch, mirrored at random where that is wanted."""
-    chosen = torch.tensor(list(_indices(len(images), iteration, settings.batch_size, seed)), device=images.device)
-    batch = images[chosen]
+    indices = torch.tensor(list(_indices(len(images), iteration, settings.batch_size, seed)))
+    batch = images[moved(indices, images.device)]
     if settings.flip:
         for dim in (-1, -2):
-            mirrored = torch.rand(len(batch), generator=source).to(batch.device) < 0.5
+            mirrored = moved(torch.rand(len(batch), generator=source), batch.device) < 0.5
             batch = torch.where(mirrored[:, None, None, None], batch.flip(dim), batch)
     return batch
 
@@ -155,7 +166,7 @@ def _indices(count: int, iteration: int, batch_size: int, seed: int) -> Iterator
 
 
 class _Snapshot:
-    """The state of a fit on disk, so that a kill costs a minute at most."""
+    """The state of a fit on disk, so that a kill costs a minute (or fifty times what writing it takes) at most."""
 
     def __init__(
         self, workdir: Path | None, images: Tensor, process: Process, settings: TrainingSettings, unet: UNet, seed: int
@@ -163,7 +174,7 @@ class _Snapshot:
         self.path = workdir / SNAPSHOT if workdir else None
         # A snapshot of another fit must never be taken over.
         content = sha256(images.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
-        schedule = sha256(process.alpha_bar.numpy().tobytes()).hexdigest()
+        schedule = sha256(process.alpha_bar.cpu().numpy().tobytes()).hexdigest()
         self.owner = json.dumps([asdict(settings), asdict(unet.settings), seed, content, schedule], sort_keys=True)
 
     def save(

@@ -12,7 +12,7 @@ import torch
 from freerad_small import random_images
 from torch import Tensor
 
-from detectors.freerad import training
+from detectors.freerad import stepping, training
 from detectors.freerad.diffusion import Schedule, hybrid_loss, process
 from detectors.freerad.training import TrainingSettings, remove_snapshot, train_unet
 from detectors.freerad.unet import UNet, UNetSettings
@@ -230,7 +230,7 @@ def test_timesteps_stay_below_the_largest_one(monkeypatch: pytest.MonkeyPatch) -
         seen.extend(index.tolist())
         return hybrid_loss(denoiser, x0, index, *rest)
 
-    monkeypatch.setattr(training, "hybrid_loss", spy)
+    monkeypatch.setattr(stepping, "hybrid_loss", spy)
     _train(TrainingSettings(iterations=30, batch_size=4, largest_timestep=5))
     assert set(seen) == {0, 1, 2, 3, 4}
 
@@ -248,3 +248,52 @@ def test_gradients_are_scaled_down_to_the_norm_that_is_set(monkeypatch: pytest.M
     assert asked == [0.5, 0.5]
     _train(TrainingSettings(iterations=2, gradient_norm=0.0))
     assert asked == [0.5, 0.5], "0 turns it off"
+
+
+def test_sixteen_bit_training_learns_what_float32_learns_and_keeps_float32_weights() -> None:
+    settings = replace(SETTINGS, iterations=60, flip=False)
+    (exact, reference, _), (network, report, _) = (
+        _train(replace(settings, precision=precision)) for precision in ("float32", "bfloat16")
+    )
+    assert all(weight.dtype == torch.float32 for weight in network.parameters())
+    assert report["loss"][-1][1] == pytest.approx(reference["loss"][-1][1], rel=0.02)
+    apart = [not torch.equal(a, b) for a, b in zip(exact.parameters(), network.parameters(), strict=True)]
+    assert any(apart), "nothing was computed in 16 bits"
+
+
+def test_a_slow_disk_gets_few_snapshots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes 2 seconds is not worth repeating before 100 have passed."""
+    clock, saved = [0.0], []
+
+    def save(self: Any, done: int, *rest: Any) -> None:
+        saved.append(done)
+        clock[0] += 2.0
+
+    class Ticking(Watch):
+        def __call__(self, done: int, total: int, note: str = "") -> None:
+            clock[0] += 1.0
+
+    monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(training._Snapshot, "save", save)
+    _train(TrainingSettings(iterations=450, batch_size=2), workdir=tmp_path, watch=Ticking())
+    assert saved == [100, 250, 400, 450], "the first after a minute, the next after 100 seconds, and the last"
+
+
+def test_a_compiler_that_fails_costs_a_warning_and_no_training(caplog: pytest.LogCaptureFixture) -> None:
+    network = UNet(TINY, SIDE)
+    images = _images()[:2]
+
+    def broken(*_: Tensor) -> tuple[Tensor, Tensor]:
+        raise RuntimeError("no C compiler\nand more")
+
+    def plain(*_: Tensor) -> tuple[Tensor, Tensor]:
+        return images.sum(), images.sum()
+
+    original, torch.compile = torch.compile, lambda _: broken  # type: ignore[assignment]
+    try:
+        chosen = stepping._compiled(plain, network, images.shape, torch.device("cpu"))
+    finally:
+        torch.compile = original
+    assert chosen is plain
+    assert "no C compiler" in caplog.text and "and more" not in caplog.text
+    assert all(weight.grad is None for weight in network.parameters())
