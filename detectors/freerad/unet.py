@@ -183,10 +183,11 @@ class UNet(nn.Module):
         """Draw all weights: PyTorch's default distributions, and zeros where a block starts as the identity."""
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
-                fan_in = module.weight[0].numel()
-                nn.init.kaiming_uniform_(module.weight, a=math.sqrt(5), generator=generator)
-                if module.bias is not None:
-                    nn.init.uniform_(module.bias, -(fan_in**-0.5), fan_in**-0.5, generator=generator)
+                bound = module.weight[0].numel() ** -0.5  # of PyTorch's kaiming_uniform_(a=sqrt(5)) and of its biases
+                for drawn in (module.weight, module.bias):
+                    if drawn is not None:  # drawn on the generator's device, the CPU, wherever the network is
+                        with torch.no_grad():
+                            drawn.copy_(torch.empty(drawn.shape).uniform_(-bound, bound, generator=generator))
             elif isinstance(module, nn.GroupNorm):
                 module.reset_parameters()  # constants; a second fit must not start from what the first one learned
         for module in self.modules():
