@@ -1,13 +1,11 @@
 """Pretrained ImageNet backbones (timm): frozen, with features at named layers and a gradient to the image.
 
-The frozen network is simplified once, when it is built: BatchNorm is folded into the convolution before it (1.7 times
-faster on a CPU). That is exact up to rounding, and it is checked on a probe image: a network for which it does not hold
-is used as it is.
+The frozen network is simplified once, when it is built (`_simplified`): that is exact up to rounding, and it is checked
+on probe images.
 """
 
 from __future__ import annotations
 
-import copy
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +17,14 @@ from torch import Tensor, nn
 
 from detectors import _weights
 from detectors._images import centre_crop, resize
+from detectors._simplified import mirror, simplified
 from detectors.errors import DetectorError
 from detectors.noise import generator
 
 POOLED = "pooled"  # the pseudo-layer that is the global average of the last feature map, (B, C)
 QUICK = "tf_efficientnet_lite0"
 PAPER = "wide_resnet50_2.tv_in1k"  # torchvision's IMAGENET1K_V1 weights, those of 2020
-_PROBE_SIDE = 64
+_PROBE_SIDES = (64, 75)  # odd sides are padded otherwise than even ones
 
 
 class Backbone(nn.Module):
@@ -82,10 +81,12 @@ class Backbone(nn.Module):
         network.load_state_dict(state, assign=True)
         cast(Any, network).reset_classifier(0)
         try:
-            self.network: nn.Module = simplified(network.eval(), self.layers)
+            self.network, self.is_mirrored = simplified(
+                network.eval(), lambda chosen, x: features(chosen, x, self.layers), _probes()
+            )
         except (AssertionError, RuntimeError) as error:  # a ViT asserts that images have its own size
             raise DetectorError(
-                f"{name} cannot take images of {_PROBE_SIDE} px, on which every backbone is tried ({error}); choose a "
+                f"{name} cannot take images of {_PROBE_SIDES[0]} px, on which every backbone is tried ({error}); choose a "
                 f"network for images of any size, e.g. {PAPER!r}."
             ) from error
         config = cast(Any, timm.get_pretrained_cfg(name))
@@ -101,8 +102,9 @@ class Backbone(nn.Module):
             x = resize(x, self.size)
         if self.crop is not None:
             x = centre_crop(x, self.crop)
-        x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)  # the CPU's fast layout
-        return features(self.network, x, self.layers)
+        (x,) = mirror([(x - self.mean) / self.std], self.is_mirrored)
+        x = x.contiguous(memory_format=torch.channels_last)  # the CPU's fast layout
+        return mirror(features(self.network, x, self.layers), self.is_mirrored)
 
     @torch.no_grad()
     def blank_maps(self, side: int) -> list[Tensor]:
@@ -133,7 +135,7 @@ class Backbone(nn.Module):
 
     def _count_channels(self) -> tuple[int, ...]:
         with torch.no_grad():
-            return tuple(f.shape[1] for f in self(torch.full((1, 3, _PROBE_SIDE, _PROBE_SIDE), 0.5)))
+            return tuple(f.shape[1] for f in self(torch.full((1, 3, _PROBE_SIDES[0], _PROBE_SIDES[0]), 0.5)))
 
 
 class _Reached(Exception):  # noqa: N818 - a signal, not an error
@@ -174,48 +176,9 @@ def features(network: nn.Module, x: Tensor, layers: Sequence[str]) -> list[Tenso
     return [found[layer] for layer in layers]
 
 
-def simplified(network: nn.Module, layers: Sequence[str]) -> nn.Module:
-    """The network with BatchNorm folded away and channels-last weights, if a probe shows that nothing else changed."""
-    for module in network.modules():
-        if getattr(module, "inplace", False):
-            setattr(module, "inplace", False)  # noqa: B010 - an activation in place would overwrite the features of the layer before it
-    network = network.double()  # and back: exact
-    folded = fold_batch_norm(copy.deepcopy(network))
-    probe = torch.rand(2, 3, _PROBE_SIDE, _PROBE_SIDE, generator=generator(0, "probe"), dtype=torch.float64)
-    with torch.no_grad():
-        pairs = zip(features(network, probe, layers), features(folded, probe, layers), strict=True)
-        same = all(float((a - b).abs().max()) <= 1e-9 * (1.0 + float(a.abs().max())) for a, b in pairs)
-    chosen = folded if same else network
-    return chosen.float().to(memory_format=torch.channels_last)
-
-
-def fold_batch_norm(network: nn.Module) -> nn.Module:
-    """In place: each BatchNorm that directly follows a convolution becomes part of its weights and bias."""
-    for parent in list(network.modules()):
-        before: nn.Module | None = None
-        for name, child in list(parent.named_children()):
-            if isinstance(before, nn.Conv2d) and isinstance(child, nn.BatchNorm2d) and _fits(before, child):
-                _fold(before, child)
-                # timm's BatchNormAct2d carries the activation that follows.
-                setattr(parent, name, getattr(child, "act", nn.Identity()))
-            before = child
-    return network
-
-
-def _fits(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
-    return convolution.out_channels == norm.num_features and norm.running_var is not None
-
-
-def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = (norm.running_var + norm.eps).rsqrt()
-    if norm.affine:
-        scale = scale * norm.weight
-    bias = -norm.running_mean * scale + (norm.bias if norm.affine else 0.0)
-    if convolution.bias is not None:
-        bias = bias + convolution.bias * scale
-    convolution.weight = nn.Parameter(convolution.weight.detach() * scale.detach().view(-1, 1, 1, 1))
-    convolution.bias = nn.Parameter(bias.detach())
+def _probes() -> list[Tensor]:
+    draws = generator(0, "probe")
+    return [torch.rand(2, 3, side, side, generator=draws, dtype=torch.float64) for side in _PROBE_SIDES]
 
 
 def _untrained(name: str) -> nn.Module:

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from detectors import _weights
-from detectors._backbones import POOLED, Backbone, fold_batch_norm
+from detectors._backbones import POOLED, Backbone
+from detectors._simplified import fold_batch_norm
 from detectors._images import centre_crop, resize
 from detectors.errors import DetectorError, WeightsError
 
