@@ -108,7 +108,8 @@ def run(
         disk.check_writable(folder)
     runner.deterministic(config.torch_device())
     with ConsoleReporter(console, plan.cells) as reporter:
-        result = runner.run_plan(plan, reporter, workers=processes.count(plan, workers))
+        drawing = terminal.DrawingReporter(reporter, out)
+        result = runner.run_plan(plan, drawing, workers=processes.count(plan, workers))
     terminal.write_results(out, console)
     terminal.show_result(plan, result, console)
     shell.say(*result.problems)

@@ -46,6 +46,14 @@ def style() -> Iterator[None]:
         yield
 
 
+def is_drawn(picture: Path, record: Path) -> bool:
+    """Whether the picture was drawn after the record was last written."""
+    try:
+        return picture.stat().st_mtime_ns >= record.stat().st_mtime_ns
+    except OSError:
+        return False
+
+
 def save(figure: Figure, stem: Path, *, vector: bool = False) -> list[Path]:
     """Write stem.png (200 dpi) and, with `vector`, stem.pdf atomically. Raises RecordError where the disk refuses."""
     paths = []

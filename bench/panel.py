@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from bench.errors import RecordError
-from bench.figures import TEXT_WIDTH, save, style
+from bench.figures import TEXT_WIDTH, is_drawn, save, style
 from bench.markup import epsilon_text, norm_text, one_line, plain
 from bench.metrics import Floats
 from bench.records import EXAMPLES_SUFFIX, Record, companion, safe_name
@@ -87,13 +87,18 @@ def read_examples(path: Path) -> Examples:
 def write_panel(record: Record, folder: Path) -> list[Path]:
     """The panel of a record that has examples beside it, and its line in NOTICE.txt; [] where it has none.
 
+    A panel that is newer than the record stays as it is.
+
     Raises:
         RecordError: the examples are damaged or the folder cannot be written to.
     """
     if record.path is None or not companion(record.path, EXAMPLES_SUFFIX).is_file():
         return []
-    examples = read_examples(companion(record.path, EXAMPLES_SUFFIX))
     stem = f"panel--{safe_name(record.dataset)}--{safe_name(record.category)}--{record.path.name.removesuffix('.json')}"
+    picture = folder / f"{stem}.png"
+    if is_drawn(picture, record.path):
+        return [picture, folder / NOTICE]
+    examples = read_examples(companion(record.path, EXAMPLES_SUFFIX))
     # The notice first: a picture without its licence must not exist, not even after a kill.
     notice = _add_notice(folder / NOTICE, stem, record)
     return [*save(panel_figure(record, examples), folder / stem), notice]

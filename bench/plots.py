@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from bench.errors import RecordError
-from bench.figures import ANOMALOUS, COLOURS, LINES, MARKERS, NORMAL, TEXT_WIDTH, save, style
+from bench.figures import ANOMALOUS, COLOURS, LINES, MARKERS, NORMAL, TEXT_WIDTH, is_drawn, save, style
 from bench.leaderboard import Leaderboard, build, curve_key, rows_by_label
 from bench.markup import MISSING, epsilon_text, norm_text, plain
 from bench.metrics import Floats
@@ -30,26 +30,41 @@ from bench.scores import Scores
 def write_all(
     records: Sequence[Record], folder: Path, revisions: Revisions | None = None
 ) -> tuple[list[Path], list[str]]:
-    """Every plot that the records allow. Returns the files, and a sentence about each histogram without scores.
+    """Every plot that the records allow; histograms that are newer than their records stay as they are.
+
+    Returns the files, and a sentence about each histogram without scores.
 
     Raises:
         RecordError: the folder cannot be written to.
     """
     paths: list[Path] = []
-    problems: list[str] = []
     boards = build(records, revisions)
     for key, curves in _curve_groups(boards).items():
         paths += save(security_curve_figure(curves), folder / f"security-curve--{key}", vector=True)
     for board in boards:
         paths += save(heat_map_figure(board), folder / f"heat-map--{board.slug}", vector=True)
-    for record in (r for r in records if r.ok and r.path is not None):
+    histograms, problems = write_histograms(records, folder)
+    return paths + histograms, problems
+
+
+def write_histograms(records: Sequence[Record], folder: Path) -> tuple[list[Path], list[str]]:
+    """The histograms of `write_all` alone."""
+    paths: list[Path] = []
+    problems: list[str] = []
+    for record in records:
+        if not record.ok or record.path is None:
+            continue
+        stem = folder / f"histogram--{safe_name(record.dataset)}--{safe_name(record.category)}--{_stem(record)}"
+        picture = stem.with_name(stem.name + ".png")
+        if is_drawn(picture, record.path):
+            paths.append(picture)
+            continue
         try:
             scores = read_scores(record)
         except RecordError as error:
             problems.append(str(error))
             continue
-        stem = f"histogram--{safe_name(record.dataset)}--{safe_name(record.category)}--{_stem(record)}"
-        paths += save(histogram_figure(record, scores), folder / stem)
+        paths += save(histogram_figure(record, scores), stem)
     return paths, problems
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -14,11 +15,11 @@ import attacks
 from attacks.registry import get_class
 from bench import leaderboard, leaderboard_files, panel, plots, presets, protocol
 from bench.data import registry as datasets
-from bench.errors import BenchError
+from bench.errors import BenchError, RecordError
 from bench.markup import one_line
 from bench.plan import Plan
 from bench.records import Record, Revisions, read_all
-from bench.runner import RunResult
+from bench.runner import Reporter, RunResult
 from detectors import registry as detector_registry
 from detectors.checkpoint import write_atomically
 
@@ -60,6 +61,25 @@ def write_results(out: Path, console: Console) -> list[Path]:
     for problem in problems:
         console.print(f"Warning: {problem}", style="yellow", markup=False, highlight=False)
     return written
+
+
+class DrawingReporter:
+    """Passes everything on to a reporter, and draws each new cell's pictures while others are still being computed.
+
+    What cannot be drawn now is tried again, and said, by `write_results`.
+    """
+
+    def __init__(self, reporter: Reporter, out: Path) -> None:
+        self._reporter, self._plots = reporter, out / "plots"
+        self.fitting, self.attacking = reporter.fitting, reporter.attacking
+
+    def done(self, record: Record, reused: bool) -> None:
+        """Told of a cell that has its record."""
+        self._reporter.done(record, reused)
+        if record.ok and not reused:
+            with suppress(RecordError):
+                plots.write_histograms([record], self._plots)
+                panel.write_panel(record, self._plots)
 
 
 def _state(records: Sequence[Record]) -> str:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detectors._images import resize
-from detectors._training import batches, check_schedule, holdout, initialise_
+from detectors._training import adam, batches, check_schedule, holdout, initialise_
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
@@ -89,12 +89,14 @@ class Autoencoder(nn.Module):
 
     def latent_of(self, x: Tensor) -> Tensor:
         """E(x) of an image in [0, 1], (B, latent, S / 2^levels, S / 2^levels)."""
-        latent: Tensor = self.encode(2 * x - 1)
+        # On a CPU, thin convolutions and upsampling are a quarter faster when channels lie together in memory.
+        latent: Tensor = self.encode((2 * x - 1).contiguous(memory_format=torch.channels_last))
         return latent
 
     def image_of(self, latent: Tensor) -> Tensor:
         """D(z), about [0, 1]; not clamped, since a clamp cuts gradients."""
-        decoded: Tensor = self.decode(latent)
+        shuffled: Tensor = self.decode[:-1](latent.contiguous(memory_format=torch.channels_last))
+        decoded: Tensor = self.decode[-1](shuffled.contiguous())  # shuffling pixels is faster the other way round
         return (decoded + 1) / 2
 
     def forward(self, x: Tensor) -> Tensor:
@@ -182,7 +184,7 @@ class AutoencoderDetector(Detector):
         initialise_(self.network, generator(seed, "ae-initial-weights"))
         kept, held = holdout(len(images), settings.holdout, generator(seed, "ae-holdout"))
         training, held_out = images[kept.to(images.device)], images[held.to(images.device)]
-        optimiser = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
+        optimiser = adam(self.network.parameters(), settings.learning_rate)
         best_loss, best_epoch, best = math.inf, 0, copy.deepcopy(self.network.state_dict())
         history: list[list[float]] = []
         for epoch in range(settings.epochs):

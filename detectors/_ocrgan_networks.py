@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from detectors._training import draw_
 
 _TAPS = (1.0, 4.0, 6.0, 4.0, 1.0)  # binomial, sum 16 (Burt & Adelson 1983)
 _SLOPE = 0.2  # of the leaky ReLU, as in DCGAN
@@ -193,8 +196,8 @@ def initialise_dcgan_(module: nn.Module, generator: torch.Generator) -> None:
     """Draw convolutions from N(0, 0.02) and BatchNorm's weights from N(1, 0.02), in place (Radford et al. 2016)."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(layer.weight, 0.0, 0.02, generator=generator)
+            draw_(layer.weight, partial(nn.init.normal_, mean=0.0, std=0.02, generator=generator))
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.BatchNorm2d):
-            nn.init.normal_(layer.weight, 1.0, 0.02, generator=generator)
+            draw_(layer.weight, partial(nn.init.normal_, mean=1.0, std=0.02, generator=generator))

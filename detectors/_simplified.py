@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -119,10 +119,13 @@ def _mirror(network: nn.Module) -> nn.Module:
 def _clip(network: nn.Module) -> nn.Module:
     """In place: each plain convolution that a ReLU6 directly follows clips its own output."""
     for parent in list(network.modules()):
-        before, before_name = None, ""
+        before: nn.Module | None = None
+        before_name = ""
         for name, child in list(parent.named_children()):
-            if type(before) is nn.Conv2d and isinstance(child, nn.ReLU6) and before.padding_mode == "zeros":
-                setattr(parent, before_name, ClippedConv2d(before))
+            # No subclass: it may compute something else (Conv2dSame pads otherwise).
+            is_plain = isinstance(before, nn.Conv2d) and type(before) is nn.Conv2d and before.padding_mode == "zeros"
+            if is_plain and isinstance(child, nn.ReLU6):
+                setattr(parent, before_name, ClippedConv2d(cast(nn.Conv2d, before)))
                 setattr(parent, name, nn.Identity())
             before, before_name = child, name
     return network
@@ -142,7 +145,7 @@ class ClippedConv2d(nn.Conv2d):
         """(B, C, H, W) to (B, D, h, w)."""
         fuses = (
             x.device.type == "cpu" and x.dtype == torch.float32 and not self.weight.requires_grad
-            and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+            and torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
         )  # fmt: skip
         if not fuses:
             return F.relu6(super().forward(x))

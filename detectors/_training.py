@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,13 +26,39 @@ def initialise_(module: nn.Module, generator: torch.Generator) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
             fan_in, _ = nn.init._calculate_fan_in_and_fan_out(layer.weight)
-            nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+            draw_(layer.weight, partial(nn.init.kaiming_uniform_, a=math.sqrt(5), generator=generator))
             if layer.bias is not None:
-                nn.init.uniform_(layer.bias, -1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in), generator=generator)
+                bound = 1 / math.sqrt(fan_in)
+                draw_(layer.bias, partial(nn.init.uniform_, a=-bound, b=bound, generator=generator))
         elif isinstance(layer, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm):
             layer.reset_parameters()  # constants only  # type: ignore[no-untyped-call]
         elif next(layer.parameters(recurse=False), None) is not None:
             raise TypeError(f"initialise_ does not know {type(layer).__name__}; give it its own initialisation.")
+
+
+def draw_(values: Tensor, fill: Callable[[Tensor], object]) -> None:
+    """Fill in place with what `fill` draws into a tensor on the CPU, where generators of fits live."""
+    with torch.no_grad():
+        drawn = torch.empty(values.shape, dtype=values.dtype)
+        fill(drawn)
+        values.copy_(drawn)
+
+
+def adam(
+    parameters: Iterable[nn.Parameter], learning_rate: float, *, betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+) -> torch.optim.Adam:
+    """Adam (Kingma & Ba 2015), all of a step in one kernel: of small networks the plain one takes a tenth of the time.
+
+    Args:
+        parameters: what is trained.
+        learning_rate: at the start.
+        betas: of the two moving averages.
+        weight_decay: weight of the L2 penalty in the gradient.
+    """
+    trained = list(parameters)
+    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in trained)
+    return torch.optim.Adam(trained, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=fused)
 
 
 def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:

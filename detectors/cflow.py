@@ -26,7 +26,7 @@ from detectors._backbones import Backbone
 from detectors._coupling import Flow, VectorSubnet, flow
 from detectors._flow_training import Features, train_until_held_out_stops_improving
 from detectors._images import resize
-from detectors._training import batches, check_schedule, holdout
+from detectors._training import adam, batches, check_schedule, holdout
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
@@ -187,7 +187,7 @@ class CFlow(Detector):
         features = Features(self.backbone, normals, progress)
         self._measure(features)
         training, held_out = holdout(len(features), settings.holdout, generator(seed, "cflow-holdout"))
-        optimisers = [torch.optim.Adam(f.parameters(), lr=settings.learning_rate) for f in self.flows]
+        optimisers = [adam(f.parameters(), settings.learning_rate) for f in self.flows]
 
         def train(epoch: int) -> float:
             for group in (group for optimiser in optimisers for group in optimiser.param_groups):

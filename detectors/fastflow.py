@@ -20,7 +20,7 @@ from detectors._backbones import Backbone
 from detectors._coupling import Flow, MapSubnet, flow
 from detectors._flow_training import Features, train_until_held_out_stops_improving
 from detectors._images import resize
-from detectors._training import batches, check_schedule, holdout, initialise_
+from detectors._training import adam, batches, check_schedule, holdout, initialise_
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
@@ -146,9 +146,7 @@ class FastFlow(Detector):
         features = Features(self.backbone, normals, progress)
         training, held_out = holdout(len(features), settings.holdout, generator(seed, "fastflow-holdout"))
         trained = nn.ModuleList([self.norms, self.flows])
-        optimiser = torch.optim.Adam(
-            trained.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        optimiser = adam(trained.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
         dimensions = sum(math.prod(shape) for shape in features.shapes)  # losses are reported per dimension
 
         def train(epoch: int) -> float:

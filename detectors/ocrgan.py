@@ -35,7 +35,7 @@ from torch import Tensor
 from detectors import _presets
 from detectors._images import resize
 from detectors._ocrgan_networks import Discriminator, Generator, initialise_dcgan_, split
-from detectors._training import batches, check_schedule, holdout, initialise_
+from detectors._training import adam, batches, check_schedule, holdout, initialise_
 from detectors.base import Detector, Progress, Settings, evaluation
 from detectors.errors import DetectorError
 from detectors.noise import Noise, NoiseSeed, generator
@@ -243,7 +243,7 @@ class _Optimisers:
 
     def __init__(self, detector: OCRGAN, settings: OCRGANSettings) -> None:
         self.generator, self.discriminator = (
-            torch.optim.Adam(network.parameters(), lr=settings.learning_rate, betas=(0.5, 0.999))
+            adam(network.parameters(), settings.learning_rate, betas=(0.5, 0.999))
             for network in (detector.generator, detector.discriminator)
         )
 

@@ -20,6 +20,7 @@ import math
 import sys
 from bisect import bisect_right
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from detectors import _presets
 from detectors._images import resize
 from detectors._pls_networks import PrincipalAutoencoder
-from detectors._training import batches, check_schedule, held_count, holdout, initialise_
+from detectors._training import adam, batches, check_schedule, draw_, held_count, holdout, initialise_
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
@@ -136,7 +137,7 @@ class PLS(Detector):
         with torch.no_grad():
             images = torch.cat([self._work(chunk) for chunk in normals.split(64)])  # type: ignore[no-untyped-call]
         training, held_out = training.to(images.device), held_out.to(images.device)
-        optimiser = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
+        optimiser = adam(self.network.parameters(), settings.learning_rate)
         best_loss, best_epoch, best = math.inf, 0, copy.deepcopy(self.network.state_dict())
         history: list[list[float]] = []  # of each epoch: training loss (attacked), held-out error clean and attacked
         for epoch in range(settings.epochs):
@@ -166,7 +167,7 @@ class PLS(Detector):
         # training can fail to find its way out of reconstructing the mean image (measured); He et al. (2015) keep it.
         for layer in self.network.modules():
             if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=source)
+                draw_(layer.weight, partial(nn.init.kaiming_uniform_, nonlinearity="relu", generator=source))
                 nn.init.zeros_(cast(Tensor, layer.bias))
 
     def _train(self, images: Tensor, optimiser: torch.optim.Optimizer, *, seed: int, epoch: int) -> float:

@@ -13,10 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from detectors._training import draw_
 
 
 @dataclass(frozen=True)
@@ -183,11 +186,10 @@ class UNet(nn.Module):
         """Draw all weights: PyTorch's default distributions, and zeros where a block starts as the identity."""
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
-                bound = module.weight[0].numel() ** -0.5  # of PyTorch's kaiming_uniform_(a=sqrt(5)) and of its biases
-                for drawn in (module.weight, module.bias):
-                    if drawn is not None:  # drawn on the generator's device, the CPU, wherever the network is
-                        with torch.no_grad():
-                            drawn.copy_(torch.empty(drawn.shape).uniform_(-bound, bound, generator=generator))
+                bound = module.weight[0].numel() ** -0.5
+                draw_(module.weight, partial(nn.init.kaiming_uniform_, a=math.sqrt(5), generator=generator))
+                if module.bias is not None:
+                    draw_(module.bias, partial(nn.init.uniform_, a=-bound, b=bound, generator=generator))
             elif isinstance(module, nn.GroupNorm):
                 module.reset_parameters()  # constants; a second fit must not start from what the first one learned
         for module in self.modules():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_records import write_record
@@ -11,6 +14,7 @@ from rich.console import Console
 
 from bench import terminal
 from bench.records import Record
+from detectors.base import Progress, silent
 
 
 class Drawing:
@@ -68,3 +72,55 @@ def test_a_run_that_was_killed_while_drawing_draws_the_next_time(tmp_path: Path,
 def test_records_of_a_family_can_become_stale_too() -> None:
     """Without making the class, which would import anomalib after every run."""
     assert terminal.revisions().detectors["anomalib:patchcore"] == 1
+
+
+class Silent:
+    """A reporter that notes the cells it is told of."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, bool]] = []
+
+    def fitting(self, detector: str, category: str) -> Progress:
+        return silent
+
+    def attacking(self, detector: str, category: str, attack: str, images: int) -> Any:
+        return nullcontext()
+
+    def done(self, record: Record, reused: bool) -> None:
+        self.told.append((record.category, reused))
+
+
+def test_a_new_cell_is_drawn_as_soon_as_it_is_done_and_not_again_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reporter = Silent()
+    drawing = terminal.DrawingReporter(reporter, tmp_path)
+    new = write_record(tmp_path / "records", category="mono")
+    drawing.done(new, False)
+    drawing.done(write_record(tmp_path / "records", category="poly"), True)
+    assert reporter.told == [("mono", False), ("poly", True)]
+    (picture,) = (tmp_path / "plots").glob("histogram--*.png")
+    assert "mono" in picture.name, "a record that was there already waits for the end"
+    asked: list[str] = []
+    honest = terminal.plots.histogram_figure
+
+    def watched(record: Record, scores: Any) -> Any:
+        asked.append(record.category)
+        return honest(record, scores)
+
+    monkeypatch.setattr(terminal.plots, "histogram_figure", watched)
+    terminal.write_results(tmp_path, Console(quiet=True))
+    assert asked == ["poly"]
+    assert new.path is not None
+    os.utime(new.path, ns=(picture.stat().st_mtime_ns + 1,) * 2)  # as if the record had been made anew
+    (tmp_path / "plots" / terminal.STAMP).unlink()
+    terminal.write_results(tmp_path, Console(quiet=True))
+    assert asked == ["poly", "mono"]
+
+
+def test_a_picture_that_cannot_be_drawn_now_does_not_stop_the_run(tmp_path: Path) -> None:
+    record = write_record(tmp_path / "records")
+    (tmp_path / "plots").write_text("a file where the folder should be")
+    reporter = Silent()
+    terminal.DrawingReporter(reporter, tmp_path).done(record, False)
+    assert reporter.told == [(record.category, False)]

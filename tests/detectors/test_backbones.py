@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from detectors import _weights
 from detectors._backbones import POOLED, Backbone
-from detectors._simplified import fold_batch_norm
 from detectors._images import centre_crop, resize
+from detectors._simplified import fold_batch_norm
 from detectors.errors import DetectorError, WeightsError
 
 LITE0 = "tf_efficientnet_lite0"
