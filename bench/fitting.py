@@ -66,7 +66,8 @@ class Fitted:
 
     def describe(self) -> dict[str, Any]:
         """For the record."""
-        taken = self.detector.fit_report.get("unet_from")
+        report = self.detector.fit_report
+        taken = report.get("unet_from") or report.get("network_from")
         return {
             "origin": self.origin, "key": self.key, "seconds": self.fit_seconds,
             **({"network_from": taken} if taken is not None else {}),
@@ -267,7 +268,8 @@ def _fit(
         with suppress(OSError):  # not empty: something to go on from, after a kill
             workdir.rmdir()
     # A network that was taken over took its time, too, when it was trained.
-    earlier = detector.fit_report.get("unet_fit", {}).get("seconds") or 0.0
+    report = detector.fit_report
+    earlier = (report.get("unet_fit") or report.get("network_fit") or {}).get("seconds") or 0.0
     seconds = round(time.monotonic() - started + earlier, 1)
     detector.save(
         path,

@@ -8,21 +8,26 @@ defence alone.
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detectors import checkpoint
 from detectors._images import resize
 from detectors._training import adam, batches, check_schedule, holdout, initialise_
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
 
+TRUNK_REVISION = 2  # raised whenever a change of code changes what is trained
 CHUNK = 64  # images at a time where no gradient is needed
 
 
@@ -211,6 +216,25 @@ class AutoencoderDetector(Detector):
         self.network.load_state_dict(best)
         self.fit_report |= {"losses": history, "best_epoch": best_epoch, "held_out_loss": best_loss}
         return training
+
+
+    def _train_or_take_over(self, images: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
+        """The plain training, or the very network that AE's or APAE's fit on these images left on this machine."""
+        settings = {f.name: getattr(self.settings, f.name) for f in fields(AutoencoderSettings)}
+        pixels = images.detach().cpu().contiguous().numpy().tobytes()
+        described = json.dumps([TRUNK_REVISION, settings, seed, str(images.device)]).encode()
+        trunk = hashlib.sha256(described + pixels).hexdigest()
+        folders = [workdir.parent.parent / name for name in ("ae", "apae")] if workdir and self.may_take_shipped else []
+        found = checkpoint.find_trunk((path for f in folders for path in sorted(f.glob("*.safetensors"))), trunk)
+        if found is None:
+            self._train(images, seed=seed, progress=progress)
+        else:
+            path, tensors, description = found
+            self.network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network.")})
+            kept = {k: description["fit"].get(k) for k in ("losses", "best_epoch", "held_out_loss")}
+            origin = checkpoint.origin_of(description)
+            self.fit_report |= kept | {"network_from": path.parent.name, "network_fit": origin}
+        self.fit_report["trunk"] = trunk
 
 
 def chunks(images: Tensor) -> tuple[Tensor, ...]:

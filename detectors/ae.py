@@ -28,6 +28,7 @@ class AE(AutoencoderDetector):
     name = "ae"
     title = "AE"
     paper = "plain convolutional autoencoder (as attacked by Goodge et al., IJCAI 2020)"
+    revision = 2  # last bits: Adam in one kernel, channels together in memory
 
     @classmethod
     def settings_for(cls, preset: str, image_size: int) -> AESettings:
@@ -36,4 +37,4 @@ class AE(AutoencoderDetector):
         return AESettings(**base_settings(preset, image_size))
 
     def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
-        self._train(self._small(normals), seed=seed, progress=progress)
+        self._train_or_take_over(self._small(normals), seed=seed, progress=progress, workdir=workdir)

@@ -69,6 +69,7 @@ class APAE(AutoencoderDetector):
     name = "apae"
     title = "APAE"
     paper = "Goodge et al. 2020, IJCAI"
+    revision = 2  # last bits: Adam in one kernel, channels together in memory
     is_defence = True
 
     weights: Tensor
@@ -111,7 +112,7 @@ class APAE(AutoencoderDetector):
     def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
         settings: APAESettings = self.settings
         images = self._small(normals)
-        self._train(images, seed=seed, progress=progress)
+        self._train_or_take_over(images, seed=seed, progress=progress, workdir=workdir)
         self.network.requires_grad_(False)
         with torch.no_grad():
             errors = torch.cat([(chunk - self.network(chunk)).square() for chunk in chunks(images)])

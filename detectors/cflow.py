@@ -100,6 +100,7 @@ class CFlow(Detector):
     name = "cflow"
     title = "CFlow"
     paper = "Gudovskiy et al., WACV 2022, arXiv 2107.12571"
+    revision = 2  # last bits: a simplified backbone, Adam in one kernel
     has_map = True
     surrogate_is_monotone = True
     frozen_prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)

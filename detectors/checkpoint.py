@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from detectors.errors import CheckpointError
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 
@@ -85,6 +89,29 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return load_tensors(data), description
     except SafetensorError as error:
         raise CheckpointError(f"The checkpoint {path} is no safetensors file ({error}); fit again.") from None
+
+
+def find_trunk(paths: Iterable[Path], trunk: str) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
+    """The first checkpoint whose network is the one that this hash stands for: what its training depends on.
+
+    A fit may take over what another one with other settings, or another detector, has trained. A damaged file is
+    passed over with a warning: it must not stop a fit that can do without it.
+    """
+    for path in filter(exists, paths):
+        try:
+            description = read_description(path)
+            report = description.get("fit")
+            if trunk in (description.get("trunk"), report.get("trunk") if isinstance(report, dict) else None):
+                return path, *read(path)
+        except CheckpointError as error:
+            log.warning("%s Its network is trained anew.", error)
+    return None
+
+
+def origin_of(description: dict[str, Any]) -> dict[str, Any]:
+    """Who made a network that is taken over from a checkpoint, and in how many seconds."""
+    commit = description.get("environment", {}).get("commit")
+    return {key: description.get(key) for key in ("command", "seconds", "written")} | {"commit": commit}
 
 
 def check_description(path: Path, description: dict[str, Any], **expected: Any) -> None:

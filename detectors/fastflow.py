@@ -81,6 +81,7 @@ class FastFlow(Detector):
     name = "fastflow"
     title = "FastFlow"
     paper = "Yu et al. 2021, arXiv 2111.07677"
+    revision = 2  # last bits: a simplified backbone, Adam in one kernel
     has_map = True
     surrogate_is_monotone = True
     frozen_prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)

@@ -92,6 +92,7 @@ class OCRGAN(Detector):
     name = "ocr-gan"
     title = "OCR-GAN"
     paper = "Liang et al. 2022, arXiv 2203.00259"
+    revision = 2  # last bits: Adam in one kernel
     has_map = True
     has_reconstruction = True
 

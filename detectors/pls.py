@@ -82,6 +82,7 @@ class PLS(Detector):
     name = "pls"
     title = "PLS"
     paper = "Lo et al., T-PAMI 2022 (Principal Latent Space)"
+    revision = 2  # last bits: Adam in one kernel
     is_defence = True
     has_map = True
     has_reconstruction = True

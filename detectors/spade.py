@@ -56,6 +56,7 @@ class SPADE(Detector):
     name = "spade"
     title = "SPADE"
     paper = "Cohen & Hoshen 2020, arXiv 2005.02357"
+    revision = 2  # last bits: a simplified backbone
     frozen_prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)
 
     bank: Tensor

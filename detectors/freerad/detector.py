@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from detectors import checkpoint
 from detectors.base import Detector, Progress, Settings, evaluation
-from detectors.errors import CheckpointError, DetectorError
+from detectors.errors import DetectorError
 from detectors.freerad.checks import check_denoising_steps, check_settings
 from detectors.freerad.diffusion import Schedule, process, shots
 from detectors.freerad.reconstruction import denoise
@@ -29,8 +28,6 @@ from detectors.freerad.training import TrainingSettings, remove_snapshot, train_
 from detectors.freerad.unet import UNet, UNetSettings
 from detectors.noise import Noise, NoiseSeed, generator
 from detectors.registry import register
-
-log = logging.getLogger(__name__)
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 DEFAULT_K = 100  # where k is "auto" and nobody has chosen yet
@@ -149,23 +146,16 @@ class FreeRAD(Detector):
             # Fits of this machine with another k or filter lie beside the work folder: hours that need no repeating.
             candidates += sorted(workdir.parent.glob("*.safetensors")) if workdir else []
             candidates += self.shipped_checkpoints()
-        for path in filter(checkpoint.exists, candidates):
-            try:
-                description = checkpoint.read_description(path)
-                report = description.get("fit", {})
-                if trunk not in (description.get("trunk"), report.get("trunk")):
-                    continue
-                tensors, _ = checkpoint.read(path)
-            except CheckpointError as error:  # a damaged file must not stop a fit that can do without it
-                log.warning("%s The U-Net is trained anew.", error)
-                continue
-            self.unet.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("unet.")})
-            if workdir is not None and path.parent == workdir:
-                return dict(report) | {"unet_from": "this machine"}
-            if path not in self.shipped_checkpoints():
-                return {"unet_fit": _origin(description)} | dict(report) | {"unet_from": "this machine"}
-            return {"unet_fit": _origin(description)} | dict(report) | {"unet_from": "shipped"}
-        return None
+        found = checkpoint.find_trunk(candidates, trunk)
+        if found is None:
+            return None
+        path, tensors, description = found
+        self.unet.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("unet.")})
+        report = dict(description.get("fit", {}))
+        if workdir is not None and path.parent == workdir:
+            return report | {"unet_from": "this machine"}
+        origin = "shipped" if path in self.shipped_checkpoints() else "this machine"
+        return {"unet_fit": checkpoint.origin_of(description)} | report | {"unet_from": origin}
 
     def _trunk_key(self, images: Tensor, seed: int) -> str:
         """What the weights of the U-Net depend on."""
@@ -273,9 +263,3 @@ class FreeRAD(Detector):
 
     def _after_load(self) -> None:
         self._set_k(int(self.chosen_k))
-
-
-def _origin(description: dict[str, Any]) -> dict[str, Any]:
-    """Who made the weights that are taken over from a checkpoint, and in how many seconds."""
-    commit = description.get("environment", {}).get("commit")
-    return {key: description.get(key) for key in ("command", "seconds", "written")} | {"commit": commit}
