@@ -11,8 +11,8 @@ from torch.autograd.function import once_differentiable
 
 from detectors.freerad import _add_kernels, _norm_kernels
 
-COLUMNS, ROWS = 128, 16  # of a tile: 256 bytes of a position's channels in 16 bits, 16 values a thread
-CHUNKS, SHORTEST = 512, 32  # chunks of positions for an image, and the fewest positions in one
+COLUMNS, TILE = 128, 2048  # channels of a tile, 256 bytes in 16 bits, and its values, 16 a thread
+CHUNKS, SHORTEST = 512, 32  # most chunks of positions for an image, and the fewest positions in one
 WHOLE = 16_384  # values of a group that one program can hold
 
 
@@ -48,12 +48,12 @@ class FusedNorm(torch.autograd.Function):
         else:
             partial = x.new_empty((batch * shape.chunks, 2, channels), dtype=torch.float32)
             chunked = (shape.positions, channels, shape.chunk, shape.chunks)
-            _norm_kernels.moments[shape.grid(batch)](x, partial, *chunked, ROWS=ROWS, COLUMNS=COLUMNS)
+            _norm_kernels.moments[shape.grid(batch)](x, partial, *chunked, **shape.tile)
             _norm_kernels.join_moments[each](
                 partial, *known, table, *shape.numbers, shape.chunk, shape.chunks, *flags, **shape.joined
             )
             _norm_kernels.activate[shape.grid(batch)](
-                x, table, y, *chunked, int(silu), ROWS=ROWS, COLUMNS=COLUMNS
+                x, table, y, *chunked, int(silu), **shape.tile
             )  # fmt: skip
         ctx.save_for_backward(x, table, weight, bias, scale_shift, pre)
         ctx.shape, ctx.groups, ctx.silu, ctx.stride = shape, groups, silu, stride
@@ -78,11 +78,11 @@ class FusedNorm(torch.autograd.Function):
             partial = table.new_empty((len(x) * shape.chunks, 2, shape.channels))
             chunked = (shape.positions, shape.channels, shape.chunk, shape.chunks)
             _norm_kernels.sums[shape.grid(len(x))](
-                x, dy, table, partial, *chunked, int(ctx.silu), ROWS=ROWS, COLUMNS=COLUMNS
+                x, dy, table, partial, *chunked, int(ctx.silu), **shape.tile
             )
             _norm_kernels.join_sums[each](partial, table, slopes, *shape.numbers, shape.chunks, **shape.joined)
             _norm_kernels.gradient[shape.grid(len(x))](
-                x, dy, extra, table, slopes, dx, *chunked, *flags, ROWS=ROWS, COLUMNS=COLUMNS
+                x, dy, extra, table, slopes, dx, *chunked, *flags, **shape.tile
             )
         rest: tuple[Tensor | None, ...] = (None, None, None, None)
         if any(ctx.needs_input_grad[1:5]):
@@ -115,10 +115,10 @@ class FusedAdd(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, first: Tensor | None, second: Tensor | None) -> Tensor:
         a, b = (part.contiguous(memory_format=torch.channels_last) for part in (a, b))
         out = torch.empty_like(a, memory_format=torch.channels_last)
-        rows, channels, chunk = _rows(a)
-        _add_kernels.add[(math.ceil(rows / chunk), math.ceil(channels / COLUMNS))](
+        rows, channels, chunk, tile = _rows(a)
+        _add_kernels.add[(math.ceil(rows / chunk), math.ceil(channels / tile["COLUMNS"]))](
             a, b, a if first is None else first, a if second is None else second, out, rows, channels, chunk,
-            int(first is not None), int(second is not None), ROWS=ROWS, COLUMNS=COLUMNS,
+            int(first is not None), int(second is not None), **tile,
         )  # fmt: skip
         ctx.types = [None if bias is None else bias.dtype for bias in (first, second)]
         return out
@@ -129,20 +129,25 @@ class FusedAdd(torch.autograd.Function):
         dy = dy.contiguous(memory_format=torch.channels_last)
         if not any(ctx.needs_input_grad[2:]):
             return dy, dy, None, None
-        rows, channels, chunk = _rows(dy)
+        rows, channels, chunk, tile = _rows(dy)
         partial = dy.new_empty((math.ceil(rows / chunk), channels), dtype=torch.float32)
-        _add_kernels.totals[(len(partial), math.ceil(channels / COLUMNS))](
-            dy, partial, rows, channels, chunk, ROWS=ROWS, COLUMNS=COLUMNS
+        _add_kernels.totals[(len(partial), math.ceil(channels / tile["COLUMNS"]))](
+            dy, partial, rows, channels, chunk, **tile
         )
         total = partial.sum(dim=0)
         return dy, dy, *(None if kind is None else total.to(kind) for kind in ctx.types)
 
 
-def _rows(x: Tensor) -> tuple[int, int, int]:
-    """Positions of all images together, channels, and positions in a chunk."""
+def _rows(x: Tensor) -> tuple[int, int, int, dict[str, int]]:
+    """Positions of all images together, channels, positions in a chunk, and the tile."""
     batch, channels, height, width = x.shape
-    rows = batch * height * width
-    return rows, channels, max(SHORTEST, math.ceil(rows / (2 * CHUNKS)))
+    rows, tile = batch * height * width, _tile(channels)
+    return rows, channels, max(SHORTEST, tile["ROWS"], math.ceil(rows / (2 * CHUNKS))), tile
+
+
+def _tile(channels: int) -> dict[str, int]:
+    columns = min(COLUMNS, max(16, _power_of_2(channels)))
+    return {"ROWS": TILE // columns, "COLUMNS": columns}
 
 
 class _Shape:
@@ -151,7 +156,8 @@ class _Shape:
     def __init__(self, positions: int, channels: int, group: int) -> None:
         self.positions, self.channels = positions, channels
         self.numbers = (positions, channels, group)
-        self.chunk = max(SHORTEST, math.ceil(positions / CHUNKS))
+        self.tile = _tile(channels)
+        self.chunk = max(SHORTEST, self.tile["ROWS"], math.ceil(positions / CHUNKS))
         self.chunks = math.ceil(positions / self.chunk)
         # Few shapes of block: each is compiled anew.
         rows, columns = max(16, _power_of_2(positions)), max(16, _power_of_2(group))
@@ -160,7 +166,7 @@ class _Shape:
         self.joined = {"ROWS": CHUNKS, "COLUMNS": max(8, _power_of_2(group)), "num_warps": 8}
 
     def grid(self, batch: int) -> tuple[int, int]:
-        return batch * self.chunks, math.ceil(self.channels / COLUMNS)
+        return batch * self.chunks, math.ceil(self.channels / self.tile["COLUMNS"])
 
 
 def _power_of_2(value: int) -> int:

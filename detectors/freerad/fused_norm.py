@@ -44,9 +44,10 @@ def normed(
     if is_fused(h):
         launch = _launch()
         assert launch is not None
-        fused: tuple[Tensor, Tensor] = launch.FusedNorm.apply(
-            h, norm.weight, norm.bias, scale_shift, pre, norm.num_groups, norm.eps, silu
-        )
+        with torch.cuda.device(h.device):  # Triton takes the current one, wherever the tensors are
+            fused: tuple[Tensor, Tensor] = launch.FusedNorm.apply(
+                h, norm.weight, norm.bias, scale_shift, pre, norm.num_groups, norm.eps, silu
+            )
         return fused
     inner = h if pre is None else h + pre[:, None, None]
     # 16-bit steps keep the norms' few weights in float32.
@@ -69,7 +70,8 @@ def added(a: Tensor, b: Tensor, first: Tensor | None = None, second: Tensor | No
     if is_fused(a):
         launch = _launch()
         assert launch is not None
-        fused: Tensor = launch.FusedAdd.apply(a, b, first, second)
+        with torch.cuda.device(a.device):
+            fused: Tensor = launch.FusedAdd.apply(a, b, first, second)
         return fused
     total = torch.add(a, b)
     for bias in (first, second):

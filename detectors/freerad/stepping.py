@@ -108,7 +108,7 @@ def _recorded(step: Step, unet: UNet, shape: torch.Size, device: torch.device) -
     for parameter in unet.parameters():  # before the recording: what it allocates is the recording's own
         parameter.grad = torch.empty_like(parameter)
     try:
-        return _Replay(step, shape, device)
+        return _Replay(step, unet, shape, device)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
@@ -121,7 +121,9 @@ def _recorded(step: Step, unet: UNet, shape: torch.Size, device: torch.device) -
 class _Replay:
     """A recorded step: reads from and writes to memory that stays where it is."""
 
-    def __init__(self, step: Step, shape: torch.Size, device: torch.device) -> None:
+    def __init__(self, step: Step, unet: UNet, shape: torch.Size, device: torch.device) -> None:
+        # A graph knows addresses: what lies there must live as long as it does.
+        self.kept = step, unet, [parameter.grad for parameter in unet.parameters()]
         self.x0, self.noise = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
         self.index = torch.zeros(shape[0], dtype=torch.long, device=device)
         inputs = (self.x0, self.index, self.noise)
