@@ -1,79 +1,148 @@
-"""How one training step is computed: its precision, its memory format, and whether it is compiled.
+"""How one training step is computed: its precision, its memory format, and how the GPU is told what to do.
 
-On a GPU a step of the paper's U-Net at 256 pixels is 3 TFLOP between a few hundred small passes over memory. The
-16-bit matrix units do the first, and a compiler that joins the second into few kernels leaves them something to do.
+On a GPU a step of the paper's U-Net at 256 pixels is 3 TFLOP in some two thousand kernels, which a CPU cannot name as
+fast as they are done. So the step is recorded once, as a CUDA graph, and replayed.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from detectors.freerad.diffusion import Process, hybrid_loss
 from detectors.freerad.unet import UNet
 from detectors.noise import generator
 
 log = logging.getLogger(__name__)
-Loss = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]  # (x0, index, noise) to L_simple and L_vb, each (B,)
+# (x0, index, noise) to the mean of L_simple, (), with the gradients of the hybrid loss left in the weights' `.grad`.
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
+WARM_UP = 3  # steps before a recording: libraries choose and allocate in the first ones
 
 
-def loss_function(
-    unet: UNet, process: Process, vb_weight: float, precision: str, shape: torch.Size, device: torch.device
-) -> Loss:
-    """The hybrid loss of a batch, differentiable in the weights; compiled on a GPU.
+def step_function(
+    unet: UNet, process: Process, vb_weight: float, precision: str, shape: torch.Size, device: torch.device, *,
+    graph: bool = True,
+) -> Step:  # fmt: skip
+    """Forward and backward of one batch.
 
     Args:
-        unet: on the device; on a GPU its weights get another memory format (and keep their values).
+        unet: on the device; on a GPU its weights get another memory format (and keep their values and identities).
         process: on the device.
         vb_weight: of L_vb in L_hybrid.
-        precision: "bfloat16" computes the network's convolutions and matrix products in 16 bits; weights, their
-            gradients, the optimiser and the loss stay in float32.
+        precision: "bfloat16" computes the network but its norms' statistics and its embedding in 16 bits, on copies of
+            the weights; weights, their gradients, the optimiser and the loss stay in float32.
         shape: of the batches, (B, 3, H, W).
         device: where to compute.
+        graph: on a GPU, whether to record the step and replay it. Then `.grad` are the same tensors at each step.
     """
     dtype = PRECISIONS[precision]
-    on_gpu = device.type == "cuda"
+    if device.type == "cuda":  # what cuDNN's convolutions want, else they transpose their weights at each step
+        unet.to(memory_format=torch.channels_last)
+    step = _Direct(unet, process, vb_weight) if dtype is None else _Halved(unet, process, vb_weight, dtype)
+    return _recorded(step, unet, shape, device) if graph and device.type == "cuda" else step
 
-    def denoiser(xt: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        if on_gpu:
-            xt = xt.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, dtype) if dtype is not None else nullcontext():
-            noise, raw = unet(xt, timesteps)
+
+class _Direct:
+    """The step on the weights themselves."""
+
+    def __init__(self, unet: UNet, process: Process, vb_weight: float) -> None:
+        self.unet, self.process, self.vb_weight = unet, process, vb_weight
+
+    def __call__(self, x0: Tensor, index: Tensor, noise: Tensor) -> Tensor:
+        parameters = list(self.unet.parameters())
+        simple, variational = hybrid_loss(self.unet, x0, index, noise, self.process, self.vb_weight)
+        _keep(parameters, torch.autograd.grad((simple + variational).mean(), parameters))
+        return simple.detach().mean()
+
+
+class _Halved:
+    """The step on 16-bit copies of the weights of convolutions and of the timestep's linear layers.
+
+    The norms' weights and the embedding, a thousandth of all, stay as they are.
+    """
+
+    def __init__(self, unet: UNet, process: Process, vb_weight: float, dtype: torch.dtype) -> None:
+        self.unet, self.process, self.vb_weight, self.dtype = unet, process, vb_weight, dtype
+        named = dict(unet.named_parameters())
+        norms = {id(p) for m in unet.modules() if isinstance(m, torch.nn.GroupNorm) for p in m.parameters()}
+        kept = {name for name, p in named.items() if id(p) in norms or name.startswith("embed.")}
+        self.masters: list[Tensor] = [p for name, p in named.items() if name not in kept]
+        self.copies = [torch.empty_like(p, dtype=dtype).requires_grad_() for p in self.masters]
+        names = [name for name in named if name not in kept]
+        self.weights = {name: named[name] for name in kept} | dict(zip(names, self.copies, strict=True))
+
+    def __call__(self, x0: Tensor, index: Tensor, noise: Tensor) -> Tensor:
+        with torch.no_grad():
+            torch._foreach_copy_(self.copies, self.masters)
+        simple, variational = hybrid_loss(self._denoise, x0, index, noise, self.process, self.vb_weight)
+        parameters = dict(self.unet.named_parameters())
+        leaves = [self.weights[name] for name in parameters]
+        _keep(list(parameters.values()), torch.autograd.grad((simple + variational).mean(), leaves))
+        return simple.detach().mean()
+
+    def _denoise(self, xt: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        noise, raw = functional_call(self.unet, self.weights, (xt.to(self.dtype), timesteps))
         return noise.to(xt.dtype), raw.to(xt.dtype)
 
-    def loss(x0: Tensor, index: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        return hybrid_loss(denoiser, x0, index, noise, process, vb_weight)
 
-    if not on_gpu:
-        return loss
-    # What cuDNN's 16-bit convolutions want: else each transposes its input and its output.
-    unet.to(memory_format=torch.channels_last)
-    return _compiled(loss, unet, shape, device)
+def _keep(parameters: Sequence[Tensor], gradients: tuple[Tensor, ...]) -> None:
+    """Write gradients into `.grad`, in the weights' own types and strides: a fused optimiser takes nothing else."""
+    alike: dict[object, list[tuple[Tensor, Tensor]]] = {}  # PyTorch copies many at once if each is like its target
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if parameter.grad is None:
+            parameter.grad = torch.empty_like(parameter)
+        kind = gradient.dtype, gradient.stride() == parameter.stride()
+        alike.setdefault(kind, []).append((parameter.grad, gradient))
+    with torch.no_grad():
+        for pairs in alike.values():
+            torch._foreach_copy_([target for target, _ in pairs], [source for _, source in pairs])
 
 
-def _compiled(plain: Loss, unet: UNet, shape: torch.Size, device: torch.device) -> Loss:
-    """The compiled function, tried once there and back; the plain one where the compiler cannot work."""
-    compiled: Loss = torch.compile(plain)
+def _recorded(step: Step, unet: UNet, shape: torch.Size, device: torch.device) -> Step:
+    """The step as a CUDA graph; the step itself, with a warning, where it cannot be recorded."""
+    for parameter in unet.parameters():  # before the recording: what it allocates is the recording's own
+        parameter.grad = torch.empty_like(parameter)
     try:
-        simple, variational = compiled(
-            torch.zeros(shape, device=device), torch.zeros(shape[0], dtype=torch.long, device=device),
-            torch.zeros(shape, device=device),
-        )  # fmt: skip
-        (simple + variational).mean().backward()  # type: ignore[no-untyped-call]
+        return _Replay(step, unet, shape, device)
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # whatever a compiler, the C compiler behind it and their caches may raise
+    except RuntimeError as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        log.warning("The training step cannot be compiled (%s); it goes on without, slower.", first)
-        return plain
-    finally:
-        unet.zero_grad(set_to_none=True)
-    return compiled
+        log.warning("The training step cannot be recorded as a CUDA graph (%s); it goes on without, slower.", first)
+        unet.zero_grad(set_to_none=True)  # what a broken recording has allocated must not be used
+        return step
+
+
+class _Replay:
+    """A recorded step: reads from and writes to memory that stays where it is."""
+
+    def __init__(self, step: Step, unet: UNet, shape: torch.Size, device: torch.device) -> None:
+        # A graph knows addresses: what lies there must live as long as it does.
+        self.kept = step, unet, [parameter.grad for parameter in unet.parameters()]
+        self.x0, self.noise = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
+        self.index = torch.zeros(shape[0], dtype=torch.long, device=device)
+        inputs = (self.x0, self.index, self.noise)
+        beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        beside.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(beside):  # as PyTorch's documentation asks
+            for _ in range(WARM_UP):
+                step(*inputs)
+        torch.cuda.current_stream(device).wait_stream(beside)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.simple = step(*inputs)
+
+    def __call__(self, x0: Tensor, index: Tensor, noise: Tensor) -> Tensor:
+        self.x0.copy_(x0)
+        self.index.copy_(index)
+        self.noise.copy_(noise)
+        self.graph.replay()
+        return self.simple.clone()  # the next replay writes over it
 
 
 def draw_step(

@@ -24,7 +24,7 @@ from torch import Tensor
 from detectors.base import Progress
 from detectors.checkpoint import write_atomically
 from detectors.freerad.diffusion import Process
-from detectors.freerad.stepping import draw_step, loss_function, moved
+from detectors.freerad.stepping import draw_step, moved, step_function
 from detectors.freerad.unet import UNet
 from detectors.noise import generator
 
@@ -85,12 +85,13 @@ def train_unet(
     Returns:
         What a checkpoint should tell: the loss over time.
     """
-    parameters = dict(unet.named_parameters())
-    average = {name: value.detach().clone() for name, value in parameters.items()}
     device = images.device
     process = process.to(device)
     shape = torch.Size((settings.batch_size, *images.shape[1:]))
-    loss_of = loss_function(unet, process, settings.vb_weight, settings.precision, shape, device)
+    step = step_function(unet, process, settings.vb_weight, settings.precision, shape, device)
+    parameters = dict(unet.named_parameters())
+    # Copied only now: the step may have changed the weights' memory format, which optimiser and average share.
+    average = {name: value.detach().clone() for name, value in parameters.items()}
     optimiser = torch.optim.Adam(parameters.values(), lr=settings.learning_rate, fused=device.type == "cuda")
     snapshot = _Snapshot(workdir, images, process, settings, unet, seed)
     done, history = snapshot.restore(unet, average, optimiser)
@@ -101,10 +102,7 @@ def train_unet(
         source = generator(*key)
         batch = _batch(images, iteration, settings, source, seed)
         index, noise = draw_step(batch.shape, settings.largest_timestep, source, key, device)
-        simple, variational = loss_of(batch, index, noise.to(batch.dtype))
-        loss = (simple + variational).mean()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        recent.append(step(batch, index, noise.to(batch.dtype)))
         if settings.gradient_norm > 0:
             torch.nn.utils.clip_grad_norm_(parameters.values(), settings.gradient_norm)
         for group in optimiser.param_groups:
@@ -114,7 +112,6 @@ def train_unet(
         decay = min(settings.ema, (1 + iteration) / (10 + iteration))
         with torch.no_grad():
             torch._foreach_lerp_(list(average.values()), list(parameters.values()), 1 - decay)
-        recent.append(simple.detach().mean())
         if len(recent) == 50 or iteration + 1 == settings.iterations:
             history.append([iteration + 1, round(float(torch.stack(recent).mean()), 6)])
             recent.clear()
@@ -210,10 +207,13 @@ class _Snapshot:
         unet.load_state_dict({k: tensors[f"weights.{k}"] for k in unet.state_dict()})
         for key in average:
             average[key].copy_(tensors[f"average.{key}"])
+        parameters = list(unet.parameters())
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key.startswith("adam."):
                 _, i, name = key.split(".")
-                state.setdefault(int(i), {})[name] = value.cpu() if name == "step" else value
+                # A fused optimiser wants the strides of the weights, which a file does not keep.
+                kept = value.cpu() if name == "step" else torch.empty_like(parameters[int(i)]).copy_(value)
+                state.setdefault(int(i), {})[name] = kept
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
         return int(header["done"]), json.loads(header["history"])

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detectors._training import draw_
+from detectors.freerad.fused_norm import added, convolved, is_fused, normed
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,13 @@ class ResidualBlock(nn.Module):
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         """(B, inputs, H, W) and (B, embedding) to (B, outputs, H, W)."""
-        inner = self.conv_in(F.silu(self.norm_in(h)))
-        scale, shift = self.scale_shift(F.silu(embedding))[:, :, None, None].chunk(2, dim=1)
-        inner = self.norm_out(inner) * (1 + scale) + shift
-        inner = self.conv_out(self.dropout(F.silu(inner)))
-        return torch.add(self.skip(h), inner)
+        inner, h = normed(self.norm_in, h)
+        inner, bias_in = convolved(self.conv_in, inner)
+        scale_shift = self.scale_shift(F.silu(embedding))
+        inner, _ = normed(self.norm_out, inner, scale_shift=scale_shift, pre=bias_in)
+        inner, bias_out = convolved(self.conv_out, self.dropout(inner))
+        skipped, bias_skip = convolved(self.skip, h) if isinstance(self.skip, nn.Conv2d) else (h, None)
+        return added(skipped, inner, bias_out, bias_skip)
 
 
 class AttentionBlock(nn.Module):
@@ -104,11 +107,12 @@ class AttentionBlock(nn.Module):
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape; the embedding is not used."""
         batch, channels, height, width = h.shape
-        qkv = self.qkv(self.norm(h)).reshape(batch, 3, self.heads, channels // self.heads, height * width)
+        inner, h = normed(self.norm, h, silu=False)
+        qkv = self.qkv(inner).reshape(batch, 3, self.heads, channels // self.heads, height * width)
         query, key, value = qkv.transpose(-1, -2).unbind(1)  # each (B, heads, positions, C / heads)
         attended = F.scaled_dot_product_attention(query, key, value)
-        projected: Tensor = self.project(attended.transpose(-1, -2).reshape(h.shape))
-        return h + projected
+        projected, bias = convolved(self.project, attended.transpose(-1, -2).reshape(h.shape))
+        return added(h, projected, bias)
 
 
 class Downsample(nn.Conv2d):
@@ -217,8 +221,11 @@ class UNet(nn.Module):
             The predicted noise (B, 3, H, W) and the raw output for the variance (B, 3, H, W).
         """
         fold = self.settings.unshuffle
-        embedding = self.embed(timestep_embedding(timesteps.to(x.dtype), self.settings.channels))
-        h = self.conv_in(F.pixel_unshuffle(x, fold) if fold > 1 else x)
+        embedding = self._embedding(timesteps, x.dtype)
+        h = F.pixel_unshuffle(x, fold) if fold > 1 else x
+        if is_fused(h):  # else cuDNN's convolutions transpose their input and their output
+            h = h.contiguous(memory_format=torch.channels_last)
+        h = self.conv_in(h)
         skips = [h]
         for stage in self.down:
             h = _run(stage, h, embedding)
@@ -226,11 +233,18 @@ class UNet(nn.Module):
         h = _run(self.middle, h, embedding)
         for stage in self.up:
             h = _run(stage, torch.cat([h, skips.pop()], dim=1), embedding)
-        out = self.conv_out(F.silu(self.norm_out(h)))
+        out: Tensor = self.conv_out(normed(self.norm_out, h)[0])
         if fold > 1:
             out = F.pixel_shuffle(out, fold)
         noise, raw_variance = out.chunk(2, dim=1)
         return noise, raw_variance
+
+    def _embedding(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
+        """(B,) to (B, 4 * channels), in the features' type, but made in 32 bits at least: 613 is no bfloat16."""
+        exact = dtype if dtype in (torch.float32, torch.float64) else torch.float32
+        features = timestep_embedding(timesteps.to(exact), self.settings.channels)
+        embedding: Tensor = self.embed(features).to(dtype)
+        return embedding
 
 
 def steady(denoiser: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], x: Tensor, timestep: Tensor) -> tuple[

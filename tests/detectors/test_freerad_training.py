@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -279,21 +280,71 @@ def test_a_slow_disk_gets_few_snapshots(tmp_path: Path, monkeypatch: pytest.Monk
     assert saved == [100, 250, 400, 450], "the first after a minute, the next after 100 seconds, and the last"
 
 
-def test_a_compiler_that_fails_costs_a_warning_and_no_training(caplog: pytest.LogCaptureFixture) -> None:
-    network = UNet(TINY, SIDE)
-    images = _images()[:2]
+def test_a_step_that_cannot_be_recorded_costs_a_warning_and_no_training(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, images = UNet(TINY, SIDE), _images()[:2]
 
-    def broken(*_: Tensor) -> tuple[Tensor, Tensor]:
-        raise RuntimeError("no C compiler\nand more")
+    def broken(*_: Any) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
-    def plain(*_: Tensor) -> tuple[Tensor, Tensor]:
-        return images.sum(), images.sum()
-
-    original, torch.compile = torch.compile, lambda _: broken  # type: ignore[assignment]
-    try:
-        chosen = stepping._compiled(plain, network, images.shape, torch.device("cpu"))
-    finally:
-        torch.compile = original
-    assert chosen is plain
-    assert "no C compiler" in caplog.text and "and more" not in caplog.text
+    monkeypatch.setattr(stepping, "_Replay", broken)
+    step = stepping.step_function(network, process(Schedule()), 0.001, "float32", images.shape, torch.device("cpu"))
+    assert stepping._recorded(step, network, images.shape, torch.device("cpu")) is step
+    assert "not permitted" in caplog.text and "and more" not in caplog.text
     assert all(weight.grad is None for weight in network.parameters())
+
+
+class _Tape:
+    """Stands for CUDA's streams and graphs: a recording that a CPU plays by doing the step again."""
+
+    def __init__(self, *_: Any) -> None:
+        self.again: Any = None
+
+    def wait_stream(self, other: Any) -> None:
+        pass
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+    def replay(self) -> None:
+        self.again()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_recorded_step_reads_its_new_inputs_and_its_results_outlive_the_next(
+    precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("Stream", "current_stream", "stream", "CUDAGraph", "graph"):
+        monkeypatch.setattr(torch.cuda, name, _Tape)
+    network = UNet(TINY, SIDE)
+    network.initialise(generator(1, "weights"))
+    cpu, shape = torch.device("cpu"), torch.Size((2, 3, SIDE, SIDE))
+    step = stepping.step_function(network, process(Schedule()), 0.001, precision, shape, cpu)
+    recorded = stepping._recorded(step, network, shape, cpu)
+    assert isinstance(recorded, stepping._Replay)
+    kept = [weight.grad for weight in network.parameters()]
+    inputs = recorded.x0, recorded.index, recorded.noise
+    recorded.graph.again = lambda: recorded.simple.copy_(step(*inputs))
+    draws = torch.Generator().manual_seed(3)
+    found, expected = [], []
+    for i in range(2):
+        batch = _images()[i : i + 2], torch.tensor([7, 900]), torch.randn(shape, generator=draws)
+        found.append(recorded(*batch))
+        gradients = [g.clone() for g in kept if g is not None]
+        expected.append(step(*batch))
+        again = [w.grad for w in network.parameters()]
+        for a, b, c in zip(again, kept, gradients, strict=True):
+            assert a is not None and a is b and torch.equal(a, c)
+    assert found == expected and found[0] != found[1]
+
+
+def test_sixteen_bits_tell_neighbouring_timesteps_apart() -> None:
+    """bfloat16 has no number between 612 and 616: the embedding must be made in more bits."""
+    network = UNet(TINY, SIDE)
+    embeddings = [network._embedding(torch.tensor([t]), torch.bfloat16) for t in (612, 613, 614, 615, 616)]
+    assert all(not torch.equal(a, b) for a, b in itertools.pairwise(embeddings))
+    assert {e.dtype for e in embeddings} == {torch.bfloat16}
