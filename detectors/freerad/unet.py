@@ -23,6 +23,9 @@ from detectors._training import draw_
 from detectors.freerad.fused_norm import added, convolved, is_fused, normed
 
 
+FLASH_WIDTH = 256  # of a head, above which PyTorch's flash attention does not work
+
+
 @dataclass(frozen=True)
 class UNetSettings:
     """Architecture of the U-Net. The defaults are the paper's, for 256 x 256 images (FACTS.md, appendix C.1).
@@ -110,9 +113,18 @@ class AttentionBlock(nn.Module):
         inner, h = normed(self.norm, h, silu=False)
         qkv = self.qkv(inner).reshape(batch, 3, self.heads, channels // self.heads, height * width)
         query, key, value = qkv.transpose(-1, -2).unbind(1)  # each (B, heads, positions, C / heads)
-        attended = F.scaled_dot_product_attention(query, key, value)
+        attended = _attended(query, key, value)
         projected, bias = convolved(self.project, attended.transpose(-1, -2).reshape(h.shape))
         return added(h, projected, bias)
+
+
+def _attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Attention of (B, heads, positions, width), each to the same shape."""
+    width = query.shape[-1]
+    if query.is_cuda and width > FLASH_WIDTH:
+        # What PyTorch falls back to is non-deterministic, and the way back takes ten times as long as these products.
+        return (query @ key.transpose(-1, -2) * width**-0.5).softmax(dim=-1) @ value
+    return F.scaled_dot_product_attention(query, key, value)
 
 
 class Downsample(nn.Conv2d):
