@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from detectors._training import draw_
 from detectors.freerad.fused_norm import added, convolved, is_fused, normed
 
-
 FLASH_WIDTH = 256  # of a head, above which PyTorch's flash attention does not work
 
 
@@ -123,7 +122,8 @@ def _attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     width = query.shape[-1]
     if query.is_cuda and width > FLASH_WIDTH:
         # What PyTorch falls back to is non-deterministic, and the way back takes ten times as long as these products.
-        return (query @ key.transpose(-1, -2) * width**-0.5).softmax(dim=-1) @ value
+        weights: Tensor = (query @ key.transpose(-1, -2) * width**-0.5).softmax(dim=-1)
+        return weights @ value
     return F.scaled_dot_product_attention(query, key, value)
 
 
