@@ -20,10 +20,13 @@ PACKAGES = ("radbench", "torch", "torchvision", "timm", "numpy", "scipy", "sciki
 
 
 def commit() -> str:
-    """The commit of this source tree, with "+changes" where the code differs from it.
+    """The commit of this source tree, with "+changes" where the code differs from it; "" outside a repository.
 
-    Outside a repository (a copy of the tree on another machine): what RADBENCH_COMMIT says, or "".
+    RADBENCH_COMMIT, where it is set, is taken at its word: a copy of the tree on another machine may lie in a repository
+    that knows nothing of it.
     """
+    if os.environ.get("RADBENCH_COMMIT"):
+        return one_line(os.environ["RADBENCH_COMMIT"], 60)
     here = Path(__file__).resolve().parent.parent
 
     def git(*words: str) -> str:
@@ -31,7 +34,7 @@ def commit() -> str:
 
     try:
         if not (here / ".git").exists():
-            return one_line(os.environ.get("RADBENCH_COMMIT", ""), 60)
+            return ""
         changed = git("status", "--porcelain", "--", "bench", "detectors", "attacks")
         return git("rev-parse", "HEAD").strip() + ("+changes" if changed.strip() else "")
     except (OSError, subprocess.CalledProcessError):

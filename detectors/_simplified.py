@@ -41,14 +41,18 @@ def simplified(network: nn.Module, outputs: Outputs, probes: Sequence[Tensor]) -
     chosen, mirrored = network.double(), False  # and back: exact
     with torch.no_grad():
         expected = [outputs(chosen, probe) for probe in probes]
-        for change, mirrors in ((fold_batch_norm, False), (_clip, False), (_mirror, True)):
-            changed = change(copy.deepcopy(chosen))
-            flips = mirrored or mirrors
+        # All at once, since probing takes a second; one by one only where that moves the outputs.
+        for changes in (_CHANGES, *((change,) for change in _CHANGES)):
+            changed, flips = copy.deepcopy(chosen), mirrored or _mirror in changes
+            for change in changes:
+                changed = change(changed)
             if all(
                 _same(mirror(outputs(changed, probe.flip(2, 3) if flips else probe), flips), wanted)
                 for probe, wanted in zip(probes, expected, strict=True)
             ):
                 chosen, mirrored = changed, flips
+                if changes == _CHANGES:
+                    break
     return chosen.float().to(memory_format=torch.channels_last), mirrored
 
 
@@ -180,3 +184,6 @@ class _Clipped(torch.autograd.Function):
             inside, x, weight, None, stride, padding, dilation, False, [0, 0], groups, [True, False, False]
         )
         return by_input, None, None, None, None, None, None
+
+
+_CHANGES = (fold_batch_norm, _clip, _mirror)

@@ -138,3 +138,18 @@ def test_settings_that_cannot_be_are_refused() -> None:
     for wrong in ({"steps": -1}, {"rate": 0.0}, {"weight_floor": 0.0}, {"rate": float("nan")}):
         with pytest.raises(DetectorError, match=next(iter(wrong))):
             apae(**wrong)
+
+
+def test_graphs_that_are_kept_give_the_gradient_of_graphs_that_are_rebuilt(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = apae(steps=4, **TRAINING).fit(TRAIN, seed=0)
+    found = []
+    for kept in (4, 0):
+        monkeypatch.setattr("detectors.apae._KEPT_STEPS", kept)
+        leaf = TEST.clone().requires_grad_()
+        scores = detector.score(leaf)
+        gradients = [torch.autograd.grad(scores.sum(), leaf, retain_graph=True)[0] for _ in range(2)]
+        assert torch.equal(*gradients), "a second way back through the same score"
+        found.append((scores.detach(), gradients[0]))
+    (kept_scores, kept_gradient), (scores, gradient) = found
+    assert torch.equal(kept_scores, scores)
+    assert torch.allclose(kept_gradient, gradient, rtol=1e-4, atol=1e-6 * float(gradient.abs().max()))
