@@ -158,14 +158,16 @@ class _Projection(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, start: Tensor, target: Tensor, decode: Decoder, steps: int, rate: Tensor) -> Tensor:
         # The graphs of few steps fit into memory, and building them once saves a quarter of a gradient's time.
-        keeps = steps <= _KEPT_STEPS and any(ctx.needs_input_grad[:2])
+        few = steps <= _KEPT_STEPS
+        keeps = few and any(ctx.needs_input_grad[:2])
         # Tensors of inference mode cannot enter the inner graphs; their clones made outside of it can.
         with torch.inference_mode(False):
-            code, aim = start.detach().clone(), target.detach().clone().requires_grad_(keeps)
+            code, aim = start.detach().clone(), target.detach().clone().requires_grad_(few)
             path, graphs = [], []
             for _ in range(steps):
                 path.append(code)
-                leaf, slope = _slope(decode, code, aim, differentiable=keeps)
+                # Of few, differentiable whether asked for or not: PyTorch rounds such a slope otherwise.
+                leaf, slope = _slope(decode, code, aim, differentiable=few)
                 if keeps:
                     graphs.append((leaf, aim, slope))
                 code = code - rate * slope.detach()
