@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ from torch import nn
 from detectors import registry
 from detectors._training import batches, holdout, initialise_
 from detectors.ae import AE
+from detectors.base import Detector
 from detectors.errors import DetectorError
 from detectors.noise import generator
 
@@ -102,3 +105,36 @@ def test_batches_cover_every_image_once_and_the_holdout_is_disjoint() -> None:
     kept, held = holdout(10, 0.2, generator(1))
     assert len(held) == 2 and sorted([*kept.tolist(), *held.tolist()]) == list(range(10))
     assert [len(part) for part in holdout(2, 0.01, generator(1))] == [1, 1]
+
+
+@pytest.mark.parametrize(("first", "second"), [("ae", "apae"), ("apae", "ae")])
+def test_ae_and_apae_train_the_network_that_they_share_once(tmp_path: Path, first: str, second: str) -> None:
+    def fitted(name: str, *, seed: int = 0, may_take: bool = True, **settings: object) -> Detector:
+        detector = registry.create(name, image_size=32, **{"epochs": 2, **settings})
+        detector.may_take_shipped = may_take
+        folder = tmp_path / name
+        detector.fit(TRAIN, seed=seed, workdir=folder / "key.work")
+        detector.save(folder / "key.safetensors", extra={"seconds": 7.0})
+        return detector
+
+    one = fitted(first)
+    assert "network_from" not in one.fit_report
+    two = fitted(second)
+    assert two.fit_report["network_from"] == first and two.fit_report["network_fit"]["seconds"] == 7.0
+    assert two.fit_report["losses"] == one.fit_report["losses"]
+    for other in ({"seed": 1}, {"may_take": False}, {"epochs": 3}):
+        assert "network_from" not in fitted(second, **other).fit_report, other  # type: ignore[arg-type]
+    alone = registry.create(second, image_size=32, epochs=2).fit(TRAIN, seed=0)
+    for key, value in alone.state_dict().items():
+        assert torch.equal(value, two.state_dict()[key]), key
+
+
+def test_a_network_of_other_images_or_a_damaged_one_is_not_taken_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    autoencoder(epochs=2).fit(TRAIN, seed=0).save(tmp_path / "ae" / "key.safetensors")
+    other = autoencoder(epochs=2).fit(TRAIN.flip(0), seed=0, workdir=tmp_path / "ae" / "other.work")
+    assert "network_from" not in other.fit_report
+    (tmp_path / "ae" / "key.safetensors").write_bytes(b"damaged")
+    again = autoencoder(epochs=2).fit(TRAIN, seed=0, workdir=tmp_path / "ae" / "again.work")
+    assert "network_from" not in again.fit_report and "trained anew" in caplog.text

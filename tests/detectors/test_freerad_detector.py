@@ -252,6 +252,25 @@ def test_a_shipped_unet_serves_another_k_but_does_not_lend_its_choice(
     assert json.dumps(alone.fit_report, sort_keys=True) == json.dumps(other.fit_report, sort_keys=True)
 
 
+def test_a_unet_of_this_machine_serves_another_k(tmp_path: Path) -> None:
+    """As `bench` lays its cache out: a work folder for each fit, beside the checkpoints of all."""
+    first = small(k=20).fit(NORMALS, seed=0, workdir=tmp_path / "first.work")
+    first.save(tmp_path / "first.safetensors", extra={"seconds": 12.0})
+    for left in (tmp_path / "first.work").iterdir():
+        left.unlink()
+    progress = Count()
+    other = small(k=50).fit(NORMALS, seed=0, workdir=tmp_path / "second.work", progress=progress)
+    assert progress.calls == 0 and other.fit_report["unet_from"] == "this machine"
+    assert other.fit_report["unet_fit"]["seconds"] == 12.0
+    alone = small(k=50).fit(NORMALS, seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(alone.state_dict().values(), other.state_dict().values(), strict=True))
+    for seed, may_take in ((1, True), (0, False)):
+        again = small(k=50)
+        again.may_take_shipped = may_take
+        again.fit(NORMALS, seed=seed, workdir=tmp_path / f"third{seed}.work", progress=progress)
+    assert progress.calls == 8, "another seed, and --refit, train"
+
+
 # -- storage ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,113 @@
+"""Backbones made faster: the same outputs and the same gradients as timm's own network, at odd and even sides."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from timm.layers.conv2d_same import Conv2dSame
+from torch import Tensor, nn
+
+from detectors._backbones import Backbone, _random_state, features
+from detectors._simplified import ClippedConv2d, simplified
+from detectors.noise import generator
+
+LITE0, LAYERS = "tf_efficientnet_lite0", ("blocks.1", "blocks.2", "blocks.4")
+
+
+def pictures(side: int, count: int = 2) -> Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(side), dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def plain() -> nn.Module:
+    """timm's network with weights that make folding matter."""
+    with torch.random.fork_rng(devices=[]):
+        network = timm.create_model(LITE0, pretrained=False).eval()
+    state = _random_state(network.state_dict(), generator(3, "simplified"))
+    for key, value in state.items():
+        draws = torch.Generator().manual_seed(len(key))
+        if key.endswith("running_mean"):
+            value.uniform_(-0.5, 0.5, generator=draws)
+        if key.endswith("running_var"):
+            value.uniform_(0.5, 2.0, generator=draws)
+    network.load_state_dict(state)
+    for module in network.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]
+    return network.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def fast(plain: nn.Module) -> nn.Module:
+    network, mirrored = simplified(
+        copy.deepcopy(plain), lambda n, x: features(n, x, LAYERS), [pictures(32), pictures(43)]
+    )
+    assert mirrored
+    kinds = [type(module) for module in network.modules()]
+    assert not {nn.BatchNorm2d, Conv2dSame} & set(kinds) and kinds.count(ClippedConv2d) == 28
+    return network
+
+
+def gradient(network: nn.Module, x: Tensor, mirrored: bool) -> tuple[list[Tensor], Tensor]:
+    leaf = x.clone().requires_grad_()
+    found = features(network, leaf.flip(2, 3) if mirrored else leaf, LAYERS)
+    found = [f.flip(2, 3) if mirrored else f for f in found]
+    total = sum((f * torch.arange(f.numel(), dtype=f.dtype).view_as(f).cos()).sum() for f in found)
+    return [f.detach() for f in found], torch.autograd.grad(total, leaf)[0]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("side", [64, 65, 70, 96])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 1e-3)])
+def test_outputs_and_gradients_are_those_of_timm(
+    plain: nn.Module, fast: nn.Module, side: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    """In float32 through oneDNN's fused convolutions; the folded weights were rounded to float32 once."""
+    expected, slope = gradient(copy.deepcopy(plain).double(), pictures(side), mirrored=False)
+    found, fast_slope = gradient(copy.deepcopy(fast).to(dtype), pictures(side).to(dtype), mirrored=True)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=0, atol=tolerance * float(b.abs().max()))
+    error = (fast_slope.double() - slope).norm() / slope.norm()
+    assert float(error) < 10 * tolerance, "a pixel whose clip decides otherwise counts in the whole gradient"
+
+
+def test_a_clipped_convolution_is_a_convolution_and_relu6() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        convolution = nn.Conv2d(8, 16, 3, stride=2, padding=1, groups=4)
+    with torch.no_grad():
+        convolution.weight.mul_(20)  # so that both bounds are reached
+    clipped = ClippedConv2d(convolution.requires_grad_(False))
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(3, 8, 11, 13, generator=torch.Generator().manual_seed(1)).contiguous(memory_format=layout)
+        ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
+        found, expected = clipped(ours), F.relu6(convolution(theirs))
+        assert bool((found == 0).any()) and bool((found == 6).any()) and bool(((found > 0) & (found < 6)).any())
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(2))
+        torch.testing.assert_close(
+            torch.autograd.grad((found * weights).sum(), ours)[0],
+            torch.autograd.grad((expected * weights).sum(), theirs)[0], rtol=1e-4, atol=1e-4,
+        )  # fmt: skip
+        with torch.no_grad():
+            assert torch.equal(clipped(x), found), "the verdict must see what the attack saw"
+
+
+def test_weights_that_could_be_trained_get_their_gradient() -> None:
+    clipped = ClippedConv2d(nn.Conv2d(3, 4, 3))
+    clipped(torch.ones(1, 3, 5, 5)).sum().backward()
+    assert clipped.weight.grad is not None
+
+
+def test_a_layer_inside_a_pair_keeps_what_timm_gives_there() -> None:
+    """Clipping within the convolution would give another output at the convolution: that change is left out."""
+    inside = Backbone(LITE0, ("blocks.1.0.conv_dw",))
+    assert not any(isinstance(m, ClippedConv2d) for m in inside.network.modules())
+    assert float(inside(pictures(64).float())[0].min()) < 0
+
+
+def test_a_network_without_same_padding_is_not_mirrored() -> None:
+    assert not Backbone("resnet18", ("layer1",), weights="random").is_mirrored
