@@ -22,11 +22,11 @@ PACKAGES = ("radbench", "torch", "torchvision", "timm", "numpy", "scipy", "sciki
 def commit() -> str:
     """The commit of this source tree, with "+changes" where the code differs from it; "" outside a repository.
 
-    RADBENCH_COMMIT, where it is set, is taken at its word: a copy of the tree on another machine may lie in a repository
-    that knows nothing of it.
+    RADBENCH_COMMIT, where it is set, stands instead and is marked as told: a copy of the tree on another machine may
+    lie in a repository that knows nothing of it.
     """
     if os.environ.get("RADBENCH_COMMIT"):
-        return one_line(os.environ["RADBENCH_COMMIT"], 60)
+        return one_line(os.environ["RADBENCH_COMMIT"], 60) + " (told)"
     here = Path(__file__).resolve().parent.parent
 
     def git(*words: str) -> str:

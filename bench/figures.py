@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from PIL import Image
 
 from bench.errors import RecordError
 from detectors.checkpoint import write_atomically
@@ -46,22 +47,26 @@ def style() -> Iterator[None]:
         yield
 
 
-def is_drawn(picture: Path, record: Path) -> bool:
-    """Whether the picture was drawn after the record was last written."""
+def is_drawn(picture: Path, source: str) -> bool:
+    """Whether the picture is there and says that it was drawn from this (`save`)."""
     try:
-        return picture.stat().st_mtime_ns >= record.stat().st_mtime_ns
-    except OSError:
+        with Image.open(picture, formats=("PNG",)) as image:
+            return image.info.get("Source") == source
+    except (OSError, SyntaxError, ValueError):  # missing, or half of a file
         return False
 
 
-def save(figure: Figure, stem: Path, *, vector: bool = False) -> list[Path]:
-    """Write stem.png (200 dpi) and, with `vector`, stem.pdf atomically. Raises RecordError where the disk refuses."""
+def save(figure: Figure, stem: Path, *, vector: bool = False, source: str | None = None) -> list[Path]:
+    """Write stem.png (200 dpi) and, with `vector`, stem.pdf atomically; the PNG says what it was drawn from.
+
+    Raises RecordError where the disk refuses.
+    """
     paths = []
     with style():
         # The layout is computed once and kept: it takes longer than drawing.
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
-        kinds = [(".png", {"Software": None}), (".pdf", {"CreationDate": None})]
+        kinds = [(".png", {"Software": None, "Source": source}), (".pdf", {"CreationDate": None})]
         for suffix, metadata in kinds if vector else kinds[:1]:
             buffer = io.BytesIO()
             figure.savefig(buffer, format=suffix[1:], dpi=200, metadata=metadata)

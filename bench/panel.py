@@ -87,7 +87,7 @@ def read_examples(path: Path) -> Examples:
 def write_panel(record: Record, folder: Path) -> list[Path]:
     """The panel of a record that has examples beside it, and its line in NOTICE.txt; [] where it has none.
 
-    A panel that is newer than the record stays as it is.
+    A panel that was drawn from this record stays as it is.
 
     Raises:
         RecordError: the examples are damaged or the folder cannot be written to.
@@ -95,13 +95,13 @@ def write_panel(record: Record, folder: Path) -> list[Path]:
     if record.path is None or not companion(record.path, EXAMPLES_SUFFIX).is_file():
         return []
     stem = f"panel--{safe_name(record.dataset)}--{safe_name(record.category)}--{record.path.name.removesuffix('.json')}"
-    picture = folder / f"{stem}.png"
-    if is_drawn(picture, record.path):
-        return [picture, folder / NOTICE]
-    examples = read_examples(companion(record.path, EXAMPLES_SUFFIX))
     # The notice first: a picture without its licence must not exist, not even after a kill.
     notice = _add_notice(folder / NOTICE, stem, record)
-    return [*save(panel_figure(record, examples), folder / stem), notice]
+    picture = folder / f"{stem}.png"
+    if is_drawn(picture, record.stamp):
+        return [picture, notice]
+    examples = read_examples(companion(record.path, EXAMPLES_SUFFIX))
+    return [*save(panel_figure(record, examples), folder / stem, source=record.stamp), notice]
 
 
 def _add_notice(path: Path, stem: str, record: Record) -> Path:

@@ -30,7 +30,7 @@ from bench.scores import Scores
 def write_all(
     records: Sequence[Record], folder: Path, revisions: Revisions | None = None
 ) -> tuple[list[Path], list[str]]:
-    """Every plot that the records allow; histograms that are newer than their records stay as they are.
+    """Every plot that the records allow; histograms that were drawn from these very records stay as they are.
 
     Returns the files, and a sentence about each histogram without scores.
 
@@ -56,7 +56,7 @@ def write_histograms(records: Sequence[Record], folder: Path) -> tuple[list[Path
             continue
         stem = folder / f"histogram--{safe_name(record.dataset)}--{safe_name(record.category)}--{_stem(record)}"
         picture = stem.with_name(stem.name + ".png")
-        if is_drawn(picture, record.path):
+        if is_drawn(picture, record.stamp):
             paths.append(picture)
             continue
         try:
@@ -64,7 +64,7 @@ def write_histograms(records: Sequence[Record], folder: Path) -> tuple[list[Path
         except RecordError as error:
             problems.append(str(error))
             continue
-        paths += save(histogram_figure(record, scores), stem)
+        paths += save(histogram_figure(record, scores), stem, source=record.stamp)
     return paths, problems
 
 

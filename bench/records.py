@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import RecordError
+from bench.markup import one_line
 from bench.record_check import FORMAT as FORMAT
 from bench.record_check import Figures as Figures
 from bench.record_check import cell_key as cell_key
@@ -67,6 +68,11 @@ class Record:
     @property
     def ok(self) -> bool:
         return self.status == "ok"
+
+    @property
+    def stamp(self) -> str:
+        """Which cell it is and when it was made: what pictures drawn from it bear."""
+        return one_line(f"{self.key} {self.written}", 200)
 
     @property
     def dataset(self) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -15,13 +15,15 @@ import attacks
 from attacks.registry import get_class
 from bench import leaderboard, leaderboard_files, panel, plots, presets, protocol
 from bench.data import registry as datasets
-from bench.errors import BenchError, RecordError
+from bench.errors import BenchError
 from bench.markup import one_line
 from bench.plan import Plan
 from bench.records import Record, Revisions, read_all
 from bench.runner import Reporter, RunResult
 from detectors import registry as detector_registry
 from detectors.checkpoint import write_atomically
+
+log = logging.getLogger(__name__)
 
 STAMP = ".drawn"
 MEANING = (
@@ -77,14 +79,16 @@ class DrawingReporter:
         """Told of a cell that has its record."""
         self._reporter.done(record, reused)
         if record.ok and not reused:
-            with suppress(RecordError):
+            try:
                 plots.write_histograms([record], self._plots)
                 panel.write_panel(record, self._plots)
+            except Exception as error:  # whatever it is, hours of other cells must not be lost for a picture
+                log.debug("A picture was left for the end:", exc_info=error)
 
 
 def _state(records: Sequence[Record]) -> str:
     """A hash of which records there are, each as it was last written."""
-    return hashlib.sha256("\n".join(sorted(f"{r.key} {r.written}" for r in records)).encode()).hexdigest()
+    return hashlib.sha256("\n".join(sorted(r.stamp for r in records)).encode()).hexdigest()
 
 
 def show_result(plan: Plan, result: RunResult, console: Console) -> None:

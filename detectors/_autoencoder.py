@@ -112,8 +112,8 @@ class Autoencoder(nn.Module):
 class AutoencoderDetector(Detector):
     """score = mean squared reconstruction error over the pixels, at the size at which the network works.
 
-    A subclass trains `network` in `_fit` with `_train`; where its reconstruction is another one, it overrides
-    `_rebuild`, and where pixels count differently, `_weighted`.
+    A subclass trains `network` in `_fit` with `_train` or `_train_or_take_over`; where its reconstruction is another
+    one, it overrides `_rebuild`, and where pixels count differently, `_weighted`.
     """
 
     has_map = True
@@ -217,9 +217,11 @@ class AutoencoderDetector(Detector):
         self.fit_report |= {"losses": history, "best_epoch": best_epoch, "held_out_loss": best_loss}
         return training
 
-
     def _train_or_take_over(self, images: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
-        """The plain training, or the very network that AE's or APAE's fit on these images left on this machine."""
+        """The plain training, or the very network that AE's or APAE's fit on these images left on this machine.
+
+        `workdir` lies, as in `bench`, two folders below one that has a folder of checkpoints for each detector.
+        """
         settings = {f.name: getattr(self.settings, f.name) for f in fields(AutoencoderSettings)}
         pixels = images.detach().cpu().contiguous().numpy().tobytes()
         described = json.dumps([TRUNK_REVISION, settings, seed, str(images.device)]).encode()
@@ -230,10 +232,13 @@ class AutoencoderDetector(Detector):
             self._train(images, seed=seed, progress=progress)
         else:
             path, tensors, description = found
-            self.network.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network.")})
-            kept = {k: description["fit"].get(k) for k in ("losses", "best_epoch", "held_out_loss")}
-            origin = checkpoint.origin_of(description)
-            self.fit_report |= kept | {"network_from": path.parent.name, "network_fit": origin}
+            prefix = "network."
+            own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+            self.network.load_state_dict(own)
+            # Of one that was itself taken over, who trained it.
+            self.fit_report |= {"network_from": path.parent.name, "network_fit": checkpoint.origin_of(description)}
+            told = ("losses", "best_epoch", "held_out_loss", "network_from", "network_fit")
+            self.fit_report |= {k: v for k, v in description["fit"].items() if k in told}
         self.fit_report["trunk"] = trunk
 
 

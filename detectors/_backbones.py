@@ -17,15 +17,13 @@ from torch import Tensor, nn
 
 from detectors import _weights
 from detectors._images import centre_crop, resize
-from detectors._simplified import mirror, simplified
+from detectors._simplified import PROBE_SIDE, mirror, simplified
 from detectors.errors import DetectorError
 from detectors.noise import generator
 
 POOLED = "pooled"  # the pseudo-layer that is the global average of the last feature map, (B, C)
 QUICK = "tf_efficientnet_lite0"
 PAPER = "wide_resnet50_2.tv_in1k"  # torchvision's IMAGENET1K_V1 weights, those of 2020
-_PROBE_SIDE = 64
-_SMALL_PROBES = (32, 43)  # through odd and even sides, which "same" pads differently
 
 
 class Backbone(nn.Module):
@@ -83,11 +81,11 @@ class Backbone(nn.Module):
         cast(Any, network).reset_classifier(0)
         try:
             self.network, self.is_mirrored = simplified(
-                network.eval(), lambda chosen, x: features(chosen, x, self.layers), _probes()
+                network.eval(), lambda chosen, x: features(chosen, x, self.layers)
             )
         except (AssertionError, RuntimeError) as error:  # a ViT asserts that images have its own size
             raise DetectorError(
-                f"{name} cannot take images of {_PROBE_SIDE} px, on which every backbone is tried ({error}); choose a "
+                f"{name} cannot take images of {PROBE_SIDE} px, on which every backbone is tried ({error}); choose a "
                 f"network for images of any size, e.g. {PAPER!r}."
             ) from error
         config = cast(Any, timm.get_pretrained_cfg(name))
@@ -136,7 +134,7 @@ class Backbone(nn.Module):
 
     def _count_channels(self) -> tuple[int, ...]:
         with torch.no_grad():
-            return tuple(f.shape[1] for f in self(torch.full((1, 3, _PROBE_SIDE, _PROBE_SIDE), 0.5)))
+            return tuple(f.shape[1] for f in self(torch.full((1, 3, PROBE_SIDE, PROBE_SIDE), 0.5)))
 
 
 class _Reached(Exception):  # noqa: N818 - a signal, not an error
@@ -175,11 +173,6 @@ def features(network: nn.Module, x: Tensor, layers: Sequence[str]) -> list[Tenso
                 f"The network makes its features without its layer {layer!r}; name one that lies before the classifier."
             )
     return [found[layer] for layer in layers]
-
-
-def _probes() -> list[Tensor]:
-    draws = generator(0, "probe")
-    return [torch.rand(2, 3, side, side, generator=draws, dtype=torch.float64) for side in _SMALL_PROBES]
 
 
 def _untrained(name: str) -> nn.Module:

@@ -39,7 +39,7 @@ def initialise_(module: nn.Module, generator: torch.Generator) -> None:
 def draw_(values: Tensor, fill: Callable[[Tensor], object]) -> None:
     """Fill in place with what `fill` draws into a tensor on the CPU, where generators of fits live."""
     with torch.no_grad():
-        drawn = torch.empty(values.shape, dtype=values.dtype)
+        drawn = torch.empty(values.shape, dtype=values.dtype, device="cpu")
         fill(drawn)
         values.copy_(drawn)
 

@@ -44,7 +44,7 @@ Decoder = Callable[[Tensor], Tensor]
 
 _SAMPLE = 32  # training images on which the curvature and the projection's progress are measured
 _POWER_ITERATIONS = 10
-_KEPT_STEPS = 8  # of a projection, whose graphs are kept from the way there for the way back
+_KEPT_VALUES = 100_000  # of an image times steps, up to which a projection's graphs are kept for the way back
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class _Projection(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, start: Tensor, target: Tensor, decode: Decoder, steps: int, rate: Tensor) -> Tensor:
         # The graphs of few steps fit into memory, and building them once saves a quarter of a gradient's time.
-        few = steps <= _KEPT_STEPS
+        few = steps * target[0].numel() <= _KEPT_VALUES  # of each image: never by the size of the batch
         keeps = few and any(ctx.needs_input_grad[:2])
         # Tensors of inference mode cannot enter the inner graphs; their clones made outside of it can.
         with torch.inference_mode(False):

@@ -143,14 +143,15 @@ class FreeRAD(Detector):
         """Take over these very U-Net weights from this machine or from the package; None where there are none."""
         candidates = [workdir / f"unet-{trunk[:16]}.safetensors"] if workdir else []
         if self.may_take_shipped:
-            # Fits of this machine with another k or filter lie beside the work folder: hours that need no repeating.
-            candidates += sorted(workdir.parent.glob("*.safetensors")) if workdir else []
+            # What shipped before what took it over. Then fits of this machine with another k or filter, which `bench`
+            # keeps beside the work folder: hours that need no repeating.
             candidates += self.shipped_checkpoints()
+            candidates += sorted(workdir.parent.glob("*.safetensors")) if workdir else []
         found = checkpoint.find_trunk(candidates, trunk)
         if found is None:
             return None
         path, tensors, description = found
-        self.unet.load_state_dict({k[5:]: v for k, v in tensors.items() if k.startswith("unet.")})
+        self.unet.load_state_dict({k.removeprefix("unet."): v for k, v in tensors.items() if k.startswith("unet.")})
         report = dict(description.get("fit", {}))
         if workdir is not None and path.parent == workdir:
             return report | {"unet_from": "this machine"}

@@ -134,7 +134,7 @@ class _Replay:
                 step(*inputs)
         torch.cuda.current_stream(device).wait_stream(beside)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, stream=beside):  # its own would be on whatever device is current
             self.simple = step(*inputs)
 
     def __call__(self, x0: Tensor, index: Tensor, noise: Tensor) -> Tensor:

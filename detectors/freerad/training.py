@@ -123,6 +123,7 @@ def train_unet(
             saved = time.monotonic()
             pause = max(SNAPSHOT_SECONDS, (saved - began) / SNAPSHOT_SHARE)
     unet.load_state_dict(average)
+    unet.to(memory_format=torch.contiguous_format)  # as one that is loaded: what is scored next must have its bits
     # The last snapshot stays until the caller has stored the weights (`remove_snapshot`): a full disk loses nothing.
     return {"loss": history, "iterations": settings.iterations}
 
@@ -172,7 +173,9 @@ class _Snapshot:
         # A snapshot of another fit must never be taken over.
         content = sha256(images.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
         schedule = sha256(process.alpha_bar.cpu().numpy().tobytes()).hexdigest()
-        self.owner = json.dumps([asdict(settings), asdict(unet.settings), seed, content, schedule], sort_keys=True)
+        kind = images.device.type  # a GPU draws other noise
+        described = [asdict(settings), asdict(unet.settings), seed, content, schedule, kind]
+        self.owner = json.dumps(described, sort_keys=True)
 
     def save(
         self, done: int, unet: UNet, average: dict[str, Tensor], optimiser: torch.optim.Adam, history: list[list[float]]

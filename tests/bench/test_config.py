@@ -147,4 +147,4 @@ def test_a_plan_takes_from_the_protocol_only_what_an_attack_has(
 
 def test_a_copy_of_the_tree_is_told_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RADBENCH_COMMIT", "0123abc\n")
-    assert environment.commit() == "0123abc"
+    assert environment.commit() == "0123abc (told)"

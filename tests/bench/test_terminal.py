@@ -111,16 +111,27 @@ def test_a_new_cell_is_drawn_as_soon_as_it_is_done_and_not_again_at_the_end(
     monkeypatch.setattr(terminal.plots, "histogram_figure", watched)
     terminal.write_results(tmp_path, Console(quiet=True))
     assert asked == ["poly"]
-    assert new.path is not None
-    os.utime(new.path, ns=(picture.stat().st_mtime_ns + 1,) * 2)  # as if the record had been made anew
-    (tmp_path / "plots" / terminal.STAMP).unlink()
+    again = write_record(tmp_path / "records", category="mono", written="2031-01-01T00:00:00+00:00")
+    assert new.path is not None and again.path == new.path
+    os.utime(again.path, (0, 0))  # as of a copy that keeps old times
     terminal.write_results(tmp_path, Console(quiet=True))
-    assert asked == ["poly", "mono"]
+    assert asked == ["poly", "mono"], "another record of the same cell"
 
 
 def test_a_picture_that_cannot_be_drawn_now_does_not_stop_the_run(tmp_path: Path) -> None:
     record = write_record(tmp_path / "records")
     (tmp_path / "plots").write_text("a file where the folder should be")
     reporter = Silent()
+    terminal.DrawingReporter(reporter, tmp_path).done(record, False)
+    assert reporter.told == [(record.category, False)]
+
+
+def test_no_error_in_drawing_stops_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("a map that is not finite")
+
+    monkeypatch.setattr(terminal.plots, "histogram_figure", broken)
+    reporter = Silent()
+    record = write_record(tmp_path / "records")
     terminal.DrawingReporter(reporter, tmp_path).done(record, False)
     assert reporter.told == [(record.category, False)]

@@ -145,8 +145,8 @@ def test_graphs_that_are_kept_give_the_gradient_of_graphs_that_are_rebuilt(monke
     found = []
     with torch.no_grad():
         judged = detector.score(TEST)
-    for kept in (4, 0):
-        monkeypatch.setattr("detectors.apae._KEPT_STEPS", kept)
+    for kept in (10**9, 0):
+        monkeypatch.setattr("detectors.apae._KEPT_VALUES", kept)
         leaf = TEST.clone().requires_grad_()
         scores = detector.score(leaf)
         gradients = [torch.autograd.grad(scores.sum(), leaf, retain_graph=True)[0] for _ in range(2)]

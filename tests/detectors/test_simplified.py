@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import timm
@@ -43,9 +44,7 @@ def plain() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def fast(plain: nn.Module) -> nn.Module:
-    network, mirrored = simplified(
-        copy.deepcopy(plain), lambda n, x: features(n, x, LAYERS), [pictures(32), pictures(43)]
-    )
+    network, mirrored = simplified(copy.deepcopy(plain), lambda n, x: features(n, x, LAYERS))
     assert mirrored
     kinds = [type(module) for module in network.modules()]
     assert not {nn.BatchNorm2d, Conv2dSame} & set(kinds) and kinds.count(ClippedConv2d) == 28
@@ -111,3 +110,35 @@ def test_a_layer_inside_a_pair_keeps_what_timm_gives_there() -> None:
 
 def test_a_network_without_same_padding_is_not_mirrored() -> None:
     assert not Backbone("resnet18", ("layer1",), weights="random").is_mirrored
+
+
+def test_networks_that_want_even_sides_are_taken() -> None:
+    backbone = Backbone("dla34", ("level3",), weights="random")
+    assert backbone(pictures(64).float())[0].shape == (2, 128, 8, 8)
+
+
+class Strange(nn.Module):
+    """"Same" padding beside what is not the same from both ends."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*layers).eval()
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda: (Conv2dSame(3, 4, 3, stride=2), nn.AvgPool2d(2), nn.Conv2d(4, 4, 3, padding=1)),
+        lambda: (Conv2dSame(3, 4, 3, stride=2), nn.Conv2d(4, 4, 2, stride=2)),
+        lambda: (Conv2dSame(3, 4, 3, stride=3),),
+        lambda: (Conv2dSame(3, 4, 3, dilation=2),),
+        lambda: (Conv2dSame(3, 4, 2, stride=2),),
+    ],
+    ids=["pooling", "even kernel behind", "stride 3", "dilation", "even kernel"],
+)
+def test_what_mirroring_would_change_is_not_mirrored(layers: Callable[[], tuple[nn.Module, ...]]) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = Strange(*layers())
+    _, mirrored = simplified(network, lambda n, x: [n.layers(x)])  # type: ignore[operator]
+    assert not mirrored
