@@ -182,7 +182,7 @@ def _clip(network: nn.Module) -> nn.Module:
 class ClippedConv2d(nn.Conv2d):
     """A convolution whose outputs are clipped to [0, 6]; in one pass where it is frozen.
 
-    oneDNN clips a NaN to a bound: what is broken has to be refused before it comes here.
+    oneDNN clips a NaN to a bound; `Backbone.forward` puts it back.
     """
 
     def __init__(self, plain: nn.Conv2d) -> None:

@@ -79,6 +79,7 @@ def safe(
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaderboards and plots, which take seconds, are left out."""
     monkeypatch.setattr(terminal, "write_results", lambda *anything, **more: [])
+    monkeypatch.setattr(terminal, "DrawingReporter", lambda reporter, out: reporter)
 
 
 @pytest.fixture

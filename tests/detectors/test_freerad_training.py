@@ -298,7 +298,7 @@ def test_a_step_that_cannot_be_recorded_costs_a_warning_and_no_training(
 class _Tape:
     """Stands for CUDA's streams and graphs: a recording that a CPU plays by doing the step again."""
 
-    def __init__(self, *_: Any) -> None:
+    def __init__(self, *_: Any, **__: Any) -> None:
         self.again: Any = None
 
     def wait_stream(self, other: Any) -> None:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
-from detectors._backbones import Backbone, _random_state, features
+from detectors._backbones import POOLED, Backbone, _random_state, features
 from detectors._simplified import ClippedConv2d, simplified
 from detectors.noise import generator
 
@@ -142,3 +142,14 @@ def test_what_mirroring_would_change_is_not_mirrored(layers: Callable[[], tuple[
         network = Strange(*layers())
     _, mirrored = simplified(network, lambda n, x: [n.layers(x)])  # type: ignore[operator]
     assert not mirrored
+
+
+def test_a_nan_in_one_image_stays_a_nan_in_its_features_alone() -> None:
+    """oneDNN clips a NaN to a bound, which would give a broken image an ordinary score."""
+    backbone = Backbone(LITE0, (*LAYERS, POOLED))
+    x = pictures(64, 3).float()
+    clean = backbone(x)
+    x[1, 0, 5, 7] = torch.nan
+    for found, expected in zip(backbone(x), clean, strict=True):
+        assert bool(found[1].isnan().all())
+        assert torch.equal(found[[0, 2]], expected[[0, 2]])
