@@ -212,18 +212,24 @@ def gradient(
         tl.store(dx + base + offsets, found.to(dx.dtype.element_ty), mask=mask)
 
 
+@triton.jit
+def whole_group(positions, channels, group, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """One group of one image: image, channels and which of them there are, offsets of the values and their mask."""
+    image, row, inner = tl.program_id(0), tl.arange(0, ROWS), tl.arange(0, COLUMNS)
+    column, inside = tl.program_id(1) * group + inner, inner < group
+    mask = (row < positions)[:, None] & inside[None, :]
+    offsets = image.to(tl.int64) * positions * channels + row[:, None] * channels + column[None, :]
+    return image, column, inside, offsets, mask
+
+
 @triton.jit(do_not_specialize=["has_scale", "has_pre", "silu"])
 def small_forward(
     x, weight, bias, scale_shift, pre, table, y, positions, channels, group, stride, eps, has_scale, has_pre, silu,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Table and y of one group of one image that a program holds whole."""
-    image, row, inner = tl.program_id(0), tl.arange(0, ROWS), tl.arange(0, COLUMNS)
-    column, inside = tl.program_id(1) * group + inner, inner < group
-    mask = (row < positions)[:, None] & inside[None, :]
-    offsets = row[:, None] * channels + column[None, :]
-    base = image.to(tl.int64) * positions * channels
-    values = tl.load(x + base + offsets, mask=mask, other=0.0).to(tl.float32)
+    image, column, inside, offsets, mask = whole_group(positions, channels, group, ROWS, COLUMNS)
+    values = tl.load(x + offsets, mask=mask, other=0.0).to(tl.float32)
     centre = tl.sum(values, 0) / (positions * 1.0)
     away = tl.where(mask, values - centre[None, :], 0.0)
     mean, gain, offset = _write_table(
@@ -231,7 +237,7 @@ def small_forward(
         channels, group, stride, eps, has_scale, has_pre,
     )  # fmt: skip
     z = (values - mean[None, :]) * gain[None, :] + offset[None, :]
-    tl.store(y + base + offsets, _bent(z, silu).to(y.dtype.element_ty), mask=mask)
+    tl.store(y + offsets, _bent(z, silu).to(y.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["silu", "has_extra"])
@@ -240,24 +246,20 @@ def small_backward(
     COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Slopes and dx of one group of one image that a program holds whole."""
-    image, row, inner = tl.program_id(0), tl.arange(0, ROWS), tl.arange(0, COLUMNS)
-    column, inside = tl.program_id(1) * group + inner, inner < group
-    mask = (row < positions)[:, None] & inside[None, :]
-    offsets = row[:, None] * channels + column[None, :]
-    base = image.to(tl.int64) * positions * channels
+    image, column, inside, offsets, mask = whole_group(positions, channels, group, ROWS, COLUMNS)
     known = table + image * 5 * channels + column
     gain = tl.load(known + channels, mask=inside, other=0.0)
     offset = tl.load(known + 2 * channels, mask=inside, other=0.0)
     inverse = tl.load(known + 3 * channels, mask=inside, other=0.0)
     mean = tl.load(known, mask=inside, other=0.0)
-    centred = tl.load(x + base + offsets, mask=mask, other=0.0).to(tl.float32) - mean[None, :]
+    centred = tl.load(x + offsets, mask=mask, other=0.0).to(tl.float32) - mean[None, :]
     slope = _slope(centred * gain[None, :] + offset[None, :], silu)
-    dz = tl.load(dy + base + offsets, mask=mask, other=0.0).to(tl.float32) * slope
+    dz = tl.load(dy + offsets, mask=mask, other=0.0).to(tl.float32) * slope
     u, v = _write_slopes(
         tl.sum(dz, 0), tl.sum(dz * centred, 0), gain, inverse, image, column, inside, slopes, positions, channels, group
     )
-    past = tl.load(extra + base + offsets, mask=only(mask, has_extra), other=0.0).to(tl.float32)
-    tl.store(dx + base + offsets, (gain[None, :] * dz - u - centred * v + past).to(dx.dtype.element_ty), mask=mask)
+    past = tl.load(extra + offsets, mask=only(mask, has_extra), other=0.0).to(tl.float32)
+    tl.store(dx + offsets, (gain[None, :] * dz - u - centred * v + past).to(dx.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["images", "has_scale", "has_pre"])
