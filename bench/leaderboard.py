@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from bench.claims import claim, estimate, facts, failure_flags
 from bench.intervals import Estimate, average_interval
@@ -202,14 +203,23 @@ def rows_by_label(records: list[Record]) -> dict[str, list[Record]]:
 
 
 def _difference(record: Record, others: Sequence[Record]) -> str:
-    def setting(r: Record, key: str) -> str:
-        return json.dumps(r.detector["settings"].get(key), default=str)
-
-    keys = sorted({key for r in others for key in r.detector["settings"]})
-    parts = [f"{k}={setting(record, k)}" for k in keys if len({setting(r, k) for r in others}) > 1]
+    own, flat = _flat(record.detector["settings"]), [_flat(r.detector["settings"]) for r in others]
+    keys = sorted({key for settings in flat for key in settings})
+    parts = [f"{k}={own.get(k, 'null')}" for k in keys if len({settings.get(k, "null") for settings in flat}) > 1]
     if len({r.seed for r in others}) > 1:
         parts.append(f"seed={record.seed}")
     return one_line(", ".join(parts), 120)
+
+
+def _flat(settings: Mapping[str, Any], within: str = "") -> dict[str, str]:
+    """Settings by the dotted names that `--set` takes, each value as JSON."""
+    flat: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{within}{name}.")
+        else:
+            flat[within + name] = json.dumps(value, default=str)
+    return flat
 
 
 def _cell(record: Record, revisions: Revisions, usual: Counter[str]) -> Cell:

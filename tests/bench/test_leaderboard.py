@@ -133,6 +133,10 @@ def test_a_current_record_hides_a_stale_one_even_if_older() -> None:
 def test_settings_that_compete_are_rows_and_settings_per_category_are_not() -> None:
     competing = only([cell("freerad", "mono", r, settings={"k": k, "width": 8}) for k, r in ((50, 30), (100, 60))])
     assert [row.label for row in competing.rows] == ["FreeRAD (k=100)", "FreeRAD (k=50)"]
+    nested = [{"training": {"iterations": n, "batch_size": 2}} for n in (16000, 30000)]
+    trained = only([cell("freerad", "mono", 50 + i, settings=s) for i, s in enumerate(nested)])
+    found = [row.label for row in trained.rows]
+    assert found == [f"FreeRAD (training.iterations={n})" for n in (30000, 16000)]
     chosen = [cell("freerad", c, 50, settings={"k": k}) for c, k in (("mono", 50), ("poly", 200))]
     assert [row.label for row in only(chosen).rows] == ["FreeRAD"]
 
