@@ -9,30 +9,33 @@ from __future__ import annotations
 import logging
 import os
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from attacks.base import Attack
 from attacks.errors import AttackError
 from bench import disk, fitting, gate, presets, protocol, records
+from bench.category import Category as Category
 from bench.cell import Draws, Outcome, run_cell
-from bench.data.base import ImageSet
 from bench.errors import BenchError, DataError, RecordError
 from bench.fitting import Fitted, TrainingData
 from bench.judging import CALIBRATION_FPR as CALIBRATION_FPR
 from bench.judging import failed, judged
 from bench.judging import figures as figures
 from bench.markup import one_line
-from bench.plan import Plan, cell_of, subset_of
+from bench.plan import Plan, cell_of
 from bench.records import Record
 from bench.scores import Scores
 from detectors.base import Detector, Progress
 from detectors.checkpoint import write_atomically
 from detectors.errors import DetectorError
+
+if TYPE_CHECKING:
+    from bench.workers import Crew
 
 log = logging.getLogger(__name__)
 
@@ -45,35 +48,6 @@ class Reporter(Protocol):
     def attacking(self, detector: str, category: str, attack: str, images: int) -> Any: ...
 
     def done(self, record: Record, reused: bool) -> None: ...
-
-
-@dataclass(eq=False)
-class Category:
-    """A category's images, each set decoded once for all detectors and attacks that are run one after the other."""
-
-    plan: Plan
-    name: str
-
-    @cached_property
-    def training(self) -> TrainingData:
-        return fitting.training_data(self.plan.dataset, self.name, self.plan.image_size, self.plan.run)
-
-    @cached_property
-    def test(self) -> ImageSet:
-        return self.plan.dataset.test(self.name, self.plan.image_size, per_class=self.plan.per_class)
-
-    @property
-    def subset(self) -> dict[str, Any]:
-        return subset_of(self.test, self.plan.per_class, self.plan.run.limit)
-
-    def check(self) -> None:
-        """Decode everything, for hours of fitting would be lost on a test picture that is damaged. Raises DataError."""
-        assert len(self.test) and len(self.training.fit)
-
-    def forget(self) -> None:
-        """Give the memory back; the images are decoded again where they are needed again."""
-        for name in ("training", "test"):
-            self.__dict__.pop(name, None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,6 +131,44 @@ def run_plan(plan: Plan, reporter: Reporter, *, workers: int = 1) -> RunResult:
         DataError: no category's pictures can be read.
     """
     started = time.monotonic()
+    with ExitStack() as stack:
+        crew = None
+        if workers > 1 and not _has_records(plan):  # they import their modules while this process reads pictures
+            crew = stack.enter_context(_crew(plan, workers))
+        groups, problems = _groups(plan)
+        finished: dict[Group, list[Record]] = {}
+        for group in groups:
+            known = group.known_records()
+            for record in known or ():
+                reporter.done(record, True)
+            if known is not None:
+                finished[group] = known
+        reused = sum(len(found) for found in finished.values())
+        missing = [group for group in groups if group not in finished]
+        # Also for a single one that a kill has left: a worker computes with fewer threads than this process.
+        if workers > 1 and missing:
+            for group in missing:
+                group.category.forget()
+            crew = crew or stack.enter_context(_crew(plan, workers))
+            shared = crew.run([(group.category.name, group.detector) for group in missing], reporter)
+            outcomes = list(zip(missing, shared, strict=True))
+        else:
+            outcomes = []
+            for group in missing:
+                outcomes.append((group, group.run(reporter)))
+                if group.detector == plan.detectors[-1]:
+                    group.category.forget()
+    for group, found in outcomes:
+        finished[group] = [record for record, _ in found]
+        reused += sum(was_there for _, was_there in found)
+    return RunResult(
+        [record for group in groups for record in finished[group]], reused, round(time.monotonic() - started, 1),
+        tuple(problems),
+    )
+
+
+def _groups(plan: Plan) -> tuple[list[Group], list[str]]:
+    """Each category's groups, and why a category has none. Raises DataError where none has any."""
     groups: list[Group] = []
     problems: list[str] = []
     for name in plan.categories:
@@ -170,36 +182,19 @@ def run_plan(plan: Plan, reporter: Reporter, *, workers: int = 1) -> RunResult:
         groups += [Group(category, detector) for detector in plan.detectors]
     if problems and not groups:
         raise DataError(problems[0])
-    finished: dict[Group, list[Record]] = {}
-    for group in groups:
-        known = group.known_records()
-        for record in known or ():
-            reporter.done(record, True)
-        if known is not None:
-            finished[group] = known
-    reused = sum(len(found) for found in finished.values())
-    missing = [group for group in groups if group not in finished]
-    # Also for a single one that a kill has left: a worker computes with fewer threads than this process.
-    if workers > 1 and missing:
-        from bench import workers as processes  # it imports this module
+    return groups, problems
 
-        for group in missing:
-            group.category.forget()
-        shared = processes.run_groups(plan, [(g.category.name, g.detector) for g in missing], reporter, workers)
-        outcomes = list(zip(missing, shared, strict=True))
-    else:
-        outcomes = []
-        for group in missing:
-            outcomes.append((group, group.run(reporter)))
-            if group.detector == plan.detectors[-1]:
-                group.category.forget()
-    for group, found in outcomes:
-        finished[group] = [record for record, _ in found]
-        reused += sum(was_there for _, was_there in found)
-    return RunResult(
-        [record for group in groups for record in finished[group]], reused, round(time.monotonic() - started, 1),
-        tuple(problems),
-    )
+
+def _has_records(plan: Plan) -> bool:
+    """Whether an earlier run may have left something in every category."""
+    folders = (records.folder_of(plan.run.out / "records", plan.dataset.name, name) for name in plan.categories)
+    return all(folder.is_dir() for folder in folders)
+
+
+def _crew(plan: Plan, workers: int) -> Crew:
+    from bench import workers as processes  # it imports this module
+
+    return processes.Crew(plan, workers)
 
 
 def obtain(plan: Plan, category: str, training: TrainingData, name: str, reporter: Reporter) -> Fitted | str:

@@ -48,35 +48,46 @@ def count(plan: Plan, asked: int | None) -> int:
     return max(1, min(wanted, len(plan.categories) * len(plan.detectors)))
 
 
-def run_groups(plan: Plan, jobs: Sequence[Job], reporter: Reporter, workers: int) -> list[Found]:
-    """Do the jobs in `workers` processes. Returns each one's records, in the order of the jobs.
+class Crew:
+    """Processes that wait for jobs. To be used in a `with`: leaving it ends them, whatever they are doing.
 
-    Raises:
-        RecordError, DataError: as in one process.
-        BenchError: a process was killed.
+    They start when it is entered, since importing takes each of them seconds, in which others can get the jobs ready.
     """
-    context = multiprocessing.get_context("spawn")  # a forked copy of PyTorch's threads hangs
-    todo: Any = context.SimpleQueue()
-    said: Any = context.Queue()
-    for number in costs.longest_first(plan, jobs):
-        todo.put(number)
-    for _ in range(workers):
-        todo.put(None)
-    shared = _Shared(
-        Outline.of(plan), tuple(jobs), max(1, torch.get_num_threads() // workers), os.getpid(),
-        logging.getLogger("bench").level,
-    )
-    processes = [context.Process(target=_work, args=(shared, todo, said), daemon=True) for _ in range(workers)]
-    try:
+
+    def __init__(self, plan: Plan, workers: int) -> None:
+        context = multiprocessing.get_context("spawn")  # a forked copy of PyTorch's threads hangs
+        self._plan, self._todo, self._said = plan, context.SimpleQueue(), context.Queue()
+        shared = _Shared(
+            Outline.of(plan), max(1, torch.get_num_threads() // workers), os.getpid(),
+            logging.getLogger("bench").level,
+        )
+        arguments = (shared, self._todo, self._said)
+        self._processes = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(workers)]
+
+    def __enter__(self) -> Crew:
         with _memory_kept():
-            for process in processes:
+            for process in self._processes:
                 process.start()
-        return _collect(jobs, reporter, said, processes)
-    finally:
-        for process in processes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
             process.terminate()
-        for process in processes:
+        for process in self._processes:
             process.join()
+
+    def run(self, jobs: Sequence[Job], reporter: Reporter) -> list[Found]:
+        """Do the jobs; once. Returns each one's records, in the order of the jobs.
+
+        Raises:
+            RecordError, DataError: as in one process.
+            BenchError: a process was killed.
+        """
+        for number in costs.longest_first(self._plan, jobs):
+            self._todo.put((number, *jobs[number]))
+        for _ in self._processes:
+            self._todo.put(None)
+        return _collect(jobs, reporter, self._said, self._processes)
 
 
 @contextmanager
@@ -97,7 +108,6 @@ class _Shared:
     """What every process is told."""
 
     outline: Outline
-    jobs: tuple[Job, ...]
     threads: int
     parent: int
     log_level: int
@@ -198,8 +208,8 @@ def _work(shared: _Shared, todo: Any, said: Any) -> None:
     plan = shared.outline.plan()
     category = Category(plan, "")
     try:
-        while (number := todo.get()) is not None:
-            name, detector = shared.jobs[number]
+        while (job := todo.get()) is not None:
+            number, name, detector = job
             if category.name != name:
                 category = Category(plan, name)
             said.put(("end", number, Group(category, detector).run(_Speaker(said))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import torch
 
 from bench import plan as planning
 from bench import runner, workers
-from bench.errors import BenchError, RecordError
+from bench.errors import BenchError, DataError, RecordError
 from detectors.base import Progress
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -40,6 +41,33 @@ def test_two_processes_leave_the_records_of_one(tmp_path: Path, folder: Path) ->
     assert len(told.cells) == 4 and {step[:2] for step in told.steps} >= {("ae", "bolt"), ("ae", "nut")}
     again = runner.run_plan(planning.make(two), fakes.Quiet(), workers=2)
     assert again.reused == 4 and multiprocessing.active_children() == []
+
+
+def test_workers_start_while_pictures_are_read_and_not_where_all_is_done(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    check = runner.Category.check
+
+    def counted(category: runner.Category) -> None:
+        seen.append(len(multiprocessing.active_children()))
+        check(category)
+
+    monkeypatch.setattr(runner.Category, "check", counted)
+    plan = planning.make(fakes.config(tmp_path, folder, "brightness"))
+    runner.run_plan(plan, fakes.Quiet(), workers=2)
+    assert runner.run_plan(plan, fakes.Quiet(), workers=2).reused == 2
+    assert seen == [2, 2, 0, 0] and multiprocessing.active_children() == []
+
+
+def test_pictures_that_cannot_be_read_end_the_workers(tmp_path: Path, folder: Path) -> None:
+    damaged = shutil.copytree(folder, tmp_path / "pictures")
+    plan = planning.make(fakes.config(tmp_path, damaged, "brightness"))
+    for picture in damaged.rglob("test/*/*"):
+        picture.write_bytes(b"damaged")
+    with pytest.raises(DataError):
+        runner.run_plan(plan, fakes.Quiet(), workers=2)
+    assert multiprocessing.active_children() == []
 
 
 def test_the_last_group_after_a_kill_computes_with_a_workers_threads(tmp_path: Path, folder: Path) -> None:

@@ -1,0 +1,41 @@
+"""A category's pictures, for whoever works on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from bench import fitting
+from bench.data.base import ImageSet
+from bench.fitting import TrainingData
+from bench.plan import Plan, subset_of
+
+
+@dataclass(eq=False)
+class Category:
+    """A category's images, each set decoded once for all detectors and attacks that are run one after the other."""
+
+    plan: Plan
+    name: str
+
+    @cached_property
+    def training(self) -> TrainingData:
+        return fitting.training_data(self.plan.dataset, self.name, self.plan.image_size, self.plan.run)
+
+    @cached_property
+    def test(self) -> ImageSet:
+        return self.plan.dataset.test(self.name, self.plan.image_size, per_class=self.plan.per_class)
+
+    @property
+    def subset(self) -> dict[str, Any]:
+        return subset_of(self.test, self.plan.per_class, self.plan.run.limit)
+
+    def check(self) -> None:
+        """Decode everything, for hours of fitting would be lost on a test picture that is damaged. Raises DataError."""
+        assert len(self.test) and len(self.training.fit)
+
+    def forget(self) -> None:
+        """Give the memory back; the images are decoded again where they are needed again."""
+        for name in ("training", "test"):
+            self.__dict__.pop(name, None)
