@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from detectors import checkpoint
 from detectors._images import resize
-from detectors._training import adam, batches, check_schedule, holdout, initialise_
+from detectors._training import QUICK_EPOCH, adam, batches, check_schedule, holdout, initialise_
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
@@ -41,6 +41,7 @@ class AutoencoderSettings(Settings):
         levels: halvings of the side.
         latent: channels of the narrowest map.
         epochs: passes over the training images at most.
+        epoch_images: images of one pass at most, drawn anew for each, so that the time of a fit has a bound; 0: all.
         batch_size: images per step.
         learning_rate: Adam's.
         patience: epochs without a better loss on the held-out normals before training stops.
@@ -52,6 +53,7 @@ class AutoencoderSettings(Settings):
     levels: int = 5
     latent: int = 64
     epochs: int = 300
+    epoch_images: int = 0
     batch_size: int = 32
     learning_rate: float = 1e-3
     patience: int = 30
@@ -70,7 +72,7 @@ def base_settings(preset: str, image_size: int) -> dict[str, Any]:
         side = min(64, image_size)
         return {
             "work_size": side, "channels": 8, "levels": max(2, round(math.log2(side / 4))), "latent": 8, "epochs": 30,
-            "batch_size": 8, "learning_rate": 2e-3, "patience": 10,
+            "epoch_images": QUICK_EPOCH, "batch_size": 8, "learning_rate": 2e-3, "patience": 10,
         }
     # An 8 x 8 map in the middle.
     return {"work_size": image_size, "levels": max(2, round(math.log2(image_size / 8)))}
@@ -195,15 +197,17 @@ class AutoencoderDetector(Detector):
         for epoch in range(settings.epochs):
             targets = training if prepare is None else prepare(epoch, training)
             total = torch.zeros((), device=images.device)
-            for indices in batches(len(targets), settings.batch_size, generator(seed, "ae-order", epoch)):
+            order, seen = generator(seed, "ae-order", epoch), 0
+            for indices in batches(len(targets), settings.batch_size, order, most=settings.epoch_images):
                 batch = targets[indices.to(images.device)]
                 loss = F.mse_loss(self.network(batch), batch)
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 total += loss.detach() * len(batch)
+                seen += len(batch)
             held_loss = mean_of(lambda chunk: judge(chunk - self.network(chunk)), held_out)
-            history.append([float(total) / len(training), held_loss])
+            history.append([float(total) / seen, held_loss])
             progress(epoch + 1, settings.epochs, f"held-out loss {held_loss:.5f}")
             if held_loss < best_loss:
                 best_loss, best_epoch, best = held_loss, epoch, copy.deepcopy(self.network.state_dict())

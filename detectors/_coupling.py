@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detectors._coupling_blocks import MapBlock, VectorBlock
 from detectors._training import initialise_
 
 _GAIN_BETA = 0.5  # gain = 0.1 * softplus of the parameter, at a tenth of the optimiser's pace: steadier than exp
@@ -27,8 +28,13 @@ _PACE = 0.1  # what the subnet says counts a tenth, so that a new block is close
 
 
 class Subnet(nn.Module):
-    """What a coupling block reads x1 with: two layers with a ReLU between; the last gives s, then t."""
+    """What a coupling block reads x1 with: two layers with a ReLU between; the last gives s, then t.
 
+    Attributes:
+        reach: how many positions away something may lie that a position's output depends on.
+    """
+
+    reach: int = 0
     first: nn.Module
     last: nn.Module
 
@@ -37,7 +43,7 @@ class Subnet(nn.Module):
 
 
 class VectorSubnet(Subnet):
-    """Fully connected, for vectors (..., inputs) and conditions (..., conditions) that broadcast against them.
+    """Fully connected, for the columns of (inputs, ...) and conditions (conditions, ...) that broadcast against them.
 
     The first layer's product with the condition is taken by itself: where the condition is the same for all images of
     a batch, it is computed once for all of them.
@@ -50,12 +56,15 @@ class VectorSubnet(Subnet):
         self.last: nn.Linear = nn.Linear(hidden, outputs)
 
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        """(..., inputs) to (..., outputs)."""
-        hidden = F.linear(x, self.first.weight[:, : self.inputs], self.first.bias)
-        if condition is not None:
-            hidden = hidden + F.linear(condition, self.first.weight[:, self.inputs :])
-        out: Tensor = self.last(F.relu(hidden))
-        return out
+        """(inputs, ...) to (outputs, ...)."""
+        hidden = _of_columns(self.first.weight[:, : self.inputs], x) + self.beside(condition, x.ndim)
+        return _of_columns(self.last.weight, F.relu(hidden), self.last.bias)
+
+    def beside(self, condition: Tensor | None, dimensions: int) -> Tensor:
+        """What the hidden layer is given beside its product with x, (hidden, ...)."""
+        if condition is None:
+            return self.first.bias.view(-1, *[1] * (dimensions - 1))
+        return _of_columns(self.first.weight[:, self.inputs :], condition, self.first.bias)
 
 
 class MapSubnet(Subnet):
@@ -63,6 +72,7 @@ class MapSubnet(Subnet):
 
     def __init__(self, inputs: int, outputs: int, hidden: int, kernel: int) -> None:
         super().__init__()
+        self.reach = 2 * (kernel // 2)
         self.first: nn.Conv2d = nn.Conv2d(inputs, hidden, kernel, padding=kernel // 2)
         self.last: nn.Conv2d = nn.Conv2d(hidden, outputs, kernel, padding=kernel // 2)
 
@@ -73,16 +83,15 @@ class MapSubnet(Subnet):
 
 
 class Coupling(nn.Module):
-    """One block (module docstring): channels are the last dimension of vectors, the second one of maps (B, C, h, w)."""
+    """One block (module docstring): channels are the first dimension of vectors, the second of maps (B, C, h, w)."""
 
     rotation: Tensor
 
-    def __init__(self, channels: int, subnet: Subnet, *, clamp: float, is_map: bool) -> None:
+    def __init__(self, channels: int, subnet: Subnet, *, clamp: float, axis: int) -> None:
         """The subnet goes from channels - channels // 2 inputs to 2 * (channels // 2) outputs."""
         super().__init__()
         self.sizes = (channels - channels // 2, channels // 2)
-        self.clamp, self.is_map = clamp, is_map
-        self.axis = 1 if is_map else -1
+        self.clamp, self.axis = clamp, axis
         self.subnet = subnet
         self.gain_parameter = nn.Parameter(torch.full((channels,), _GAIN_ONE))
         self.offset = nn.Parameter(torch.zeros(channels))
@@ -103,27 +112,67 @@ class Coupling(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The image y of x, and the log-determinant at each position: (...,) for vectors, (B, h, w) for maps."""
-        kept, moved = x.split(self.sizes, dim=self.axis)  # type: ignore[no-untyped-call]
-        log_scale, shift = self._affine(kept, condition)
-        u = torch.cat([kept, moved * log_scale.exp() + shift], dim=self.axis)
-        # Gain and rotation in one product: R (gain * u + offset) = (R diag(gain)) u + R offset.
-        y = self._matrix(u, self.rotation * self.gain, self.rotation @ self.offset)
-        return y, log_scale.sum(dim=self.axis) + self.gain.log().sum()
+        gain = self.gain
+        y, log_scale = self._image(x, condition, gain)
+        return y, log_scale + gain.log().sum()
 
     def inverse(self, y: Tensor, condition: Tensor | None = None) -> Tensor:
         """The x whose image is y."""
-        gain, offset = (v.view(-1, 1, 1) if self.is_map else v for v in (self.gain, self.offset))
+        gain, offset = (v.view(-1, *[1] * (y.ndim - 1 - self.axis)) for v in (self.gain, self.offset))
         u = (self._matrix(y, self.rotation.T, None) - offset) / gain
         kept, moved = u.split(self.sizes, dim=self.axis)  # type: ignore[no-untyped-call]
         log_scale, shift = self._affine(kept, condition)
         return torch.cat([kept, (moved - shift) * (-log_scale).exp()], dim=self.axis)
 
+    def _image(self, x: Tensor, condition: Tensor | None, gain: Tensor) -> tuple[Tensor, Tensor]:
+        """y, and the sum of the log-scales at each position."""
+        raise NotImplementedError
+
+    def _matrix(self, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
     def _affine(self, kept: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         s, t = (_PACE * self.subnet(kept, condition)).chunk(2, dim=self.axis)
         return self.clamp * s.tanh(), t
 
+
+class VectorCoupling(Coupling):
+    """On the columns of (C, ...)."""
+
+    subnet: VectorSubnet
+
+    def __init__(self, channels: int, subnet: VectorSubnet, *, clamp: float) -> None:
+        super().__init__(channels, subnet, clamp=clamp, axis=0)
+
+    def _image(self, x: Tensor, condition: Tensor | None, gain: Tensor) -> tuple[Tensor, Tensor]:
+        subnet = self.subnet
+        found: tuple[Tensor, Tensor] = VectorBlock.apply(
+            x, subnet.first.weight[:, : subnet.inputs], subnet.beside(condition, x.ndim), subnet.last.weight,
+            subnet.last.bias, self.rotation, gain, self.offset, self.clamp, _PACE,
+        )  # fmt: skip
+        return found
+
     def _matrix(self, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv2d(x, matrix[:, :, None, None], bias) if self.is_map else F.linear(x, matrix, bias)
+        return _of_columns(matrix, x, bias)
+
+
+class MapCoupling(Coupling):
+    """On the channels of (B, C, h, w)."""
+
+    subnet: MapSubnet
+
+    def __init__(self, channels: int, subnet: MapSubnet, *, clamp: float) -> None:
+        super().__init__(channels, subnet, clamp=clamp, axis=1)
+
+    def _image(self, x: Tensor, condition: Tensor | None, gain: Tensor) -> tuple[Tensor, Tensor]:
+        first, last = self.subnet.first, self.subnet.last
+        found: tuple[Tensor, Tensor] = MapBlock.apply(
+            x, first.weight, first.bias, last.weight, last.bias, self.rotation, gain, self.offset, self.clamp, _PACE
+        )
+        return found
+
+    def _matrix(self, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(x, matrix[:, :, None, None], bias)
 
 
 class Flow(nn.ModuleList):
@@ -148,6 +197,11 @@ class Flow(nn.ModuleList):
         assert total is not None
         return x, total
 
+    @property
+    def reach(self) -> int:
+        """How many positions away something may lie that an image's position depends on."""
+        return sum(block.subnet.reach for block in self._blocks())
+
     def inverse(self, z: Tensor, condition: Tensor | None = None) -> Tensor:
         """The x whose image is z."""
         for block in reversed(list(self._blocks())):
@@ -158,14 +212,23 @@ class Flow(nn.ModuleList):
         return (cast(Coupling, block) for block in self)
 
 
-def flow(
-    channels: int, steps: int, subnet: Callable[[int, int, int], Subnet], *, clamp: float, is_map: bool
-) -> Flow:
-    """An untrained flow; `subnet(inputs, outputs, step)` builds each block's. It takes at least two channels."""
+def vector_flow(channels: int, steps: int, subnet: Callable[[int, int], VectorSubnet], *, clamp: float) -> Flow:
+    """An untrained flow of vectors of at least two channels; `subnet(inputs, outputs)` builds each block's."""
     inputs, outputs = channels - channels // 2, 2 * (channels // 2)
-    return Flow(
-        Coupling(channels, subnet(inputs, outputs, step), clamp=clamp, is_map=is_map) for step in range(steps)
-    )
+    return Flow(VectorCoupling(channels, subnet(inputs, outputs), clamp=clamp) for _ in range(steps))
+
+
+def map_flow(channels: int, steps: int, subnet: Callable[[int, int, int], MapSubnet], *, clamp: float) -> Flow:
+    """An untrained flow of maps of at least two channels; `subnet(inputs, outputs, step)` builds each block's."""
+    inputs, outputs = channels - channels // 2, 2 * (channels // 2)
+    return Flow(MapCoupling(channels, subnet(inputs, outputs, step), clamp=clamp) for step in range(steps))
+
+
+def _of_columns(matrix: Tensor, columns: Tensor, bias: Tensor | None = None) -> Tensor:
+    """matrix (D, C) times the columns of (C, ...), plus the bias (D,): (D, ...)."""
+    flat = columns.reshape(columns.shape[0], -1)
+    found = matrix @ flat if bias is None else torch.addmm(bias[:, None], matrix, flat)
+    return found.view(-1, *columns.shape[1:])
 
 
 def orthogonal(size: int, generator: torch.Generator) -> Tensor:

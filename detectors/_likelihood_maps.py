@@ -46,8 +46,8 @@ def log_likelihood(logs: Sequence[Tensor], size: int, *, align_corners: bool) ->
 
 def log_upsample(log: Tensor, size: int, *, align_corners: bool) -> Tensor:
     """log(bilinear upsampling of exp(log)), (B, h, w) to (B, size, size)."""
-    for axis in (1, 2):
-        low, high, weight = _neighbours(log.shape[axis], size, align_corners, log)
+    for axis in (2, 1):  # rows last: a row of the larger map is gathered in one piece
+        low, high, weight = neighbours(log.shape[axis], size, align_corners, log)
         shape = (-1, 1) if axis == 1 else (-1,)
         # A weight of 0 has the logarithm -inf, and its neighbour no part in the sum nor in the gradient.
         below = log.index_select(axis, low) + (1 - weight).log().view(shape)
@@ -61,8 +61,8 @@ def anomaly_map(log_likelihoods: Tensor, domain: str) -> Tensor:
     return -log_likelihoods if domain == "log" else -log_likelihoods.exp()
 
 
-def _neighbours(count: int, size: int, align_corners: bool, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For each of `size` outputs the two of `count` inputs that it lies between, and the weight of the second."""
+def neighbours(count: int, size: int, align_corners: bool, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For each of `size` outputs, the two of `count` inputs that it lies between, and the weight of the second."""
     out = torch.arange(size, device=like.device, dtype=torch.float64)
     if align_corners:
         place = out * ((count - 1) / max(1, size - 1))

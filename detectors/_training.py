@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from detectors.errors import DetectorError
 
+QUICK_EPOCH = 350  # `epoch_images` at `quick`: what ELPV mono has to train on; larger sets must not take far longer
+
 
 def initialise_(module: nn.Module, generator: torch.Generator) -> None:
     """Draw all weights anew, in place, from the generator: PyTorch's default distributions.
@@ -61,21 +63,35 @@ def adam(
     return torch.optim.Adam(trained, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=fused)
 
 
-def batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """One epoch: the indices 0..count-1 in random order, in batches of `size`, the last one smaller."""
-    yield from torch.randperm(count, generator=generator).split(size)  # type: ignore[no-untyped-call]
+def batches(count: int, size: int, generator: torch.Generator, *, most: int = 0) -> Iterator[Tensor]:
+    """One epoch: the indices 0..count-1 in random order, in batches of `size`, the last one smaller.
+
+    Args:
+        count: of the training images.
+        size: of a batch.
+        generator: of the order.
+        most: so many of the images, drawn anew with each order, at most; 0: all.
+    """
+    order = torch.randperm(count, generator=generator)
+    yield from (order[:most] if most else order).split(size)  # type: ignore[no-untyped-call]
 
 
 def check_schedule(owner: str, settings: Any) -> None:
-    """Raise DetectorError for epochs, batch_size, patience, learning_rate or holdout that nothing can be trained with.
+    """Raise DetectorError for a schedule that nothing can be trained with.
 
     Args:
         owner: the detector's name, for the error.
-        settings: an object with these five attributes.
+        settings: an object with the attributes epochs, batch_size, patience, learning_rate and holdout, and perhaps
+            epoch_images.
     """
     for name in ("epochs", "batch_size", "patience"):
         if getattr(settings, name) < 1:
             raise DetectorError(f"{owner}'s {name} must be at least 1; got {getattr(settings, name)}.")
+    if 0 != getattr(settings, "epoch_images", 0) < settings.batch_size:
+        raise DetectorError(
+            f"{owner}'s epoch_images must be 0, for all, or at least its batch_size {settings.batch_size}; "
+            f"got {settings.epoch_images}."
+        )
     if not (math.isfinite(settings.learning_rate) and settings.learning_rate > 0):
         raise DetectorError(f"{owner}'s learning_rate must be a number above 0; got {settings.learning_rate:g}.")
     if not 0 < settings.holdout < 1:

@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from detectors import _backbones, _likelihood_maps, _presets
 from detectors._backbones import Backbone
-from detectors._coupling import Flow, VectorSubnet, flow
+from detectors._coupling import Flow, VectorSubnet, vector_flow
 from detectors._flow_training import Features, train_until_held_out_stops_improving
 from detectors._images import resize
-from detectors._training import adam, batches, check_schedule, holdout
+from detectors._least_likely import least_log_likelihood
+from detectors._training import QUICK_EPOCH, adam, batches, check_schedule, holdout
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
@@ -52,6 +53,7 @@ class CFlowSettings(Settings):
         standardise: bring each feature channel to mean 0 and deviation 1 on the training normals first (the authors
             do not); the flow then needs far fewer steps.
         epochs: passes over the training images at most.
+        epoch_images: images of one pass at most, drawn anew for each, so that the time of a fit has a bound; 0: all.
         batch_size: images whose features are mixed in one batch.
         fibers: feature vectors per step.
         share: of the positions that an epoch visits, drawn anew for every batch.
@@ -73,6 +75,7 @@ class CFlowSettings(Settings):
     soft_permutation: bool = True
     standardise: bool = False
     epochs: int = 200
+    epoch_images: int = 0
     batch_size: int = 32
     fibers: int = 256
     share: float = 1.0
@@ -100,7 +103,7 @@ class CFlow(Detector):
     name = "cflow"
     title = "CFlow"
     paper = "Gudovskiy et al., WACV 2022, arXiv 2107.12571"
-    revision = 2  # last bits: a simplified backbone, Adam in one kernel
+    revision = 3  # last bits: whole coupling blocks as one operation
     has_map = True
     surrogate_is_monotone = True
     frozen_prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)
@@ -121,7 +124,8 @@ class CFlow(Detector):
         self.register_buffer("maxima", torch.zeros(len(blank)))
         for i, features in enumerate(blank):
             height, width = features.shape[-2:]
-            self.register_buffer(f"code_{i}", position_code(height, width, settings.condition), persistent=False)
+            code = position_code(height, width, settings.condition).T.contiguous()
+            self.register_buffer(f"code_{i}", code, persistent=False)
             self.register_buffer(f"mean_{i}", torch.zeros(features.shape[1]))
             self.register_buffer(f"deviation_{i}", torch.ones(features.shape[1]))
 
@@ -130,7 +134,8 @@ class CFlow(Detector):
         """`quick`: a small network, small flows on standardised features and few epochs. `paper`: the authors'."""
         quick = CFlowSettings(
             backbone=_backbones.QUICK, layers=("blocks.1", "blocks.2", "blocks.4"), input_size=0, blocks=4, hidden=0.5,
-            standardise=True, epochs=20, fibers=2048, share=0.25, learning_rate=2e-3, patience=6,
+            standardise=True, epochs=20, epoch_images=QUICK_EPOCH, fibers=2048, share=0.25, learning_rate=2e-3,
+            patience=6,
         )
         return _presets.choose(preset, quick=quick, paper=CFlowSettings())
 
@@ -141,41 +146,55 @@ class CFlow(Detector):
     # -- the score ----------------------------------------------------------------------------------------------------
 
     def _score(self, x: Tensor, noise: Noise) -> Tensor:
-        return self._map(x, self.settings.score_domain).amax(dim=(1, 2))
+        return _likelihood_maps.anomaly_map(self._least(x), self.settings.score_domain)
 
     def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
-        return self._map(x, "log").amax(dim=(1, 2))
+        return _likelihood_maps.anomaly_map(self._least(x), "log")
 
     def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
         return resize(self._map(x, self.settings.score_domain)[:, None], x.shape[-1])[:, 0]
 
     def _map(self, x: Tensor, domain: str) -> Tensor:
         """(B, work size, work size)."""
-        logs = self._log_probabilities(self.backbone(x))
-        relative = [log - top for log, top in zip(logs, self.maxima, strict=True)]
+        relative = [self._relative(i, layer, None) for i, layer in enumerate(self.backbone(x))]
         total = _likelihood_maps.log_likelihood(relative, self.work_size, align_corners=True)
         return _likelihood_maps.anomaly_map(total, domain)
 
+    def _least(self, x: Tensor) -> Tensor:
+        """The smallest value of the log-likelihood map, (B,)."""
+        return least_log_likelihood(self.backbone(x), self._relative, self.work_size, align_corners=True, reach=0)
+
+    def _relative(self, layer: int, features: Tensor, positions: Tensor | None) -> Tensor:
+        """log p / C - m (B, a, b) of features (B, C, a, b): of a whole layer, or at positions (B, a b) of it."""
+        code = self._code(layer)
+        if positions is not None:
+            code = code[:, positions]
+        return self._log_map(layer, features, code) - self.maxima[layer]
+
     def _log_probabilities(self, features: list[Tensor]) -> list[Tensor]:
         """log p / C at each position, (B, h, w) per layer, of the features (B, C, h, w)."""
-        found = []
-        for i, layer in enumerate(features):
-            found.append(self._log_probability(i, self._fibers(i, layer), self._code(i)).view(-1, *layer.shape[-2:]))
-        return found
+        return [self._log_map(i, layer, self._code(i)) for i, layer in enumerate(features)]
+
+    def _log_map(self, layer: int, features: Tensor, code: Tensor) -> Tensor:
+        """log p / C (B, a, b) of features (B, C, a, b) at positions with the code (condition, a b) or one per image."""
+        vectors = features.permute(0, 2, 3, 1).flatten(1, 2)
+        found = self._log_probability(layer, self._fibers(layer, vectors), code)
+        return found.view(-1, *features.shape[-2:])
 
     def _log_probability(self, layer: int, fibers: Tensor, code: Tensor) -> Tensor:
-        """log p / C (B, P) of feature vectors (B, P, C) at positions with the code (P, condition)."""
-        z, log_determinant = cast(Flow, self.flows[layer])(fibers, code)
-        log_p: Tensor = -0.5 * z.square().sum(dim=-1) + log_determinant
-        return log_p / fibers.shape[-1] - _LOG_ROOT_TWO_PI
+        """log p / C (B, P) of feature vectors (C, B, P), the code as in `_log_map`."""
+        z, log_determinant = cast(Flow, self.flows[layer])(fibers, code if code.ndim == 3 else code[:, None])
+        log_p: Tensor = -0.5 * z.square().sum(dim=0) + log_determinant
+        return log_p / len(fibers) - _LOG_ROOT_TWO_PI
 
-    def _fibers(self, layer: int, features: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, h w, C), standardised."""
+    def _fibers(self, layer: int, vectors: Tensor) -> Tensor:
+        """Feature vectors (B, P, C), standardised and as columns (C, B, P)."""
         mean: Tensor = getattr(self, f"mean_{layer}")
         deviation: Tensor = getattr(self, f"deviation_{layer}")
-        return (features.flatten(2).transpose(1, 2) - mean) / deviation
+        return ((vectors - mean) / deviation).permute(2, 0, 1).contiguous()
 
     def _code(self, layer: int) -> Tensor:
+        """(condition, h w)."""
         code: Tensor = getattr(self, f"code_{layer}")
         return code
 
@@ -195,13 +214,14 @@ class CFlow(Detector):
                 group["lr"] = settings.learning_rate * rate(epoch, settings.epochs, settings.warm_up)
             draws = generator(seed, "cflow-order", epoch)
             total, steps = torch.zeros((), device=normals.device), 0
-            for indices in batches(len(training), settings.batch_size, draws):
+            for indices in batches(len(training), settings.batch_size, draws, most=settings.epoch_images):
                 for i, layer in enumerate(features[training[indices]]):
-                    fibers, code = self._fibers(i, layer), self._code(i)
+                    vectors, code = layer.permute(0, 2, 3, 1).flatten(1, 2), self._code(i)
                     # All images of a batch at the same positions: the subnets see each position's code once.
-                    for chosen in self._positions(len(code), len(fibers), draws):
+                    for chosen in self._positions(code.shape[1], len(vectors), draws):
                         chosen = chosen.to(normals.device)
-                        loss = -F.logsigmoid(self._log_probability(i, fibers[:, chosen], code[chosen])).mean()
+                        fibers = self._fibers(i, vectors.index_select(1, chosen))
+                        loss = -F.logsigmoid(self._log_probability(i, fibers, code.index_select(1, chosen))).mean()
                         optimisers[i].zero_grad(set_to_none=True)
                         loss.backward()  # type: ignore[no-untyped-call]
                         optimisers[i].step()
@@ -283,11 +303,11 @@ def _flow(channels: int, settings: CFlowSettings) -> Flow:
     if channels < 2:
         raise DetectorError(f"cflow's layers need at least 2 channels; one of {settings.layers} has {channels}.")
 
-    def subnet(inputs: int, outputs: int, step: int) -> VectorSubnet:
+    def subnet(inputs: int, outputs: int) -> VectorSubnet:
         hidden = max(1, round(settings.hidden * (inputs + settings.condition)))
         return VectorSubnet(inputs, outputs, hidden, settings.condition)
 
-    return flow(channels, settings.blocks, subnet, clamp=settings.clamp, is_map=False)
+    return vector_flow(channels, settings.blocks, subnet, clamp=settings.clamp)
 
 
 def _check(settings: CFlowSettings) -> None:

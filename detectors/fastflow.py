@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import ClassVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detectors import _backbones, _likelihood_maps, _presets
 from detectors._backbones import Backbone
-from detectors._coupling import Flow, MapSubnet, flow
+from detectors._coupling import Flow, MapSubnet, map_flow
 from detectors._flow_training import Features, train_until_held_out_stops_improving
 from detectors._images import resize
-from detectors._training import adam, batches, check_schedule, holdout, initialise_
+from detectors._least_likely import least_log_likelihood
+from detectors._training import QUICK_EPOCH, adam, batches, check_schedule, holdout, initialise_
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
@@ -42,6 +44,7 @@ class FastFlowSettings(Settings):
         hidden: the subnets' hidden channels as a multiple of their inputs.
         clamp: bound of a block's log-scale.
         epochs: passes over the training images at most.
+        epoch_images: images of one pass at most, drawn anew for each, so that the time of a fit has a bound; 0: all.
         batch_size: images per step.
         learning_rate: Adam's.
         weight_decay: Adam's.
@@ -59,6 +62,7 @@ class FastFlowSettings(Settings):
     hidden: float = 1.0
     clamp: float = 2.0
     epochs: int = 500
+    epoch_images: int = 0
     batch_size: int = 32
     learning_rate: float = 1e-3
     weight_decay: float = 1e-5
@@ -81,7 +85,7 @@ class FastFlow(Detector):
     name = "fastflow"
     title = "FastFlow"
     paper = "Yu et al. 2021, arXiv 2111.07677"
-    revision = 2  # last bits: a simplified backbone, Adam in one kernel
+    revision = 3  # last bits: whole coupling blocks as one operation
     has_map = True
     surrogate_is_monotone = True
     frozen_prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)
@@ -104,7 +108,7 @@ class FastFlow(Detector):
         """`quick`: a small network, small flows and few epochs. `paper`: the authors' at WideResNet-50-2."""
         quick = FastFlowSettings(
             backbone=_backbones.QUICK, layers=("blocks.1", "blocks.2", "blocks.4"), input_size=0, flow_steps=4,
-            epochs=8, batch_size=16, learning_rate=3e-3, patience=3,
+            epochs=8, epoch_images=QUICK_EPOCH, batch_size=16, learning_rate=3e-3, patience=3,
         )
         return _presets.choose(preset, quick=quick, paper=FastFlowSettings())
 
@@ -115,27 +119,47 @@ class FastFlow(Detector):
     # -- the score ----------------------------------------------------------------------------------------------------
 
     def _score(self, x: Tensor, noise: Noise) -> Tensor:
-        return self._map(x, self.settings.score_domain).amax(dim=(1, 2))
+        return _likelihood_maps.anomaly_map(self._least(x), self.settings.score_domain)
 
     def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
-        return self._map(x, "log").amax(dim=(1, 2))
+        return _likelihood_maps.anomaly_map(self._least(x), "log")
 
     def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
         return resize(self._map(x, self.settings.score_domain)[:, None], x.shape[-1])[:, 0]
 
     def _map(self, x: Tensor, domain: str) -> Tensor:
         """(B, work size, work size)."""
-        logs = [-0.5 * z.square().mean(dim=1) for z, _ in self._latents(self.backbone(x))]
+        logs = [self._log_likelihood(i, maps, None) for i, maps in enumerate(self._normed(self.backbone(x)))]
         total = _likelihood_maps.log_likelihood(logs, self.work_size, align_corners=False)
         return _likelihood_maps.anomaly_map(total - math.log(len(logs)), domain)
 
+    def _least(self, x: Tensor) -> Tensor:
+        """The smallest value of the log-likelihood map, (B,)."""
+        least = least_log_likelihood(
+            self._normed(self.backbone(x)), self._log_likelihood, self.work_size, align_corners=False,
+            reach=max(cast(Flow, network).reach for network in self.flows),
+        )
+        return least - math.log(len(self.flows))
+
+    def _log_likelihood(self, scale: int, maps: Tensor, positions: Tensor | None) -> Tensor:
+        """-0.5 mean of z^2 at each position (B, h, w), of normed features (B, C, h, w)."""
+        z, _ = self.flows[scale](maps)
+        return -0.5 * cast(Tensor, z).square().mean(dim=1)
+
+    def _normed(self, features: list[Tensor]) -> list[Tensor]:
+        """Behind the LayerNorms, (B, C, h, w) per scale, channels-last."""
+        found = []
+        for module, layer in zip(self.norms, features, strict=True):
+            norm = cast(nn.LayerNorm, module)
+            # torch's norm would leave channels-last, in which thin convolutions are up to four times faster.
+            weight, bias = (values.permute(1, 2, 0).contiguous() for values in (norm.weight, norm.bias))
+            normed = F.layer_norm(layer.permute(0, 2, 3, 1), weight.shape, weight, bias, norm.eps)  # (B, h, w, C)
+            found.append(normed.permute(0, 3, 1, 2))
+        return found
+
     def _latents(self, features: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
         """z (B, C, h, w) and the flow's log-determinant at each position (B, h, w), per scale."""
-        found = []
-        for network, norm, layer in zip(self.flows, self.norms, features, strict=True):
-            # LayerNorm leaves channels_last; thin convolutions are up to four times faster in it.
-            found.append(network(norm(layer).contiguous(memory_format=torch.channels_last)))
-        return found
+        return [network(maps) for network, maps in zip(self.flows, self._normed(features), strict=True)]
 
     # -- the fit ------------------------------------------------------------------------------------------------------
 
@@ -151,14 +175,16 @@ class FastFlow(Detector):
         dimensions = sum(math.prod(shape) for shape in features.shapes)  # losses are reported per dimension
 
         def train(epoch: int) -> float:
-            total = torch.zeros((), device=normals.device)
-            for indices in batches(len(training), settings.batch_size, generator(seed, "fastflow-order", epoch)):
+            total, seen = torch.zeros((), device=normals.device), 0
+            order = generator(seed, "fastflow-order", epoch)
+            for indices in batches(len(training), settings.batch_size, order, most=settings.epoch_images):
                 losses = self._losses(features[training[indices]])
                 optimiser.zero_grad(set_to_none=True)
                 losses.mean().backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 total += losses.detach().sum()
-            return float(total) / len(training) / dimensions
+                seen += len(indices)
+            return float(total) / seen / dimensions
 
         def judge() -> float:
             parts = held_out.split(_CHUNK)  # type: ignore[no-untyped-call]
@@ -196,7 +222,7 @@ def _flow(channels: int, settings: FastFlowSettings) -> Flow:
         kernel = 3 if settings.only_3x3 or step % 2 == 0 else 1
         return MapSubnet(inputs, outputs, max(1, int(settings.hidden * inputs)), kernel)
 
-    return flow(channels, settings.flow_steps, subnet, clamp=settings.clamp, is_map=True)
+    return map_flow(channels, settings.flow_steps, subnet, clamp=settings.clamp)
 
 
 def _check(settings: FastFlowSettings) -> None:

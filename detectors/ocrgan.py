@@ -35,7 +35,7 @@ from torch import Tensor
 from detectors import _presets
 from detectors._images import resize
 from detectors._ocrgan_networks import Discriminator, Generator, initialise_dcgan_, split
-from detectors._training import adam, batches, check_schedule, holdout, initialise_
+from detectors._training import QUICK_EPOCH, adam, batches, check_schedule, holdout, initialise_
 from detectors.base import Detector, Progress, Settings, evaluation
 from detectors.errors import DetectorError
 from detectors.noise import Noise, NoiseSeed, generator
@@ -61,6 +61,7 @@ class OCRGANSettings(Settings):
         adversarial_weight, reconstruction_weight, latent_weight: of the generator's three losses.
         feature_share: of the feature difference in the score; the rest belongs to the reconstruction error.
         epochs: passes over the training images at most.
+        epoch_images: images of one pass at most, drawn anew for each, so that the time of a fit has a bound; 0: all.
         batch_size: images per step.
         learning_rate: Adam's; beta1 is 0.5.
         patience: epochs without a better reconstruction of the held-out normals before training stops.
@@ -79,6 +80,7 @@ class OCRGANSettings(Settings):
     latent_weight: float = 1.0
     feature_share: float = 0.1
     epochs: int = 200
+    epoch_images: int = 0
     batch_size: int = 32
     learning_rate: float = 2e-4
     patience: int = 50
@@ -112,8 +114,8 @@ class OCRGAN(Detector):
         side = 2 ** max(3, round(math.log2(image_size)))
         small = min(64, side)
         quick = OCRGANSettings(
-            work_size=small, channels=8, levels=round(math.log2(small)), features=32, epochs=14, batch_size=16,
-            learning_rate=2e-3, patience=10,
+            work_size=small, channels=8, levels=round(math.log2(small)), features=32, epochs=14,
+            epoch_images=QUICK_EPOCH, batch_size=16, learning_rate=2e-3, patience=10,
         )
         paper = OCRGANSettings(work_size=side, levels=round(math.log2(side)))
         return _presets.choose(preset, quick=quick, paper=paper)
@@ -172,7 +174,8 @@ class OCRGAN(Detector):
         for epoch in range(settings.epochs):
             fakes = generator(seed, "ocr-gan-fakes", epoch)
             losses: list[Tensor] = []
-            for indices in batches(len(training), settings.batch_size, generator(seed, "ocr-gan-order", epoch)):
+            order = generator(seed, "ocr-gan-order", epoch)
+            for indices in batches(len(training), settings.batch_size, order, most=settings.epoch_images):
                 if len(indices) < settings.batch_size and losses:
                     break  # as the authors do: BatchNorm must not see a batch of one, and the order changes each epoch
                 chosen = training[indices]

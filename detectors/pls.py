@@ -31,7 +31,16 @@ from torch import Tensor, nn
 from detectors import _presets
 from detectors._images import resize
 from detectors._pls_networks import PrincipalAutoencoder
-from detectors._training import adam, batches, check_schedule, draw_, held_count, holdout, initialise_
+from detectors._training import (
+    QUICK_EPOCH,
+    adam,
+    batches,
+    check_schedule,
+    draw_,
+    held_count,
+    holdout,
+    initialise_,
+)
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
@@ -53,6 +62,7 @@ class PLSSettings(Settings):
         attack_steps: gradient steps of that attack.
         attack_step_size: on [0, 1]; None means 2.5 * attack_epsilon / attack_steps.
         epochs: passes over the training images at most.
+        epoch_images: images of one pass at most, drawn anew for each, so that the time of a fit has a bound; 0: all.
         batch_size: images per step.
         learning_rate: Adam's.
         patience: epochs without a better loss on the held-out normals, attacked, before training stops.
@@ -69,6 +79,7 @@ class PLSSettings(Settings):
     attack_steps: int = 5
     attack_step_size: float | None = None
     epochs: int = 300
+    epoch_images: int = 0
     batch_size: int = 32
     learning_rate: float = 1e-3
     patience: int = 30
@@ -103,7 +114,7 @@ class PLS(Detector):
         side = min(64, image_size)
         quick = PLSSettings(
             work_size=side, widths=(8, 16, 32, 32), poolings=_poolings(side), attack_epsilon=4 / 255, attack_steps=3,
-            epochs=20, batch_size=16, learning_rate=3e-3, patience=10,
+            epochs=20, epoch_images=QUICK_EPOCH, batch_size=16, learning_rate=3e-3, patience=10,
         )
         # 8/255 at CIFAR-10's size as in the paper, as far as we know; above it, the radius of this benchmark's attacks.
         paper = PLSSettings(
@@ -175,9 +186,10 @@ class PLS(Detector):
         """One epoch of adversarial training; returns its mean loss."""
         settings: PLSSettings = self.settings
         draws = generator(seed, "pls-attack", epoch)
-        total = torch.zeros((), device=images.device)
-        order = batches(len(images), settings.batch_size, generator(seed, "pls-order", epoch))
-        for step, indices in enumerate(order):
+        total, seen = torch.zeros((), device=images.device), 0
+        order = generator(seed, "pls-order", epoch)
+        parts = batches(len(images), settings.batch_size, order, most=settings.epoch_images)
+        for step, indices in enumerate(parts):
             batch = images[indices.to(images.device)]
             attacked = self._attack(batch, draws)
             latent = self.network.latent(attacked)
@@ -189,7 +201,8 @@ class PLS(Detector):
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             total += loss.detach() * len(batch)
-        return float(total) / len(images)
+            seen += len(batch)
+        return float(total) / seen
 
     def _attack(self, images: Tensor, draws: torch.Generator) -> Tensor:
         """PGD from a random start (Madry et al. 2018) that raises the error of normal images at the work size.

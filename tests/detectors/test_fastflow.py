@@ -143,9 +143,9 @@ def test_held_out_likelihood_counts_layer_norms_gain() -> None:
 
 
 def _small_flow() -> Any:
-    from detectors._coupling import MapSubnet, flow
+    from detectors._coupling import MapSubnet, map_flow
 
-    made = flow(3, 2, lambda i, o, s: MapSubnet(i, o, 4, 3), clamp=2.0, is_map=True)
+    made = map_flow(3, 2, lambda i, o, s: MapSubnet(i, o, 4, 3), clamp=2.0)
     made.initialise(generator(1, "flow"), soft=True)
     return made.double()
 
