@@ -105,7 +105,7 @@ def evaluate(
     protocol_name: str = "quick",
     limit: int | None = None,
     seed: int = 0,
-    batch_size: int = 20,
+    batch_size: int = 30,
     **settings: Any,
 ) -> Evaluation:
     """Attack a fitted detector on a category's test images and judge it on fresh noise.
