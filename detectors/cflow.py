@@ -27,7 +27,7 @@ from detectors._coupling import Flow, VectorSubnet, vector_flow
 from detectors._flow_training import Features, train_until_held_out_stops_improving
 from detectors._images import resize
 from detectors._least_likely import least_log_likelihood
-from detectors._training import QUICK_EPOCH, adam, batches, check_schedule, holdout
+from detectors._training import adam, batches, check_schedule, holdout
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
@@ -53,7 +53,6 @@ class CFlowSettings(Settings):
         standardise: bring each feature channel to mean 0 and deviation 1 on the training normals first (the authors
             do not); the flow then needs far fewer steps.
         epochs: passes over the training images at most.
-        epoch_images: images of one pass at most, drawn anew for each, so that the time of a fit has a bound; 0: all.
         batch_size: images whose features are mixed in one batch.
         fibers: feature vectors per step.
         share: of the positions that an epoch visits, drawn anew for every batch.
@@ -75,7 +74,6 @@ class CFlowSettings(Settings):
     soft_permutation: bool = True
     standardise: bool = False
     epochs: int = 200
-    epoch_images: int = 0
     batch_size: int = 32
     fibers: int = 256
     share: float = 1.0
@@ -134,8 +132,7 @@ class CFlow(Detector):
         """`quick`: a small network, small flows on standardised features and few epochs. `paper`: the authors'."""
         quick = CFlowSettings(
             backbone=_backbones.QUICK, layers=("blocks.1", "blocks.2", "blocks.4"), input_size=0, blocks=4, hidden=0.5,
-            standardise=True, epochs=20, epoch_images=QUICK_EPOCH, fibers=2048, share=0.25, learning_rate=2e-3,
-            patience=6,
+            standardise=True, epochs=20, fibers=2048, share=0.25, learning_rate=2e-3, patience=6,
         )
         return _presets.choose(preset, quick=quick, paper=CFlowSettings())
 
@@ -214,7 +211,7 @@ class CFlow(Detector):
                 group["lr"] = settings.learning_rate * rate(epoch, settings.epochs, settings.warm_up)
             draws = generator(seed, "cflow-order", epoch)
             total, steps = torch.zeros((), device=normals.device), 0
-            for indices in batches(len(training), settings.batch_size, draws, most=settings.epoch_images):
+            for indices in batches(len(training), settings.batch_size, draws):
                 for i, layer in enumerate(features[training[indices]]):
                     vectors, code = layer.permute(0, 2, 3, 1).flatten(1, 2), self._code(i)
                     # All images of a batch at the same positions: the subnets see each position's code once.
