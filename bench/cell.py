@@ -92,8 +92,8 @@ def run_cell(
         attack: with its threat model settled.
         test, held_out: images to attack; normals for the threshold.
         draws: number of verdict draws and the seed.
-        batch_size: images at a time; halved when memory runs out. It changes results by float rounding at most (none
-            was seen on one CPU thread; convolutions on several threads or a GPU may sum in another order).
+        batch_size: images at a time; halved when memory runs out. It changes results by float rounding at most (on
+            one CPU thread in small batches of networks that are mostly wide; on several threads or a GPU anywhere).
         device: where to compute.
         tick: told how many images are done, and of what.
 

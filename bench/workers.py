@@ -65,15 +65,20 @@ class Crew:
         self._processes = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(workers)]
 
     def __enter__(self) -> Crew:
-        with _memory_kept():
-            for process in self._processes:
-                process.start()
+        try:
+            with _memory_kept():
+                for process in self._processes:
+                    process.start()
+        except BaseException:  # an interrupt between two of them, too
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in self._processes:
+        started = [process for process in self._processes if process.pid is not None]
+        for process in started:
             process.terminate()
-        for process in self._processes:
+        for process in started:
             process.join()
 
     def run(self, jobs: Sequence[Job], reporter: Reporter) -> list[Found]:

@@ -41,7 +41,7 @@ class AutoencoderSettings(Settings):
         levels: halvings of the side.
         latent: channels of the narrowest map.
         epochs: passes over the training images at most.
-        epoch_images: images of one pass at most, drawn anew for each, so that the time of a fit has a bound; 0: all.
+        epoch_images: images of one pass at most, drawn anew for each: larger sets train no longer; 0: all.
         batch_size: images per step.
         learning_rate: Adam's.
         patience: epochs without a better loss on the held-out normals before training stops.

@@ -30,6 +30,8 @@ _PACE = 0.1  # what the subnet says counts a tenth, so that a new block is close
 class Subnet(nn.Module):
     """What a coupling block reads x1 with: two layers with a ReLU between; the last gives s, then t.
 
+    Only the inverse calls `forward`: a block's own direction computes the same from the layers (`_coupling_blocks`).
+
     Attributes:
         reach: how many positions away something may lie that a position's output depends on.
     """

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from detectors._first_order import first_order
 
 
 class VectorBlock(torch.autograd.Function):
@@ -50,7 +51,7 @@ class VectorBlock(torch.autograd.Function):
         return y.view(x.shape), (clamp * tanh.sum(dim=0)).view(x.shape[1:])
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, by_y: Tensor, by_log_scale: Tensor) -> tuple[Tensor | None, ...]:
         columns, first, addend, last, rotation, matrix, gain, hidden, tanh, scale, u = ctx.saved_tensors
         kept, shape = first.shape[1], by_y.shape
@@ -107,7 +108,7 @@ class MapBlock(torch.autograd.Function):
         return y, clamp * tanh.sum(dim=1)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, by_y: Tensor, by_log_scale: Tensor) -> tuple[Tensor | None, ...]:
         kept, moved, first, last, rotation, matrix, gain, hidden, tanh, scale, u = ctx.saved_tensors
         trains = any(ctx.needs_input_grad[1:])

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from detectors._first_order import first_order
 
 _TOLERANCE = 1e-9  # of float64 outputs that should be the same, as a share of the largest
 PROBE_SIDE = 64
@@ -222,7 +223,7 @@ class _Clipped(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, y = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.how

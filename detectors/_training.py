@@ -70,10 +70,10 @@ def batches(count: int, size: int, generator: torch.Generator, *, most: int = 0)
         count: of the training images.
         size: of a batch.
         generator: of the order.
-        most: so many of the images, drawn anew with each order, at most; 0: all.
+        most: so many of the images, drawn anew with each order, or one batch where that is more; 0: all.
     """
     order = torch.randperm(count, generator=generator)
-    yield from (order[:most] if most else order).split(size)  # type: ignore[no-untyped-call]
+    yield from (order[: max(most, size)] if most else order).split(size)  # type: ignore[no-untyped-call]
 
 
 def check_schedule(owner: str, settings: Any) -> None:
@@ -87,11 +87,8 @@ def check_schedule(owner: str, settings: Any) -> None:
     for name in ("epochs", "batch_size", "patience"):
         if getattr(settings, name) < 1:
             raise DetectorError(f"{owner}'s {name} must be at least 1; got {getattr(settings, name)}.")
-    if 0 != getattr(settings, "epoch_images", 0) < settings.batch_size:
-        raise DetectorError(
-            f"{owner}'s epoch_images must be 0, for all, or at least its batch_size {settings.batch_size}; "
-            f"got {settings.epoch_images}."
-        )
+    if getattr(settings, "epoch_images", 0) < 0:
+        raise DetectorError(f"{owner}'s epoch_images must be 0, for all, or more; got {settings.epoch_images}.")
     if not (math.isfinite(settings.learning_rate) and settings.learning_rate > 0):
         raise DetectorError(f"{owner}'s learning_rate must be a number above 0; got {settings.learning_rate:g}.")
     if not 0 < settings.holdout < 1:

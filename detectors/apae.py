@@ -30,10 +30,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from detectors import _presets
 from detectors._autoencoder import AutoencoderDetector, AutoencoderSettings, base_settings, chunks
+from detectors._first_order import first_order
 from detectors._folded_decoder import Expansion, FoldedDecoder
 from detectors.base import Progress
 from detectors.errors import DetectorError
@@ -176,7 +176,7 @@ class _Projection(torch.autograd.Function):
         return decoder.image_of(value)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         rate, target, *path = ctx.saved_tensors
         decoder: FoldedDecoder = ctx.decoder

@@ -44,7 +44,7 @@ class FastFlowSettings(Settings):
         hidden: the subnets' hidden channels as a multiple of their inputs.
         clamp: bound of a block's log-scale.
         epochs: passes over the training images at most.
-        epoch_images: images of one pass at most, drawn anew for each, so that the time of a fit has a bound; 0: all.
+        epoch_images: images of one pass at most, drawn anew for each: larger sets train no longer; 0: all.
         batch_size: images per step.
         learning_rate: Adam's.
         weight_decay: Adam's.

@@ -61,7 +61,7 @@ class OCRGANSettings(Settings):
         adversarial_weight, reconstruction_weight, latent_weight: of the generator's three losses.
         feature_share: of the feature difference in the score; the rest belongs to the reconstruction error.
         epochs: passes over the training images at most.
-        epoch_images: images of one pass at most, drawn anew for each, so that the time of a fit has a bound; 0: all.
+        epoch_images: images of one pass at most, drawn anew for each: larger sets train no longer; 0: all.
         batch_size: images per step.
         learning_rate: Adam's; beta1 is 0.5.
         patience: epochs without a better reconstruction of the held-out normals before training stops.

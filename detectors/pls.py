@@ -62,7 +62,7 @@ class PLSSettings(Settings):
         attack_steps: gradient steps of that attack.
         attack_step_size: on [0, 1]; None means 2.5 * attack_epsilon / attack_steps.
         epochs: passes over the training images at most.
-        epoch_images: images of one pass at most, drawn anew for each, so that the time of a fit has a bound; 0: all.
+        epoch_images: images of one pass at most, drawn anew for each: larger sets train no longer; 0: all.
         batch_size: images per step.
         learning_rate: Adam's.
         patience: epochs without a better loss on the held-out normals, attacked, before training stops.

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from detectors._first_order import first_order
 from detectors.freerad import _add_kernels, _norm_kernels
 
 COLUMNS, TILE = 128, 2048  # channels of a tile, 256 bytes in 16 bits, and its values, 16 a thread
@@ -61,7 +61,7 @@ class FusedNorm(torch.autograd.Function):
         return y, x.view_as(x)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor | None, past: Tensor | None) -> tuple[Tensor | None, ...]:
         if dy is None:
             return past, None, None, None, None, None, None, None
@@ -124,7 +124,7 @@ class FusedAdd(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         dy = dy.contiguous(memory_format=torch.channels_last)
         if not any(ctx.needs_input_grad[2:]):

@@ -104,6 +104,7 @@ def test_initial_weights_follow_the_generator_and_pytorchs_distribution() -> Non
 def test_batches_cover_every_image_once_and_the_holdout_is_disjoint() -> None:
     drawn = list(batches(10, 4, generator(1)))
     assert [len(b) for b in drawn] == [4, 4, 2] and sorted(torch.cat(drawn).tolist()) == list(range(10))
+    assert [len(b) for b in batches(10, 4, generator(1), most=2)] == [4], "a batch is never cut"
     some = [torch.cat(list(batches(10, 4, generator(i), most=6))).tolist() for i in range(20)]
     assert all(len(part) == len(set(part)) == 6 for part in some)
     assert {index for part in some for index in part} == set(range(10))  # drawn anew, so that all of them come up
@@ -145,7 +146,7 @@ def test_a_network_of_other_images_or_a_damaged_one_is_not_taken_over(
     assert "network_from" not in again.fit_report and "trained anew" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["ae", "rae", "pls", "ocr-gan"])
+@pytest.mark.parametrize("name", ["ae", "rae", "pls", "ocr-gan", "fastflow"])
 def test_an_epoch_takes_no_more_images_than_it_may(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
@@ -157,17 +158,21 @@ def test_an_epoch_takes_no_more_images_than_it_may(name: str, monkeypatch: pytes
     module = {"ae": "_autoencoder", "rae": "_autoencoder", "ocr-gan": "ocrgan"}.get(name, name)
     monkeypatch.setattr(f"detectors.{module}.batches", counted)
     images = torch.rand(30, 3, 32, 32, generator=generator(0))
-    fitted = registry.create(name, image_size=32, epochs=2, batch_size=10, epoch_images=20).fit(images, seed=0)
+    more: dict[str, Any] = {"weights": "random"} if name == "fastflow" else {}
+    fitted = registry.create(name, image_size=32, epochs=2, batch_size=10, epoch_images=20, **more).fit(images, seed=0)
     assert seen == [10] * 4
     assert len(fitted.fit_report["losses"]) == 2
-    with pytest.raises(DetectorError, match="epoch_images must be 0, for all, or at least its batch_size 10; got 4"):
-        registry.create(name, image_size=32, batch_size=10, epoch_images=4)
+    with pytest.raises(DetectorError, match="epoch_images must be 0, for all, or more; got -4"):
+        registry.create(name, image_size=32, epoch_images=-4, **more)
 
 
-def test_the_loss_of_an_epoch_is_the_mean_over_the_images_that_it_took() -> None:
+@pytest.mark.parametrize("name", ["ae", "pls", "fastflow"])
+def test_the_loss_of_an_epoch_is_the_mean_over_the_images_that_it_took(name: str) -> None:
     same = torch.rand(1, 3, 32, 32, generator=generator(0)).expand(30, -1, -1, -1)
+    settings: dict[str, Any] = {"epochs": 1, "batch_size": 10, "learning_rate": 1e-9}
+    settings |= {"ae": {}, "pls": {"attack_epsilon": 0.0}, "fastflow": {"weights": "random"}}[name]
     losses = [
-        registry.create("ae", image_size=32, epochs=1, batch_size=10, learning_rate=1e-9, epoch_images=most)
-        .fit(same, seed=0).fit_report["losses"][0][0] for most in (0, 20)
-    ]  # fmt: skip
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        registry.create(name, image_size=32, epoch_images=most, **settings).fit(same, seed=0).fit_report["losses"][0][0]
+        for most in (0, 20)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)

@@ -164,7 +164,7 @@ def test_what_is_kept_gives_the_gradient_of_what_is_made_again(monkeypatch: pyte
     assert torch.equal(kept_gradient, gradient)
 
 
-def test_a_score_has_the_same_bits_in_any_batch(fitted: APAE) -> None:
+def test_a_score_has_the_same_bits_in_any_batch_of_two_or_more(fitted: APAE) -> None:
     with torch.no_grad():
         together = fitted.score(TEST)
         for size in (2, 3, 5):
