@@ -63,9 +63,9 @@ def save(figure: Figure, stem: Path, *, vector: bool = False, source: str | None
     """
     paths = []
     with style():
-        # The layout is computed once and kept: it takes longer than drawing.
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        if figure.get_layout_engine() is not None:  # computed once and kept: it takes longer than drawing
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
         kinds = [(".png", {"Software": None, "Source": source}), (".pdf", {"CreationDate": None})]
         for suffix, metadata in kinds if vector else kinds[:1]:
             buffer = io.BytesIO()
