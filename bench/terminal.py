@@ -143,7 +143,10 @@ def show_plan(plan: Plan, estimates: Sequence[tuple[str, str, str, float | None]
     known = [seconds for *_, seconds in estimates if seconds is not None]
     console.print(f"Attacks: {', '.join(_attack_text(a.describe()) for a in plan.attacks)}.", highlight=False)
     more = "" if len(known) == len(estimates) else " (without those not known)"
-    console.print(f"Estimated time in all: {duration(sum(known))}{more}. Nothing was run.", highlight=False)
+    console.print(
+        f"Estimated time in all: {duration(sum(known))}{more} of one process; several share it (--workers). Nothing "
+        "was run.", highlight=False,
+    )
 
 
 def _attack_text(described: dict[str, object]) -> str:
