@@ -93,7 +93,7 @@ def run_cell(
         test, held_out: images to attack; normals for the threshold.
         draws: number of verdict draws and the seed.
         batch_size: images at a time; halved when memory runs out. It changes results by float rounding at most (on
-            one CPU thread in small batches of networks that are mostly wide; on several threads or a GPU anywhere).
+            one CPU thread seen between batches of about 14 and larger ones; on several threads or a GPU, any).
         device: where to compute.
         tick: told how many images are done, and of what.
 

@@ -12,6 +12,7 @@ log-determinant at a position is sum(log_scale) + sum(log gain).
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import cast
 
@@ -27,7 +28,7 @@ _GAIN_ONE = 2 * math.log(math.exp(5) - 1)  # the parameter at which the gain is 
 _PACE = 0.1  # what the subnet says counts a tenth, so that a new block is close to the identity
 
 
-class Subnet(nn.Module):
+class Subnet(nn.Module, ABC):
     """What a coupling block reads x1 with: two layers with a ReLU between; the last gives s, then t.
 
     Only the inverse calls `forward`: a block's own direction computes the same from the layers (`_coupling_blocks`).
@@ -40,8 +41,9 @@ class Subnet(nn.Module):
     first: nn.Module
     last: nn.Module
 
+    @abstractmethod
     def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
-        raise NotImplementedError
+        """x1 and the condition to s and t, one after the other where the channels are."""
 
 
 class VectorSubnet(Subnet):
@@ -84,7 +86,7 @@ class MapSubnet(Subnet):
         return out
 
 
-class Coupling(nn.Module):
+class Coupling(nn.Module, ABC):
     """One block (module docstring): channels are the first dimension of vectors, the second of maps (B, C, h, w)."""
 
     rotation: Tensor
@@ -126,12 +128,13 @@ class Coupling(nn.Module):
         log_scale, shift = self._affine(kept, condition)
         return torch.cat([kept, (moved - shift) * (-log_scale).exp()], dim=self.axis)
 
+    @abstractmethod
     def _image(self, x: Tensor, condition: Tensor | None, gain: Tensor) -> tuple[Tensor, Tensor]:
         """y, and the sum of the log-scales at each position."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _matrix(self, x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-        raise NotImplementedError
+        """The matrix (C, C) times the channels at each position, plus the bias (C,)."""
 
     def _affine(self, kept: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         s, t = (_PACE * self.subnet(kept, condition)).chunk(2, dim=self.axis)
