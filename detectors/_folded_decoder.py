@@ -23,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detectors._cells import cells_of, from_pixels_to_cells, over_cells, pixels_of
+
 # What a ring holds before a SiLU. So far down SiLU and both its derivatives are exactly zero, and the ring stays zero.
 _DEAD = -1e4
 
@@ -52,7 +54,7 @@ class FoldedDecoder:
         self._last = len(middle) + 1
         self._block = 4 if middle else 2
         with torch.no_grad():
-            layers = [_parameters(first), *(_from_pixels_to_cells(*_parameters(layer)) for layer in middle)]
+            layers = [_parameters(first), *(from_pixels_to_cells(*_parameters(layer)) for layer in middle)]
             weight, bias = _from_cells_to_blocks(*_parameters(last)) if middle else _parameters(last)
             layers.append((weight / 2, (bias + 1) / 2))
             self._weights = [_packed(weight) for weight, _ in layers]
@@ -137,7 +139,7 @@ class FoldedDecoder:
     def _forward(self, layer: int, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """A layer up to its SiLU; without its bias, the linear part."""
         if 1 < layer < self._last:
-            x = _pixels_of(x)
+            x = pixels_of(x)
         return _packed(F.conv2d(x, self._weights[layer], bias, padding=int(layer == 0)))  # 1: room for a ring
 
     def _backward(self, layer: int, y: Tensor) -> Tensor:
@@ -146,7 +148,7 @@ class FoldedDecoder:
             return F.conv2d(y[:, :, 1:-1, 1:-1], self._turned[0])
         turned = self._turned[layer]
         x = _packed(F.conv2d(y, turned, padding=turned.shape[-1] - 1))
-        return _cells_of(x) if 1 < layer < self._last else x
+        return cells_of(x) if 1 < layer < self._last else x
 
 
 def _parameters(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
@@ -165,44 +167,12 @@ def _packed(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _from_pixels_to_cells(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Upsampling and a 3 x 3 convolution, (C', C, 3, 3), as a 2 x 2 convolution to cells, (4 C', C, 2, 2)."""
-    above, below = _over_cells(weight).unbind(3)
-    left, right = (above + below).unbind(4)
-    folded = (left + right).permute(0, 1, 4, 5, 2, 3)  # the four pixels of a cell are one small pixel
-    return folded.flatten(0, 2), bias.repeat(4)
-
-
 def _from_cells_to_blocks(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """A 3 x 3 convolution and a pixel shuffle, (4 O, C, 3, 3), as a 2 x 2 convolution of cells, (16 O, 4 C, 2, 2)."""
-    folded = _over_cells(weight).reshape(2, 2, 2, 2, 2, 2, -1, 2, 2, weight.shape[1])
+    folded = over_cells(weight).reshape(2, 2, 2, 2, 2, 2, -1, 2, 2, weight.shape[1])
     folded = folded.permute(6, 0, 7, 1, 8, 3, 5, 9, 2, 4)  # (O, rows, columns; a cell's row, column, C; kernel)
     places = bias.reshape(-1, 1, 2, 1, 2).expand(-1, 2, 2, 2, 2)
     return folded.flatten(5, 7).flatten(0, 4), places.flatten()
-
-
-def _over_cells(weight: Tensor) -> Tensor:
-    """What 3 x 3 kernels (C', C, 3, 3) at the four places of a cell see of the 2 x 2 cells around them.
-
-    (2, 2, 2, 2, 2, 2, C', C): the place's row and column; by rows the cell and the place in it; the same by columns.
-    """
-    kernel = weight.permute(2, 3, 0, 1).contiguous()
-    places = [F.pad(kernel, (0, 0, 0, 0, column, 1 - column, row, 1 - row)) for row in (0, 1) for column in (0, 1)]
-    return torch.stack(places).reshape(2, 2, 2, 2, 2, 2, *weight.shape[:2])
-
-
-def _pixels_of(cells: Tensor) -> Tensor:
-    """(B, 4 C, n, n) to (B, C, 2 n, 2 n), both with channels together in memory."""
-    images, channels, side, _ = cells.shape
-    rows = cells.permute(0, 2, 3, 1).reshape(images, side, side, 2, channels // 2).transpose(2, 3)
-    return rows.reshape(images, 2 * side, 2 * side, channels // 4).permute(0, 3, 1, 2)
-
-
-def _cells_of(pixels: Tensor) -> Tensor:
-    """The way back from `_pixels_of`."""
-    images, channels, side, _ = pixels.shape
-    rows = pixels.permute(0, 2, 3, 1).reshape(images, side // 2, 2, side // 2, 2 * channels).transpose(2, 3)
-    return rows.reshape(images, side // 2, side // 2, 4 * channels).permute(0, 3, 1, 2)
 
 
 def _kill_ring(x: Tensor, *, in_cells: bool) -> None:

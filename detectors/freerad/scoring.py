@@ -18,26 +18,32 @@ def multiscale_error(x: Tensor, reconstruction: Tensor, scales: int, filter_size
     Returns:
         The error map, (B, H, W).
     """
-    side = x.shape[-2:]
-    total = torch.zeros_like(x[:, :1])
+    # Averaging is linear, so the difference may be shrunk in place of both images.
+    difference = x - reconstruction
+    total = torch.zeros((), dtype=x.dtype, device=x.device)
     for scale in range(scales):
-        # Averaging is linear, so the difference may be shrunk in place of both images.
-        difference = x - reconstruction
         if scale > 0:
-            difference = F.avg_pool2d(difference, 2**scale)
-        error = difference.square().mean(dim=1, keepdim=True)
-        if scale > 0:
-            error = F.interpolate(error, size=side, mode="bilinear", align_corners=False)
-        total = total + error
-    return mean_filter(total / scales, filter_size)[:, 0]
+            difference = F.avg_pool2d(difference, 2)
+        error = difference.square().sum(dim=1)
+        # All behind the square is linear, in rows and in columns: on a CPU two matrix products are the fastest.
+        rows, columns = (_spread(side, scale, filter_size, like=x) for side in x.shape[-2:])
+        total = total + (error @ columns.T).mT @ rows.T
+    return total.mT / (scales * x.shape[1])
 
 
-def mean_filter(maps: Tensor, size: int) -> Tensor:
-    """The mean over s x s pixels around each one, (B, 1, H, W) to the same shape, with reflected borders."""
+def _spread(side: int, scale: int, filter_size: int, *, like: Tensor) -> Tensor:
+    """(side, side / 2^scale): bilinear enlargement of an error map's columns, then the mean filter on them."""
+    columns = torch.eye(side // 2**scale, dtype=like.dtype, device=like.device)[:, None]
+    if scale > 0:
+        columns = F.interpolate(columns, size=side, mode="linear", align_corners=False)
+    return mean_filter(columns, filter_size)[:, 0].T
+
+
+def mean_filter(lines: Tensor, size: int) -> Tensor:
+    """The mean over `size` values around each one, (N, 1, L) to the same shape, with reflected borders."""
     if size == 1:
-        return maps
-    pad = size // 2
-    return F.avg_pool2d(F.pad(maps, (pad, pad, pad, pad), mode="reflect"), size, stride=1)
+        return lines
+    return F.avg_pool1d(F.pad(lines, (size // 2, size // 2), mode="reflect"), size, stride=1)
 
 
 def image_score(error_map: Tensor, normal_map: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ interpolation of the learned variance.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -257,24 +256,6 @@ class UNet(nn.Module):
         features = timestep_embedding(timesteps.to(exact), self.settings.channels)
         embedding: Tensor = self.embed(features).to(dtype)
         return embedding
-
-
-def steady(denoiser: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], x: Tensor, timestep: Tensor) -> tuple[
-    Tensor, Tensor
-]:
-    """What the denoiser answers at one timestep, (1,), with bits that do not depend on how many images there are.
-
-    On a CPU PyTorch convolves a lone small image (under 20,481 values), and on one thread a batch of 16 or more by a
-    1 x 1 kernel, with other algorithms than the rest: scores would differ in their last bits. So a lone image goes
-    together with a copy of itself, and a large batch in parts of 2 to 15.
-    """
-    if x.device.type != "cpu" or x.dtype != torch.float32:
-        return denoiser(x, timestep)
-    if len(x) == 1:
-        noise, raw_variance = denoiser(torch.cat([x, x.detach()]), timestep)
-        return noise[:1], raw_variance[:1]
-    parts = [denoiser(part, timestep) for part in x.tensor_split(math.ceil(len(x) / 15))]
-    return torch.cat([noise for noise, _ in parts]), torch.cat([raw_variance for _, raw_variance in parts])
 
 
 def _run(stage: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from freerad_small import alpha_bar_by_hand, lively, random_images, source
 from torch import Tensor
 
 from detectors.freerad.diffusion import Schedule, process, shots
+from detectors.freerad.frozen_unet import FrozenUNet
 from detectors.freerad.reconstruction import denoise
 from detectors.noise import Noise
 
@@ -138,9 +139,17 @@ def test_denoising_steps_zero_and_k_are_the_same_detector() -> None:
 
 
 @pytest.mark.parametrize(("denoising_steps", "calls"), [(1, 1), (3, 3), (0, 6)])
-def test_the_unet_is_called_once_per_denoising_step(denoising_steps: int, calls: int) -> None:
+def test_the_unet_is_called_once_per_denoising_step(
+    denoising_steps: int, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     detector = lively(k=6, denoising_steps=denoising_steps)
     counted: list[int] = []
-    detector.unet.register_forward_hook(lambda *args: counted.append(1))
+    call = FrozenUNet.__call__
+
+    def count(network: FrozenUNet, x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+        counted.append(1)
+        return call(network, x, timestep)
+
+    monkeypatch.setattr(FrozenUNet, "__call__", count)
     detector.score((random_images(2, 16).float() + 1) / 2, noise=source(2))
     assert len(counted) == calls

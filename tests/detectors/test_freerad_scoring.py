@@ -63,12 +63,13 @@ def test_a_constant_error_stays_what_it_is_up_to_the_border(size: int) -> None:
     )
 
 
-def test_mean_filter_is_symmetric_about_its_pixel() -> None:
-    maps = torch.zeros(1, 1, 15, 15, dtype=torch.float64)
-    maps[0, 0, 7, 7] = 25.0
-    expected = torch.zeros_like(maps)
-    expected[0, 0, 5:10, 5:10] = 1.0
-    torch.testing.assert_close(mean_filter(maps, 5), expected)
+def test_mean_filter_is_symmetric_about_its_value_and_mirrors_the_border() -> None:
+    lines = torch.zeros(2, 1, 15, dtype=torch.float64)
+    lines[0, 0, 7] = lines[1, 0, 1] = 5.0
+    expected = torch.zeros_like(lines)
+    expected[0, 0, 5:10] = 1.0
+    expected[1, 0, :4] = torch.tensor([2.0, 2.0, 1.0, 1.0])  # seen twice from 0 and 1, beyond the border once more
+    torch.testing.assert_close(mean_filter(lines, 5), expected)
 
 
 def test_a_perfect_reconstruction_has_no_error() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,7 +17,6 @@ from detectors.freerad.unet import (
     UNet,
     UNetSettings,
     Upsample,
-    steady,
     timestep_embedding,
 )
 from detectors.noise import generator
@@ -204,35 +202,3 @@ def test_side_multiple_is_what_the_levels_need(settings: UNetSettings, multiple:
     with torch.device("meta"):
         unet = UNet(settings, 2 * multiple)
         assert unet(torch.zeros(1, 3, 2 * multiple, 2 * multiple), torch.ones(1))[0].shape[-1] == 2 * multiple
-
-
-@pytest.mark.parametrize("unshuffle", [1, 2])
-def test_steady_answers_with_the_same_bits_for_any_number_of_images(unshuffle: int) -> None:
-    """PyTorch convolves a lone small image, and 16 or more by 1 x 1 kernels, with other algorithms."""
-    unet = _tiny(UNetSettings(channels=16, multipliers=(1, 2), blocks=1, attention_sides=(8,), unshuffle=unshuffle))
-    x = random_images(33, 16).float()
-    timestep = torch.tensor([50])
-    expected = unet(x[:2], timestep)
-    for count in (1, 2, 3, 5, 15, 16, 17, 31, 33):
-        noise, raw = steady(unet, x[:count], timestep)
-        assert noise.shape == raw.shape == (count, 3, 16, 16)
-        assert torch.equal(noise[:1], expected[0][:1]) and torch.equal(raw[:1], expected[1][:1]), count
-        last_noise, last_raw = steady(unet, x[count - 1 : count], timestep)
-        assert torch.equal(noise[-1:], last_noise) and torch.equal(raw[-1:], last_raw), count
-
-
-def test_steady_loses_no_gradient() -> None:
-    unet = _tiny()
-
-    def gradient(call: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
-        leaf = x.clone().requires_grad_()
-        noise, raw = call(leaf)
-        (found,) = torch.autograd.grad(noise.square().sum() + raw.square().sum(), leaf)
-        return found
-
-    timestep = torch.tensor([50])
-    for count in (1, 2, 17):
-        x = random_images(count, 16).float()
-        plain = gradient(lambda leaf: unet(leaf, timestep), x)
-        found = gradient(lambda leaf: steady(unet, leaf, timestep), x)
-        assert float((found - plain).abs().max()) < 1e-4 * float(plain.abs().max())
