@@ -3,10 +3,9 @@
 Three changes, each checked in float64 on probe images and left out where the outputs move:
 
 - BatchNorm is folded into the convolution before it.
-- Where a convolution is clipped (ReLU6), oneDNN clips while it convolves, and a pass over memory is saved (in float32
-  on a CPU; elsewhere it is the two operations that it was).
 - TensorFlow's "same" padding pads more after an image than before it, which costs PyTorch a copy of every feature map
   that is halved. On mirrored images with mirrored kernels it is ordinary padding (`_mirror`).
+- Convolutions that follow each other directly, clipped (ReLU6) or not, become one operation (`_chains`).
 """
 
 from __future__ import annotations
@@ -16,11 +15,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
-from detectors._first_order import first_order
+from detectors._chains import Chain
 
 _TOLERANCE = 1e-9  # of float64 outputs that should be the same, as a share of the largest
 PROBE_SIDE = 64
@@ -48,11 +46,11 @@ def simplified(network: nn.Module, outputs: Outputs) -> tuple[nn.Module, bool]:
     chosen, mirrored = network.double(), False  # and back: exact
     with torch.no_grad():
         probes = _probes(chosen, outputs)
-        possible: list[Change] = [fold_batch_norm, _clip]
+        possible: list[Change] = [fold_batch_norm, _chain]
         if len(probes) == len(SMALL_SIDES) and _can_mirror(chosen):
-            possible.append(_mirror)
+            possible.insert(1, _mirror)
         # All at once, since probing takes a second; one by one only where that moves the outputs.
-        for changes in (possible, *([change] for change in possible)):
+        for changes in (possible, *([change] for change in (*possible, _clip))):
             changed, flips = copy.deepcopy(chosen), mirrored or _mirror in changes
             for change in changes:
                 changed = change(changed)
@@ -165,71 +163,41 @@ def _mirror(network: nn.Module) -> nn.Module:
     return network
 
 
+def _chain(network: nn.Module) -> nn.Module:
+    """In place: plain convolutions with nothing but ReLU6 between and behind them are linked."""
+    return _linked(network, longest=None)
+
+
 def _clip(network: nn.Module) -> nn.Module:
     """In place: each plain convolution that a ReLU6 directly follows clips its own output."""
-    for parent in list(network.modules()):
-        before: nn.Module | None = None
-        before_name = ""
-        for name, child in list(parent.named_children()):
-            # No subclass: it may compute something else (Conv2dSame pads otherwise).
-            is_plain = isinstance(before, nn.Conv2d) and type(before) is nn.Conv2d and before.padding_mode == "zeros"
-            if is_plain and not isinstance(cast(nn.Conv2d, before).padding, str) and isinstance(child, nn.ReLU6):
-                setattr(parent, before_name, ClippedConv2d(cast(nn.Conv2d, before)))
+    return _linked(network, longest=1)
+
+
+def _linked(network: nn.Module, *, longest: int | None) -> nn.Module:
+    """In place: chains of so many convolutions at most, where that saves anything."""
+    for parent in [module for module in network.modules() if not isinstance(module, Chain | nn.ModuleList)]:
+        convolutions: dict[str, nn.Conv2d] = {}
+        clips: dict[str, bool] = {}
+        for name, child in [*parent.named_children(), ("", nn.Flatten())]:  # whatever it is, the last one ends a chain
+            if isinstance(child, nn.Identity):
+                continue
+            last = next(reversed(clips), None)
+            if isinstance(child, nn.ReLU6) and last is not None and not clips[last]:
+                clips[last] = True
                 setattr(parent, name, nn.Identity())
-            before, before_name = child, name
+                continue
+            if not _is_plain(child) or len(clips) == longest:
+                if len(clips) > 1 or any(clips.values()):
+                    first, *others = clips
+                    setattr(parent, first, Chain(list(convolutions.values()), list(clips.values())))
+                    for other in others:
+                        setattr(parent, other, nn.Identity())
+                convolutions, clips = {}, {}
+            if _is_plain(child):
+                convolutions[name], clips[name] = cast(nn.Conv2d, child), False
     return network
 
 
-class ClippedConv2d(nn.Conv2d):
-    """A convolution whose outputs are clipped to [0, 6]; in one pass where it is frozen.
-
-    oneDNN clips a NaN to a bound; `Backbone.forward` puts it back.
-    """
-
-    def __init__(self, plain: nn.Conv2d) -> None:
-        super().__init__(
-            plain.in_channels, plain.out_channels, cast(Any, plain.kernel_size), cast(Any, plain.stride),
-            cast(Any, plain.padding), cast(Any, plain.dilation), plain.groups, plain.bias is not None, device="meta",
-        )  # fmt: skip
-        self.weight, self.bias = plain.weight, plain.bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, D, h, w)."""
-        is_frozen = not any(parameter.requires_grad for parameter in self.parameters())
-        fuses = (
-            x.device.type == "cpu" and x.dtype == torch.float32 and x.ndim == 4 and is_frozen
-            and torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-        )  # fmt: skip
-        if not fuses:
-            return F.relu6(super().forward(x))
-        clipped: Tensor = _Clipped.apply(
-            x, self.weight, self.bias, list(self.stride), list(cast(Any, self.padding)), list(self.dilation),
-            self.groups,
-        )  # fmt: skip
-        return clipped
-
-
-class _Clipped(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: list[int], padding: list[int],
-        dilation: list[int], groups: int,
-    ) -> Tensor:
-        y: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, weight, bias, padding, stride, dilation, groups, "hardtanh", [0.0, 6.0], ""
-        )
-        ctx.save_for_backward(x, weight, y)
-        ctx.how = stride, padding, dilation, groups
-        return y
-
-    @staticmethod
-    @first_order
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, y = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.how
-        # Of the clipped output as of the unclipped one: both lie strictly between the bounds at the same places.
-        inside = torch.ops.aten.hardtanh_backward(gradient, y, 0.0, 6.0)
-        by_input, _, _ = torch.ops.aten.convolution_backward(
-            inside, x, weight, None, stride, padding, dilation, False, [0, 0], groups, [True, False, False]
-        )
-        return by_input, None, None, None, None, None, None
+def _is_plain(module: nn.Module) -> bool:
+    """Whether it is a convolution as `Chain` takes them; no subclass, which may compute something else."""
+    return type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str)

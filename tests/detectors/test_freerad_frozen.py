@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -73,6 +74,16 @@ def test_a_kept_graph_gives_the_same_gradient_twice_and_no_second_derivative() -
     assert torch.equal(first, again)
     with pytest.raises(RuntimeError, match="create_graph"):
         torch.autograd.grad(total, leaf, create_graph=True)
+
+
+def test_what_the_gradient_needs_is_freed_with_the_output() -> None:
+    frozen = FrozenUNet(_unet())
+    noise, raw_variance = frozen(random_images(2, 16).float().requires_grad_(), TIMESTEP)
+    held_by_graph = weakref.ref(frozen)
+    del frozen
+    assert held_by_graph() is not None
+    del noise, raw_variance
+    assert held_by_graph() is None, "left to the garbage collector, the traces of many steps fill the memory"
 
 
 def test_it_has_the_weights_of_now() -> None:

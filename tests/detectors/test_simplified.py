@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -13,7 +14,8 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from detectors._backbones import POOLED, Backbone, _random_state, features
-from detectors._simplified import ClippedConv2d, simplified
+from detectors._chains import Chain
+from detectors._simplified import simplified
 from detectors.noise import generator
 
 LITE0, LAYERS = "tf_efficientnet_lite0", ("blocks.1", "blocks.2", "blocks.4")
@@ -46,8 +48,10 @@ def plain() -> nn.Module:
 def fast(plain: nn.Module) -> nn.Module:
     network, mirrored = simplified(copy.deepcopy(plain), lambda n, x: features(n, x, LAYERS))
     assert mirrored
-    kinds = [type(module) for module in network.modules()]
-    assert not {nn.BatchNorm2d, Conv2dSame} & set(kinds) and kinds.count(ClippedConv2d) == 28
+    assert not {nn.BatchNorm2d, nn.ReLU6, Conv2dSame} & {type(module) for module in network.modules()}
+    chains = [module for module in network.modules() if isinstance(module, Chain)]
+    # Stem and head; a separable block; 15 inverted residuals, whose last convolution is not clipped.
+    assert [chain.clips for chain in chains] == [(True,), (True, False), *15 * [(True, True, False)], (True,)]
     return network
 
 
@@ -79,7 +83,7 @@ def test_a_clipped_convolution_is_a_convolution_and_relu6() -> None:
         convolution = nn.Conv2d(8, 16, 3, stride=2, padding=1, groups=4)
     with torch.no_grad():
         convolution.weight.mul_(20)  # so that both bounds are reached
-    clipped = ClippedConv2d(convolution.requires_grad_(False))
+    clipped = Chain([convolution.requires_grad_(False)], [True])
     for layout in (torch.contiguous_format, torch.channels_last):
         x = torch.randn(3, 8, 11, 13, generator=torch.Generator().manual_seed(1)).contiguous(memory_format=layout)
         ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -96,15 +100,15 @@ def test_a_clipped_convolution_is_a_convolution_and_relu6() -> None:
 
 
 def test_weights_that_could_be_trained_get_their_gradient() -> None:
-    clipped = ClippedConv2d(nn.Conv2d(3, 4, 3))
-    clipped(torch.ones(1, 3, 5, 5)).sum().backward()
-    assert clipped.weight.grad is not None
+    convolution = nn.Conv2d(3, 4, 3)
+    Chain([convolution], [True])(torch.ones(1, 3, 5, 5)).sum().backward()
+    assert convolution.weight.grad is not None
 
 
 def test_a_layer_inside_a_pair_keeps_what_timm_gives_there() -> None:
     """Clipping within the convolution would give another output at the convolution: that change is left out."""
     inside = Backbone(LITE0, ("blocks.1.0.conv_dw",))
-    assert not any(isinstance(m, ClippedConv2d) for m in inside.network.modules())
+    assert not any(isinstance(m, Chain) for m in inside.network.modules())
     assert float(inside(pictures(64).float())[0].min()) < 0
 
 
@@ -153,3 +157,32 @@ def test_a_nan_in_one_image_stays_a_nan_in_its_features_alone() -> None:
     for found, expected in zip(backbone(x), clean, strict=True):
         assert bool(found[1].isnan().all())
         assert torch.equal(found[[0, 2]], expected[[0, 2]])
+
+
+def test_a_chain_is_its_convolutions_one_after_the_other_and_keeps_nothing() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(6, 24, 1), nn.Conv2d(24, 24, 5, stride=2, padding=2, groups=24), nn.Conv2d(24, 8, 1)]
+    with torch.no_grad():
+        layers[0].weight.mul_(20)
+        layers[1].weight.mul_(5)
+    weights = torch.randn(3, 8, 5, 4, generator=torch.Generator().manual_seed(2))
+    x = torch.randn(3, 6, 9, 7, generator=torch.Generator().manual_seed(1))
+    for clips in ([True, True, False], [True, False, True], [False, True, True]):
+        chain = Chain([layer.requires_grad_(False) for layer in layers], clips)
+        ours, theirs = x.clone().requires_grad_(), x.double().requires_grad_()
+        found, exact = chain(ours), theirs
+        for layer, clip in zip(layers, clips, strict=True):
+            exact = copy.deepcopy(layer).double()(exact)
+            exact = F.relu6(exact) if clip else exact
+        torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-4)
+        (expected,) = torch.autograd.grad((exact * weights).sum(), theirs)
+        (slope,) = torch.autograd.grad((found * weights).sum(), ours, retain_graph=True)
+        torch.testing.assert_close(slope.double(), expected, rtol=1e-3, atol=1e-3)
+        (again,) = torch.autograd.grad((found * weights).sum(), ours, retain_graph=True)
+        assert torch.equal(slope, again), "a kept graph gives the same gradient twice"
+        with pytest.raises(RuntimeError, match="create_graph"):
+            torch.autograd.grad(found.sum(), ours, create_graph=True)
+        alive = weakref.ref(found)
+        del found
+        assert alive() is None, "an operation that holds its own output is freed by the garbage collector alone"
