@@ -23,8 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# What a ring holds before a SiLU. So far down SiLU and both its derivatives are exactly zero, and the ring stays zero.
-_DEAD = -1e4
+from detectors._cells import DEAD, cells_of, kill_ring, of_upsampling, over_cells, packed, pixels_of
 
 
 @dataclass(frozen=True)
@@ -52,17 +51,17 @@ class FoldedDecoder:
         self._last = len(middle) + 1
         self._block = 4 if middle else 2
         with torch.no_grad():
-            layers = [_parameters(first), *(_from_pixels_to_cells(*_parameters(layer)) for layer in middle)]
+            layers = [_parameters(first), *(_to_cells(*_parameters(layer)) for layer in middle)]
             weight, bias = _from_cells_to_blocks(*_parameters(last)) if middle else _parameters(last)
             layers.append((weight / 2, (bias + 1) / 2))
-            self._weights = [_packed(weight) for weight, _ in layers]
+            self._weights = [packed(weight) for weight, _ in layers]
             self._biases = [bias for _, bias in layers]
             # The transpose of a convolution is one with the kernel turned round.
-            self._turned = [_packed(weight.transpose(0, 1).flip(2, 3)) for weight, _ in layers]
+            self._turned = [packed(weight.transpose(0, 1).flip(2, 3)) for weight, _ in layers]
 
     def blocks_of(self, image: Tensor) -> Tensor:
         """Images in blocks."""
-        return _packed(F.pixel_unshuffle(image, self._block))
+        return packed(F.pixel_unshuffle(image, self._block))
 
     def image_of(self, blocks: Tensor) -> Tensor:
         """The images that the blocks are."""
@@ -96,7 +95,7 @@ class FoldedDecoder:
     def _run(self, code: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """D(z) in blocks, and what is in front of and behind each SiLU."""
         fronts: list[Tensor] = []
-        backs = [_packed(code)]
+        backs = [packed(code)]
         for layer in range(self._last):
             fronts.append(self._forward(layer, backs[-1], self._biases[layer]))
             _kill_ring(fronts[-1], in_cells=layer > 0)
@@ -106,7 +105,7 @@ class FoldedDecoder:
     def _push(self, tangent: Tensor, fronts: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """J v, and the tangents in front of each SiLU."""
         tangents: list[Tensor] = []
-        tangent = _packed(tangent)
+        tangent = packed(tangent)
         for layer, front in enumerate(fronts):
             tangents.append(self._forward(layer, tangent))
             tangent = _times_slope(tangents[-1], front)
@@ -137,16 +136,16 @@ class FoldedDecoder:
     def _forward(self, layer: int, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """A layer up to its SiLU; without its bias, the linear part."""
         if 1 < layer < self._last:
-            x = _pixels_of(x)
-        return _packed(F.conv2d(x, self._weights[layer], bias, padding=int(layer == 0)))  # 1: room for a ring
+            x = pixels_of(x)
+        return packed(F.conv2d(x, self._weights[layer], bias, padding=int(layer == 0)))  # 1: room for a ring
 
     def _backward(self, layer: int, y: Tensor) -> Tensor:
         """The transpose of `_forward`."""
         if layer == 0:
             return F.conv2d(y[:, :, 1:-1, 1:-1], self._turned[0])
         turned = self._turned[layer]
-        x = _packed(F.conv2d(y, turned, padding=turned.shape[-1] - 1))
-        return _cells_of(x) if 1 < layer < self._last else x
+        x = packed(F.conv2d(y, turned, padding=turned.shape[-1] - 1))
+        return cells_of(x) if 1 < layer < self._last else x
 
 
 def _parameters(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:
@@ -160,58 +159,23 @@ def _times_slope(x: Tensor, front: Tensor) -> Tensor:
     return found
 
 
-def _packed(x: Tensor) -> Tensor:
-    """With channels together in memory, in which the convolutions here are fastest."""
-    return x.contiguous(memory_format=torch.channels_last)
-
-
-def _from_pixels_to_cells(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Upsampling and a 3 x 3 convolution, (C', C, 3, 3), as a 2 x 2 convolution to cells, (4 C', C, 2, 2)."""
-    above, below = _over_cells(weight).unbind(3)
-    left, right = (above + below).unbind(4)
-    folded = (left + right).permute(0, 1, 4, 5, 2, 3)  # the four pixels of a cell are one small pixel
-    return folded.flatten(0, 2), bias.repeat(4)
+def _to_cells(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Upsampling and a 3 x 3 convolution as one from pixels to cells."""
+    return of_upsampling(weight), bias.repeat(4)
 
 
 def _from_cells_to_blocks(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """A 3 x 3 convolution and a pixel shuffle, (4 O, C, 3, 3), as a 2 x 2 convolution of cells, (16 O, 4 C, 2, 2)."""
-    folded = _over_cells(weight).reshape(2, 2, 2, 2, 2, 2, -1, 2, 2, weight.shape[1])
+    folded = over_cells(weight).reshape(2, 2, 2, 2, 2, 2, -1, 2, 2, weight.shape[1])
     folded = folded.permute(6, 0, 7, 1, 8, 3, 5, 9, 2, 4)  # (O, rows, columns; a cell's row, column, C; kernel)
     places = bias.reshape(-1, 1, 2, 1, 2).expand(-1, 2, 2, 2, 2)
     return folded.flatten(5, 7).flatten(0, 4), places.flatten()
 
 
-def _over_cells(weight: Tensor) -> Tensor:
-    """What 3 x 3 kernels (C', C, 3, 3) at the four places of a cell see of the 2 x 2 cells around them.
-
-    (2, 2, 2, 2, 2, 2, C', C): the place's row and column; by rows the cell and the place in it; the same by columns.
-    """
-    kernel = weight.permute(2, 3, 0, 1).contiguous()
-    places = [F.pad(kernel, (0, 0, 0, 0, column, 1 - column, row, 1 - row)) for row in (0, 1) for column in (0, 1)]
-    return torch.stack(places).reshape(2, 2, 2, 2, 2, 2, *weight.shape[:2])
-
-
-def _pixels_of(cells: Tensor) -> Tensor:
-    """(B, 4 C, n, n) to (B, C, 2 n, 2 n), both with channels together in memory."""
-    images, channels, side, _ = cells.shape
-    rows = cells.permute(0, 2, 3, 1).reshape(images, side, side, 2, channels // 2).transpose(2, 3)
-    return rows.reshape(images, 2 * side, 2 * side, channels // 4).permute(0, 3, 1, 2)
-
-
-def _cells_of(pixels: Tensor) -> Tensor:
-    """The way back from `_pixels_of`."""
-    images, channels, side, _ = pixels.shape
-    rows = pixels.permute(0, 2, 3, 1).reshape(images, side // 2, 2, side // 2, 2 * channels).transpose(2, 3)
-    return rows.reshape(images, side // 2, side // 2, 4 * channels).permute(0, 3, 1, 2)
-
-
 def _kill_ring(x: Tensor, *, in_cells: bool) -> None:
-    """Put `_DEAD` on the outermost pixels, in place."""
+    """Put `DEAD` on the outermost pixels, in place."""
     if in_cells:
-        images, channels, side, _ = x.shape
-        places = x.permute(0, 2, 3, 1).view(images, side, side, 2, 2, channels // 4)
-        ring = (places[:, 0, :, 0], places[:, -1, :, 1], places[:, :, 0, :, 0], places[:, :, -1, :, 1])
-    else:
-        ring = (x[:, :, 0], x[:, :, -1], x[..., 0], x[..., -1])
-    for part in ring:
-        part.fill_(_DEAD)
+        kill_ring(x)
+        return
+    for part in (x[:, :, 0], x[:, :, -1], x[..., 0], x[..., -1]):
+        part.fill_(DEAD)
