@@ -23,10 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detectors._cells import cells_of, from_pixels_to_cells, over_cells, pixels_of
-
-# What a ring holds before a SiLU. So far down SiLU and both its derivatives are exactly zero, and the ring stays zero.
-_DEAD = -1e4
+from detectors._cells import DEAD, cells_of, kill_ring, of_upsampling, over_cells, packed, pixels_of
 
 
 @dataclass(frozen=True)
@@ -54,17 +51,17 @@ class FoldedDecoder:
         self._last = len(middle) + 1
         self._block = 4 if middle else 2
         with torch.no_grad():
-            layers = [_parameters(first), *(from_pixels_to_cells(*_parameters(layer)) for layer in middle)]
+            layers = [_parameters(first), *(_to_cells(*_parameters(layer)) for layer in middle)]
             weight, bias = _from_cells_to_blocks(*_parameters(last)) if middle else _parameters(last)
             layers.append((weight / 2, (bias + 1) / 2))
-            self._weights = [_packed(weight) for weight, _ in layers]
+            self._weights = [packed(weight) for weight, _ in layers]
             self._biases = [bias for _, bias in layers]
             # The transpose of a convolution is one with the kernel turned round.
-            self._turned = [_packed(weight.transpose(0, 1).flip(2, 3)) for weight, _ in layers]
+            self._turned = [packed(weight.transpose(0, 1).flip(2, 3)) for weight, _ in layers]
 
     def blocks_of(self, image: Tensor) -> Tensor:
         """Images in blocks."""
-        return _packed(F.pixel_unshuffle(image, self._block))
+        return packed(F.pixel_unshuffle(image, self._block))
 
     def image_of(self, blocks: Tensor) -> Tensor:
         """The images that the blocks are."""
@@ -98,7 +95,7 @@ class FoldedDecoder:
     def _run(self, code: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """D(z) in blocks, and what is in front of and behind each SiLU."""
         fronts: list[Tensor] = []
-        backs = [_packed(code)]
+        backs = [packed(code)]
         for layer in range(self._last):
             fronts.append(self._forward(layer, backs[-1], self._biases[layer]))
             _kill_ring(fronts[-1], in_cells=layer > 0)
@@ -108,7 +105,7 @@ class FoldedDecoder:
     def _push(self, tangent: Tensor, fronts: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         """J v, and the tangents in front of each SiLU."""
         tangents: list[Tensor] = []
-        tangent = _packed(tangent)
+        tangent = packed(tangent)
         for layer, front in enumerate(fronts):
             tangents.append(self._forward(layer, tangent))
             tangent = _times_slope(tangents[-1], front)
@@ -140,14 +137,14 @@ class FoldedDecoder:
         """A layer up to its SiLU; without its bias, the linear part."""
         if 1 < layer < self._last:
             x = pixels_of(x)
-        return _packed(F.conv2d(x, self._weights[layer], bias, padding=int(layer == 0)))  # 1: room for a ring
+        return packed(F.conv2d(x, self._weights[layer], bias, padding=int(layer == 0)))  # 1: room for a ring
 
     def _backward(self, layer: int, y: Tensor) -> Tensor:
         """The transpose of `_forward`."""
         if layer == 0:
             return F.conv2d(y[:, :, 1:-1, 1:-1], self._turned[0])
         turned = self._turned[layer]
-        x = _packed(F.conv2d(y, turned, padding=turned.shape[-1] - 1))
+        x = packed(F.conv2d(y, turned, padding=turned.shape[-1] - 1))
         return cells_of(x) if 1 < layer < self._last else x
 
 
@@ -162,9 +159,9 @@ def _times_slope(x: Tensor, front: Tensor) -> Tensor:
     return found
 
 
-def _packed(x: Tensor) -> Tensor:
-    """With channels together in memory, in which the convolutions here are fastest."""
-    return x.contiguous(memory_format=torch.channels_last)
+def _to_cells(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """Upsampling and a 3 x 3 convolution as one from pixels to cells."""
+    return of_upsampling(weight), bias.repeat(4)
 
 
 def _from_cells_to_blocks(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,12 +173,9 @@ def _from_cells_to_blocks(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _kill_ring(x: Tensor, *, in_cells: bool) -> None:
-    """Put `_DEAD` on the outermost pixels, in place."""
+    """Put `DEAD` on the outermost pixels, in place."""
     if in_cells:
-        images, channels, side, _ = x.shape
-        places = x.permute(0, 2, 3, 1).view(images, side, side, 2, 2, channels // 4)
-        ring = (places[:, 0, :, 0], places[:, -1, :, 1], places[:, :, 0, :, 0], places[:, :, -1, :, 1])
-    else:
-        ring = (x[:, :, 0], x[:, :, -1], x[..., 0], x[..., -1])
-    for part in ring:
-        part.fill_(_DEAD)
+        kill_ring(x)
+        return
+    for part in (x[:, :, 0], x[:, :, -1], x[..., 0], x[..., -1]):
+        part.fill_(DEAD)

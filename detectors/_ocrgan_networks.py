@@ -4,38 +4,61 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detectors._halving import Closing, Doubling, Halving
 from detectors._training import draw_
 
 _TAPS = (1.0, 4.0, 6.0, 4.0, 1.0)  # binomial, sum 16 (Burt & Adelson 1983)
 _SLOPE = 0.2  # of the leaky ReLU, as in DCGAN
 
 
+def _halving(size: int, like: Tensor) -> Tensor:
+    """What halves a column of `size` pixels, (size / 2, size): 5 taps at every second one, mirrored at the border."""
+    places = (2 * torch.arange(size // 2)[:, None] + torch.arange(-2, 3)).abs()
+    places = torch.minimum(places, 2 * (size - 1) - places).to(like.device)
+    taps = like.new_tensor(_TAPS) / 16
+    return like.new_zeros(size // 2, size).scatter_add_(1, places, taps.expand(size // 2, 5))
+
+
+def _doubling(size: int, like: Tensor) -> Tensor:
+    """What doubles it, (2 size, size): zeros between the pixels, then the same taps with twice the weight."""
+    here = torch.eye(size, dtype=like.dtype, device=like.device)
+    # Before the first pixel the mirrored one, after the last that pixel again: what mirroring at the double comes to.
+    before = torch.cat([here[min(1, size - 1)][None], here[:-1]])
+    after = torch.cat([here[1:], here[-1:]])
+    return torch.stack([(before + 6 * here + after) / 8, (here + after) / 2], dim=1).flatten(0, 1)
+
+
 def _smooth_half(x: Tensor) -> Tensor:
-    """(B, C, 2S, 2S) to (B, C, S, S): 5-tap smoothing, every second pixel; mirrored at the border."""
-    planes = F.pad(x.flatten(0, 1)[:, None], (2, 2, 2, 2), mode="reflect")
-    kernel = x.new_tensor(_TAPS) / 16
-    rows = F.conv2d(planes, kernel.view(1, 1, 5, 1), stride=(2, 1))
-    halved = F.conv2d(rows, kernel.view(1, 1, 1, 5), stride=(1, 2))
-    return halved.reshape(*x.shape[:2], *halved.shape[-2:])
+    """(B, C, 2S, 2S) to (B, C, S, S)."""
+    halving = _halving(x.shape[-1], x)
+    return halving @ x @ halving.T
 
 
 def _smooth_double(x: Tensor) -> Tensor:
-    """(B, C, S, S) to (B, C, 2S, 2S): zeros between the pixels, then the same taps with twice the weight."""
-    for axis in (-2, -1):
-        size = x.shape[axis]
-        # Before the first pixel the mirrored one, after the last that pixel again: what mirroring at 2S comes to.
-        before = torch.cat([x.narrow(axis, min(1, size - 1), 1), x.narrow(axis, 0, size - 1)], dim=axis)
-        after = torch.cat([x.narrow(axis, 1, size - 1), x.narrow(axis, size - 1, 1)], dim=axis)
-        even, odd = (before + 6 * x + after) / 8, (x + after) / 2
-        x = torch.stack([even, odd], dim=x.ndim + axis + 1).flatten(x.ndim + axis, x.ndim + axis + 1)
-    return x
+    """(B, C, S, S) to (B, C, 2S, 2S)."""
+    doubling = _doubling(x.shape[-1], x)
+    return doubling @ x @ doubling.T
+
+
+def _smoothings(x: Tensor, bands: int) -> list[Tensor]:
+    """What up^j(G_j) of `split` does to a column, (S, S), from j = 1 on: so no pass over thin images is needed."""
+    halved = full = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+    found = []
+    for band in range(1, bands):
+        halved = _halving(len(halved), x) @ halved
+        full = halved
+        for _ in range(band):
+            full = _doubling(len(full), x) @ full
+        found.append(full)
+    return found
 
 
 def split(x: Tensor, bands: int, *, saturating: bool) -> list[Tensor]:
@@ -50,13 +73,7 @@ def split(x: Tensor, bands: int, *, saturating: bool) -> list[Tensor]:
         saturating: cut each difference off at zero, as the official code's 8-bit subtraction does. Two bands then add
             up to max(x, up(G_1)): detail that is darker than its surroundings is in no band.
     """
-    levels, pyramid = [x], x
-    for band in range(1, bands):
-        pyramid = _smooth_half(pyramid)
-        full = pyramid
-        for _ in range(band):
-            full = _smooth_double(full)
-        levels.append(full)
+    levels = [x, *(smoothing @ x @ smoothing.T for smoothing in _smoothings(x, bands))]
     details = [fine - coarse for fine, coarse in pairwise(levels)]
     return [detail.relu() if saturating else detail for detail in details] + [levels[-1]]
 
@@ -82,7 +99,7 @@ class ChannelSelection(nn.Module):
 
     def forward(self, features: Sequence[Tensor], draws: Tensor | None) -> list[Tensor]:
         """Features (B, C, S, S) of each branch to the same, weighted; `draws` (B, self.draws) uniform in [0, 1)."""
-        pooled = torch.stack(list(features)).sum(dim=0).mean(dim=(2, 3))  # (B, C)
+        pooled = total(features).mean(dim=(2, 3))  # (B, C)
         if draws is None:
             logits = self.spread(self.squeeze(pooled))
         else:
@@ -91,6 +108,11 @@ class ChannelSelection(nn.Module):
             logits = _random_linear(_random_linear(pooled, first), second)
         weights = logits.view(-1, self.branches, self.channels).softmax(dim=1)
         return [f * weights[:, i, :, None, None] for i, f in enumerate(features)]
+
+
+def total(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of at least one, of the same shape."""
+    return reduce(torch.add, parts)
 
 
 def _random_linear(x: Tensor, draws: Tensor) -> Tensor:
@@ -138,7 +160,11 @@ class Generator(nn.Module):
             skips.append(features)
         for level in reversed(range(len(skips))):
             if level < len(skips) - 1:
-                features = [torch.cat(pair, dim=1) for pair in zip(skips[level], features, strict=True)]
+                # Each by itself: the gradient at a part of a joined map does not lie together in memory.
+                pairs = zip(skips[level], features, strict=True)
+                features = [torch.cat([part.relu() for part in pair], dim=1) for pair in pairs]
+            else:
+                features = [f.relu() for f in features]
             features = [branch[level](f) for branch, f in zip(self._branches(self.up), features, strict=True)]
         return features
 
@@ -155,19 +181,20 @@ def _drawn(selection: nn.Module) -> int:
 def _down(widths: Sequence[int], level: int) -> nn.Sequential:
     before = 3 if level == 0 else widths[level - 1]
     layers: list[nn.Module] = [] if level == 0 else [nn.LeakyReLU(_SLOPE)]
-    layers.append(nn.Conv2d(before, widths[level], 4, stride=2, padding=1, bias=False))
+    layers.append(Halving(before, widths[level]))
     if 0 < level < len(widths) - 1:
         layers.append(nn.BatchNorm2d(widths[level]))
     return nn.Sequential(*layers)
 
 
 def _up(widths: Sequence[int], level: int) -> nn.Sequential:
+    """What follows the ReLU of a level on the way up."""
     before = widths[level] * (1 if level == len(widths) - 1 else 2)  # all but the innermost see a skip connection
     if level == 0:
-        return nn.Sequential(nn.ReLU(), nn.ConvTranspose2d(before, 3, 4, stride=2, padding=1), nn.Tanh())
+        return nn.Sequential(Doubling(before, 3, bias=True), nn.Tanh())
     after = widths[level - 1]
-    convolution = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
-    return nn.Sequential(nn.ReLU(), convolution, nn.BatchNorm2d(after))
+    convolution = Doubling(before, after, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(after))
 
 
 class Discriminator(nn.Module):
@@ -176,13 +203,13 @@ class Discriminator(nn.Module):
     def __init__(self, side: int, channels: int, features: int) -> None:
         """`side` of the images: a power of two, at least 8."""
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(3, channels, 4, stride=2, padding=1, bias=False), nn.LeakyReLU(_SLOPE)]
+        layers: list[nn.Module] = [Halving(3, channels), nn.LeakyReLU(_SLOPE)]
         width = channels
         for _ in range(round(math.log2(side)) - 3):
-            layers += [nn.Conv2d(width, 2 * width, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(2 * width)]
+            layers += [Halving(width, 2 * width), nn.BatchNorm2d(2 * width)]
             layers.append(nn.LeakyReLU(_SLOPE))
             width *= 2
-        self.features = nn.Sequential(*layers, nn.Conv2d(width, features, 4, bias=False), nn.Flatten())
+        self.features = nn.Sequential(*layers, Closing(width, features, 4), nn.Flatten())
         self.classify = nn.Linear(features, 1, bias=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -190,6 +217,33 @@ class Discriminator(nn.Module):
         features = self.features(x)
         logits: Tensor = self.classify(features)[:, 0]
         return logits, features
+
+    def of_batches(self, batches: Sequence[Tensor], times: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """What one pass after the other would find in training, in one: each batch is normalised by its own statistics.
+
+        Args:
+            batches: (B, 3, S, S) each.
+            times: for each batch, how often its statistics join the running ones, as if there were so many passes.
+        """
+        x, count = torch.cat(list(batches)), len(batches[0])
+        for layer in self.features:
+            x = _normalised(layer, x, count, times) if isinstance(layer, nn.BatchNorm2d) else layer(x)
+        logits = self.classify(x)[:, 0]
+        return list(zip(torch.split(logits, count), torch.split(x, count), strict=True))
+
+
+def _normalised(norm: nn.BatchNorm2d, x: Tensor, count: int, times: Sequence[int]) -> Tensor:
+    """BatchNorm in training for each `count` images of x by themselves."""
+    parts = []
+    for part, often in zip(torch.split(x, count), times, strict=True):
+        momentum = 1 - (1 - cast(float, norm.momentum)) ** often
+        cast(Tensor, norm.num_batches_tracked).add_(often)
+        parts.append(
+            F.batch_norm(
+                part, norm.running_mean, norm.running_var, norm.weight, norm.bias, True, momentum, norm.eps
+            )
+        )
+    return torch.cat(parts)
 
 
 def initialise_dcgan_(module: nn.Module, generator: torch.Generator) -> None:

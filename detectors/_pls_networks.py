@@ -11,6 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from detectors._pls_folded import FoldedAutoencoder
+
 
 class PrincipalComponents(nn.Module):
     """Mean (d,) and `count` orthonormal directions (d, count) of rows of length d, learned by a moving average.
@@ -89,6 +91,13 @@ class PrincipalLatentSpace(nn.Module):
         maps = self.spatial.decode(self.spatial.encode(maps))
         return self.vector.decode(maps.transpose(1, 2)).transpose(1, 2).reshape(latent.shape)
 
+    def pull(self, gradient: Tensor) -> Tensor:
+        """The gradient at `forward`'s input, from that at its output: an orthogonal projection is its own transpose."""
+        vectors = gradient.flatten(2).transpose(1, 2)
+        maps = (vectors @ self.vector.basis).transpose(1, 2)
+        maps = maps @ self.spatial.basis @ self.spatial.basis.T
+        return (maps.transpose(1, 2) @ self.vector.basis.T).transpose(1, 2).reshape(gradient.shape)
+
     @torch.no_grad()
     def update(self, latent: Tensor, rate: float) -> None:
         """Move both sets of components towards those of a training batch: Spatial-PCA on the moved Vector-PCA's maps.
@@ -113,6 +122,7 @@ class PrincipalAutoencoder(nn.Module):
         self, work_size: int, widths: tuple[int, ...], poolings: int, *, vector_components: int, spatial_components: int
     ) -> None:
         super().__init__()
+        self.work_size = work_size
         down: list[nn.Module] = []
         up: list[nn.Module] = []
         for level, (before, width) in enumerate(zip([3, *widths], widths, strict=False)):
@@ -131,15 +141,17 @@ class PrincipalAutoencoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The reconstruction; not clamped, since a clamp cuts gradients."""
-        return self.rebuild(self.latent(x))
+        folded = self.folded()
+        return folded.images_of(folded.rebuilt(folded.maps_of(x)))
 
-    def latent(self, x: Tensor) -> Tensor:
-        """(B, 3, S, S) to the encoder's maps (B, v, h, w) in (0, 1), not yet projected."""
-        # On a CPU, pooling and upsampling are several times faster when channels lie together in memory.
-        encoded: Tensor = self.encode((2 * x - 1).contiguous(memory_format=torch.channels_last))
-        return encoded
+    def mean_squared_errors(self, x: Tensor) -> Tensor:
+        """Of the reconstruction of each image, (B,)."""
+        folded = self.folded()
+        maps = folded.maps_of(x)
+        return folded.difference(maps, folded.rebuilt(maps)).square().sum(dim=(1, 2, 3)) / folded.squares(1)
 
-    def rebuild(self, latent: Tensor) -> Tensor:
-        """What the decoder makes of the latent maps, projected: (B, 3, S, S)."""
-        decoded: Tensor = self.decode(self.principal(latent))
-        return (decoded + 1) / 2
+    def folded(self) -> FoldedAutoencoder:
+        """What computes the same in cells, with the weights of now; they get their gradients through it."""
+        down, up = ([layer for layer in half if isinstance(layer, nn.Conv2d)] for half in (self.encode, self.decode))
+        poolings = sum(isinstance(layer, nn.AvgPool2d) for layer in self.encode)
+        return FoldedAutoencoder.of(down, up[::-1], poolings, self.work_size, self.principal)

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +32,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detectors import _presets
+from detectors._cells import packed
 from detectors._images import resize
-from detectors._ocrgan_networks import Discriminator, Generator, initialise_dcgan_, split
+from detectors._ocrgan_networks import Discriminator, Generator, initialise_dcgan_, split, total
 from detectors._training import QUICK_EPOCH, adam, batches, check_schedule, holdout, initialise_
 from detectors.base import Detector, Progress, Settings, evaluation
 from detectors.errors import DetectorError
@@ -94,7 +94,7 @@ class OCRGAN(Detector):
     name = "ocr-gan"
     title = "OCR-GAN"
     paper = "Liang et al. 2022, arXiv 2203.00259"
-    revision = 2  # last bits: Adam in one kernel
+    revision = 3  # last bits: convolutions against their stride go through cells, one pass of the discriminator
     has_map = True
     has_reconstruction = True
 
@@ -126,12 +126,13 @@ class OCRGAN(Detector):
         """The bands as the networks see them: [0, 1] becomes [-1, 1], a signed difference is doubled."""
         saturating = self.settings.subtraction == "saturating"
         *details, coarse = split(resize(x, self.settings.work_size), self.settings.bands, saturating=saturating)
-        return [2 * detail - 1 if saturating else 2 * detail for detail in details] + [2 * coarse - 1]
+        bands = [2 * detail - 1 if saturating else 2 * detail for detail in details] + [2 * coarse - 1]
+        return [packed(band) for band in bands]
 
     def _compared(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """What is compared, (B, 3, S, S) each: the sum of the bands and that of their reconstructions."""
         bands = self._bands(x)
-        return _sum(bands), _sum(self.generator(bands, self._selection(bands[0], noise)))
+        return total(bands), total(self.generator(bands, self._selection(bands[0], noise)))
 
     def _selection(self, x: Tensor, noise: Noise) -> Tensor | None:
         """Each image's own random layers, as numbers in [0, 1), or None where the layers are trained."""
@@ -203,14 +204,19 @@ class OCRGAN(Detector):
         """One update of the generator, one of the discriminator; the four losses, (4,)."""
         settings: OCRGANSettings = self.settings
         bands = self._bands(batch)
-        real, unlike = _sum(bands), _sum(self._bands(painted))
-        rebuilt = _sum(self.generator(bands, self._selection(batch, noise)))
+        real, unlike = total(bands), total(self._bands(painted))
+        rebuilt = total(self.generator(bands, self._selection(batch, noise)))
 
         self.discriminator.requires_grad_(False)
         logits, features = self.discriminator(rebuilt)
-        reconstruction = F.l1_loss(rebuilt, real)
+        self.discriminator.requires_grad_(True)
+        # Its own step, before the generator's: it needs the features of real images, too. Hence they count twice.
+        (real_logits, real_features), (rebuilt_logits, _), (unlike_logits, _) = self.discriminator.of_batches(
+            [real, rebuilt.detach(), unlike], times=[2, 1, 1]
+        )
+        reconstruction = (rebuilt - real).abs().sum() / real.numel()  # a mean's gradient would lose the memory's order
         adversarial = _should_be(1.0, logits)
-        latent = F.mse_loss(features, self.discriminator(real)[1])
+        latent = F.mse_loss(features, real_features.detach())
         loss = (
             settings.adversarial_weight * adversarial
             + settings.reconstruction_weight * reconstruction
@@ -220,12 +226,7 @@ class OCRGAN(Detector):
         loss.backward()  # type: ignore[no-untyped-call]
         optimisers.generator.step()
 
-        self.discriminator.requires_grad_(True)
-        told_apart = (
-            _should_be(1.0, self.discriminator(real)[0])
-            + _should_be(0.0, self.discriminator(rebuilt.detach())[0])
-            + _should_be(0.0, self.discriminator(unlike)[0])
-        )
+        told_apart = _should_be(1.0, real_logits) + _should_be(0.0, rebuilt_logits) + _should_be(0.0, unlike_logits)
         optimisers.discriminator.zero_grad(set_to_none=True)
         told_apart.backward()  # type: ignore[no-untyped-call]
         optimisers.discriminator.step()
@@ -282,10 +283,6 @@ def paint(image: Tensor, source: torch.Generator) -> Tensor:
     row, column = int(row * side), int(column * side)
     painted[:, max(0, row - half) : row + half, max(0, column - half) : column + half] = 0
     return painted
-
-
-def _sum(bands: Sequence[Tensor]) -> Tensor:
-    return torch.stack(list(bands)).sum(dim=0)
 
 
 def _should_be(real: float, logits: Tensor) -> Tensor:

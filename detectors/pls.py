@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detectors import _presets
 from detectors._images import resize
+from detectors._pls_folded import FoldedAutoencoder, FoldedPass
 from detectors._pls_networks import PrincipalAutoencoder
 from detectors._training import (
     QUICK_EPOCH,
@@ -93,7 +93,7 @@ class PLS(Detector):
     name = "pls"
     title = "PLS"
     paper = "Lo et al., T-PAMI 2022 (Principal Latent Space)"
-    revision = 2  # last bits: Adam in one kernel
+    revision = 3  # last bits: the network in cells of 2 x 2 pixels
     is_defence = True
     has_map = True
     has_reconstruction = True
@@ -130,7 +130,8 @@ class PLS(Detector):
         return rebuilt
 
     def _score(self, x: Tensor, noise: Noise) -> Tensor:
-        return self._errors(self._work(x)).mean(dim=(1, 2))
+        scores: Tensor = self.network.mean_squared_errors(self._work(x))
+        return scores
 
     def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
         return resize(self._errors(self._work(x))[:, None], x.shape[-1])[:, 0]
@@ -190,18 +191,19 @@ class PLS(Detector):
         order = generator(seed, "pls-order", epoch)
         parts = batches(len(images), settings.batch_size, order, most=settings.epoch_images)
         for step, indices in enumerate(parts):
-            batch = images[indices.to(images.device)]
-            attacked = self._attack(batch, draws)
-            latent = self.network.latent(attacked)
-            if len(batch) > settings.spatial_components:  # a smaller last batch has too few components of its own
+            folded = self.network.folded()
+            clean = folded.maps_of(images[indices.to(images.device)])
+            attacked = self._attack_maps(folded.detached(), clean, draws)
+            latent = folded.latent(attacked)
+            if len(clean) > settings.spatial_components:  # a smaller last batch has too few components of its own
                 is_first = epoch == 0 and step == 0
                 self.network.principal.update(latent, 1.0 if is_first else settings.component_rate)
-            loss = F.mse_loss(self.network.rebuild(latent), batch)
+            loss = folded.difference(clean, folded.rebuild(latent)).square().sum() / folded.squares(len(clean))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
-            total += loss.detach() * len(batch)
-            seen += len(batch)
+            total += loss.detach() * len(clean)
+            seen += len(clean)
         return float(total) / seen
 
     def _attack(self, images: Tensor, draws: torch.Generator) -> Tensor:
@@ -210,23 +212,33 @@ class PLS(Detector):
         The last iterate, inside the l-inf ball and [0, 1]. It is part of the method and no measure of robustness:
         that is the attack layer's.
         """
+        folded = self.network.folded().detached()
+        return folded.images_of(self._attack_maps(folded, folded.maps_of(images), draws))
+
+    def _attack_maps(self, folded: FoldedAutoencoder, clean: Tensor, draws: torch.Generator) -> Tensor:
+        """`_attack` on maps; on their scale, [-1, 1], everything is twice as long."""
         settings: PLSSettings = self.settings
         epsilon, steps = settings.attack_epsilon, settings.attack_steps
         step_size = 2.5 * epsilon / steps if settings.attack_step_size is None else settings.attack_step_size
-        low, high = (images - epsilon).clamp(0, 1), (images + epsilon).clamp(0, 1)
-        start = torch.rand(images.shape, generator=draws).to(images.device)
-        attacked = torch.lerp(low, high, start)
+        low, high = (torch.add(clean, folded.inside, alpha=2 * e).clamp_(-1, 1) for e in (-epsilon, epsilon))
+        start = torch.rand(len(clean), 3, folded.side, folded.side, generator=draws).to(clean)
+        attacked = torch.lerp(low, high, folded.laid_out(start))
         for _ in range(steps if epsilon > 0 else 0):
-            leaf = attacked.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self._errors(leaf).sum(), leaf)
-            attacked = (attacked + step_size * gradient.sign()).clamp(low, high)
+            there = FoldedPass(folded)
+            difference = folded.difference(attacked, there.rebuild(attacked))
+            # Of the squared error half the gradient, of which the sign alone counts: what the image itself is there
+            # for, and what it does to its reconstruction.
+            direction = difference.sub_(there.pull(difference)).sign_()
+            attacked = attacked.add_(direction, alpha=2 * step_size).clamp_(low, high)
         return attacked
 
     def _held_out_errors(self, images: Tensor, seed: int) -> tuple[float, float]:
         """Mean score of the held-out normals, clean and attacked; the attack's starts are the same in every epoch."""
         attacked = self._attack(images, generator(seed, "pls-held-out-attack"))
         with torch.no_grad():
-            return float(self._errors(images).mean()), float(self._errors(attacked).mean())
+            errors = (self.network.mean_squared_errors(part).mean() for part in (images, attacked))
+            clean_error, attacked_error = (float(error) for error in errors)
+        return clean_error, attacked_error
 
 
 def _poolings(side: int) -> int:

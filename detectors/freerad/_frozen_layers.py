@@ -18,15 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detectors._cells import cells_of, from_pixels_to_cells, pixels_of
+from detectors._cells import of_upsampling, packed, straddled, unstraddled
 from detectors.freerad.unet import AttentionBlock, ResidualBlock, Upsample
 
 Traces = list[Any]
-
-
-def packed(x: Tensor) -> Tensor:
-    """The map, its channels together in memory."""
-    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -66,8 +61,8 @@ def kernels_of(network: nn.Module) -> Kernels:
         if isinstance(module, nn.Conv2d):
             found[module] = Kernel(packed(module.weight), _bias(module), module.stride[0], int(module.padding[0]))
         elif isinstance(module, Upsample):
-            weight, bias = from_pixels_to_cells(module.conv.weight, _bias(module.conv))
-            found[module] = Kernel(packed(weight), bias, 1, 1)
+            weight = packed(of_upsampling(module.conv.weight))
+            found[module] = Kernel(weight, _bias(module.conv).repeat(4), 1, 1)  # four pixels in a cell
     return found
 
 
@@ -109,12 +104,12 @@ def upsampled(h: Tensor, kernel: Kernel, traces: Traces | None) -> Tensor:
     """Twice the side."""
     if traces is not None:
         traces.append(h)
-    return pixels_of(convolved(h, kernel))[:, :, 1:-1, 1:-1]  # the outermost cells reach one pixel beyond the map
+    return unstraddled(convolved(h, kernel))
 
 
 def upsampled_pull(g: Tensor, kernel: Kernel, traces: Traces) -> Tensor:
     """The transpose of `upsampled`."""
-    return convolved_pull(cells_of(packed(F.pad(g, (1, 1, 1, 1)))), kernel, like=traces.pop())
+    return convolved_pull(straddled(g), kernel, like=traces.pop())
 
 
 # -- norms ------------------------------------------------------------------------------------------------------------

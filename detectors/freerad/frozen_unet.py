@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detectors._cells import packed
 from detectors._first_order import first_order
 from detectors.freerad import _frozen_layers as layers
-from detectors.freerad._frozen_layers import Kernels, Traces, packed
+from detectors.freerad._frozen_layers import Kernels, Traces
 from detectors.freerad.unet import AttentionBlock, Downsample, ResidualBlock, UNet
 
 

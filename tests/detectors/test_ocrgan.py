@@ -188,6 +188,61 @@ def test_discriminator_features_are_a_vector_from_the_whole_image() -> None:
     assert sum(isinstance(layer, nn.Conv2d) for layer in network.features) == 4  # 32 -> 16 -> 8 -> 4 -> 1
 
 
+def test_one_pass_of_several_batches_is_one_pass_after_the_other() -> None:
+    """Each batch by its own statistics, which join the running ones as often as they are said to."""
+    one, other = (Discriminator(32, 4, 7).double() for _ in range(2))
+    other.load_state_dict(one.state_dict())
+    batches = [torch.rand(3, 3, 32, 32, generator=generator(i)).double() for i in range(3)]
+    passes = [one(batch) for i, batch in enumerate(batches) for _ in range(2 if i == 0 else 1)][1:]
+    found = other.of_batches(batches, times=[2, 1, 1])
+    for mine, theirs in zip(found, passes, strict=True):
+        for a, b in zip(mine, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    sums = [sum((i + 1) * logits.sum() for i, (logits, _) in enumerate(outputs)) for outputs in (passes, found)]
+    gradients = [torch.autograd.grad(sums[i], list(net.parameters())) for i, net in enumerate((one, other))]
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+    for key, value in one.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[key], value, rtol=1e-12, atol=1e-14)
+
+
+def test_a_step_is_the_plain_one() -> None:
+    """As published: the generator's update, then the discriminator's, each with passes of its own."""
+    mine, plain = (ocrgan(channels=4).double() for _ in range(2))
+    plain.load_state_dict(mine.state_dict())
+    mine_too, theirs = (_Optimisers(detector, detector.settings) for detector in (mine, plain))
+    painted = TRAIN[8:16].flip(3).double()
+    for _ in range(3):
+        found = mine._step(TRAIN[:8].double(), painted, source(8), mine_too)
+        torch.testing.assert_close(found, plain_step(plain, TRAIN[:8].double(), painted, theirs), rtol=1e-8, atol=1e-8)
+    for key, value in plain.state_dict().items():
+        if "running" in key or "tracked" in key:
+            torch.testing.assert_close(mine.state_dict()[key], value, rtol=1e-6, atol=1e-8)
+
+
+def plain_step(detector: OCRGAN, batch: torch.Tensor, painted: torch.Tensor, optimisers: _Optimisers) -> torch.Tensor:
+    bands = detector._bands(batch)
+    real, unlike = sum(bands), sum(detector._bands(painted))
+    rebuilt = sum(detector.generator(bands))
+
+    def should_be(wanted: float, image: torch.Tensor) -> torch.Tensor:
+        logits = detector.discriminator(image)[0]
+        return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, wanted))
+
+    logits, features = detector.discriminator(rebuilt)
+    adversarial = F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
+    latent = F.mse_loss(features, detector.discriminator(real)[1].detach())
+    reconstruction = F.l1_loss(rebuilt, real)
+    optimisers.generator.zero_grad()
+    (adversarial + 50 * reconstruction + latent).backward()
+    optimisers.generator.step()
+    told_apart = should_be(1.0, real) + should_be(0.0, rebuilt.detach()) + should_be(0.0, unlike)
+    optimisers.discriminator.zero_grad()
+    told_apart.backward()
+    optimisers.discriminator.step()
+    return torch.stack([reconstruction, adversarial, latent, told_apart]).detach()
+
+
 def test_paper_is_the_authors_network() -> None:
     settings = registry.get("ocr-gan").settings_for("paper", 256)
     assert (settings.work_size, settings.levels, settings.channels, settings.features) == (256, 8, 64, 100)
