@@ -100,16 +100,17 @@ def run(
         refit=refit, overrides=tuple(Override.parse(s) for s in settings or ()), out=out,
         cache=cache or default_cache(),
     )
-    plan = planning.make(config)
     if dry_run:
-        _show_costs(plan, console)
+        _show_costs(planning.make(config), console)
         return
-    for folder in (config.out, config.cache):
-        disk.check_writable(folder)
-    runner.deterministic(config.torch_device())
-    with ConsoleReporter(console, plan.cells) as reporter:
-        drawing = terminal.DrawingReporter(reporter, out)
-        result = runner.run_plan(plan, drawing, workers=processes.count(plan, workers))
+    with processes.early(config, workers) as crew:
+        plan = planning.make(config)
+        for folder in (config.out, config.cache):
+            disk.check_writable(folder)
+        runner.deterministic(config.torch_device())
+        with ConsoleReporter(console, plan.cells) as reporter:
+            drawing = terminal.DrawingReporter(reporter, out)
+            result = runner.run_plan(plan, drawing, workers=processes.count(plan, workers), crew=crew)
     terminal.write_results(out, console)
     terminal.show_result(plan, result, console)
     shell.say(*result.problems)
@@ -119,10 +120,8 @@ def run(
 def _show_costs(plan: planning.Plan, console: Console) -> None:
     rows = []
     for category in plan.categories:
-        data = fitting.training_data(plan.dataset, category, plan.image_size, plan.run)
         for name in plan.detectors:
-            detector = fitting.build(name, category, plan.image_size, plan.run)
-            origin = fitting.origin(detector, plan.dataset, category, data, plan.run)
+            origin = fitting.origin(plan.built[name, category], plan.dataset, category, plan.run)
             rows.append((name, category, origin, costs.estimate(plan, name, fits=origin == "to be fitted")))
     terminal.show_plan(plan, rows, console)
 

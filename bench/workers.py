@@ -11,20 +11,23 @@ import logging
 import multiprocessing
 import os
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from bench import costs
+from bench.config import RunConfig
 from bench.errors import BenchError, RecordError
 from bench.plan import Outline, Plan
-from bench.records import Record
+from bench.records import Record, safe_name
 from bench.runner import Category, Group, Reporter, deterministic
+from detectors import registry as detector_registry
 from detectors.base import Progress
 
 log = logging.getLogger(__name__)
@@ -41,11 +44,40 @@ def count(plan: Plan, asked: int | None) -> int:
         asked: by the user; None: as many as there are threads (`OMP_NUM_THREADS`, or the cores), and 1 on a GPU, which
             one process fills.
     """
+    return max(1, min(_wanted(plan.run, asked), len(plan.categories) * len(plan.detectors)))
+
+
+def early(run: RunConfig, asked: int | None) -> AbstractContextManager[Crew | None]:
+    """The processes that a run will need, to start before there is a plan of it: importing takes all of them seconds,
+    and so does planning. None where the plan may show that an earlier run has left nothing to do."""
+    wanted = _wanted(run, asked)
+    if run.categories is not None and run.detectors != ("all",):
+        wanted = min(wanted, len(run.categories) * len(run.detectors))
+    has_records = (run.out / "records" / safe_name(run.dataset)).is_dir()
+    return nullcontext() if wanted < 2 or has_records else Crew(wanted)
+
+
+def _wanted(run: RunConfig, asked: int | None) -> int:
     if asked is not None and asked < 1:
         raise BenchError(f"--workers must be at least 1; got {asked}.")
-    on_cpu = plan.run.torch_device().type == "cpu"
-    wanted = asked if asked is not None else torch.get_num_threads() if on_cpu else 1
-    return max(1, min(wanted, len(plan.categories) * len(plan.detectors)))
+    on_cpu = run.torch_device().type == "cpu"
+    return asked if asked is not None else torch.get_num_threads() if on_cpu else 1
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A process of a crew, and the pipe to it."""
+
+    process: Any
+    pipe: Any
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What every process is told before its first job."""
+
+    outline: Outline
+    threads: int
 
 
 class Crew:
@@ -54,45 +86,80 @@ class Crew:
     They start when it is entered, since importing takes each of them seconds, in which others can get the jobs ready.
     """
 
-    def __init__(self, plan: Plan, workers: int) -> None:
+    def __init__(self, workers: int) -> None:
         context = multiprocessing.get_context("spawn")  # a forked copy of PyTorch's threads hangs
-        self._plan, self._todo, self._said = plan, context.SimpleQueue(), context.Queue()
-        shared = _Shared(
-            Outline.of(plan), max(1, torch.get_num_threads() // workers), os.getpid(),
-            logging.getLogger("bench").level,
-        )
-        arguments = (shared, self._todo, self._said)
-        self._processes = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(workers)]
+        self._todo, self._said = context.SimpleQueue(), context.Queue()
+        self._members, self._theirs = [], []
+        level = logging.getLogger("bench").level
+        for number in range(workers):
+            ours, theirs = context.Pipe()
+            arguments = (os.getpid(), level, number, self._todo, self._said, theirs)
+            self._members.append(_Member(context.Process(target=_work, args=arguments, daemon=True), ours))
+            self._theirs.append(theirs)
 
     def __enter__(self) -> Crew:
         try:
-            with _memory_kept():
-                for process in self._processes:
-                    process.start()
+            with _memory_kept(), _interrupts_kept():
+                for member in self._members:
+                    member.process.start()
         except BaseException:  # an interrupt between two of them, too
             self.__exit__()
             raise
+        for theirs in self._theirs:  # so that a pipe to a process that has ended is broken
+            theirs.close()
         return self
 
     def __exit__(self, *_: object) -> None:
-        started = [process for process in self._processes if process.pid is not None]
-        for process in started:
-            process.terminate()
-        for process in started:
-            process.join()
+        _end(self._members)
 
-    def run(self, jobs: Sequence[Job], reporter: Reporter) -> list[Found]:
-        """Do the jobs; once. Returns each one's records, in the order of the jobs.
+    def run(self, plan: Plan, groups: Sequence[Group], reporter: Reporter, *, workers: int) -> list[Found]:
+        """Do the groups of a plan; once. Returns each one's records, in the order of the groups.
+
+        Args:
+            plan: the whole plan.
+            groups: what of it is to be done. Their pictures are copied to who needs them, and forgotten.
+            reporter: told how far they are.
+            workers: how many of the processes work; the others end.
 
         Raises:
             RecordError, DataError: as in one process.
             BenchError: a process was killed.
         """
-        for number in costs.longest_first(self._plan, jobs):
+        _end(self._members[workers:])
+        del self._members[workers:]
+        told = _Told(Outline.of(plan), max(1, torch.get_num_threads() // workers))
+        for member in self._members:
+            with suppress(OSError):  # one that was killed is missed below
+                member.pipe.send(told)
+        jobs = [(group.category.name, group.detector) for group in groups]
+        for number in costs.longest_first(plan, jobs):
             self._todo.put((number, *jobs[number]))
-        for _ in self._processes:
+        for _ in self._members:
             self._todo.put(None)
-        return _collect(jobs, reporter, self._said, self._processes)
+        pictures = _Pictures({group.category.name: group.category for group in groups}, self._members)
+        return _collect(jobs, _Relay(reporter, pictures), self._said, [member.process for member in self._members])
+
+
+def _end(members: Sequence[_Member]) -> None:
+    started = [member.process for member in members if member.process.pid is not None]
+    for process in started:
+        process.terminate()
+    for process in started:
+        process.join()
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Processes that start herein never hear of Ctrl-C, which a terminal sends to all: this one has the words for it,
+    and ends them. One that is pressed meanwhile arrives afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -108,18 +175,23 @@ def _memory_kept() -> Iterator[None]:
             del os.environ[name]
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """What every process is told."""
+class _Pictures:
+    """Each category's pictures, decoded once: a process that comes to a category is sent them."""
 
-    outline: Outline
-    threads: int
-    parent: int
-    log_level: int
+    def __init__(self, categories: dict[str, Category], members: Sequence[_Member]) -> None:
+        self._categories, self._members = categories, members
+        self._lacking = dict.fromkeys(categories, len(members))
+
+    def send(self, worker: int, name: str) -> None:
+        """To one process, which waits for them."""
+        with suppress(OSError):  # it was killed, which is noticed elsewhere
+            self._members[worker].pipe.send_bytes(self._categories[name].packed())
+        self._lacking[name] -= 1
+        if not self._lacking[name]:
+            self._categories[name].forget()
 
 
-def _collect(jobs: Sequence[Job], reporter: Reporter, said: Any, processes: Sequence[Any]) -> list[Found]:
-    relay = _Relay(reporter)
+def _collect(jobs: Sequence[Job], relay: _Relay, said: Any, processes: Sequence[Any]) -> list[Found]:
     found: dict[int, Found] = {}
     gone_since: float | None = None
     while len(found) < len(jobs):
@@ -147,16 +219,19 @@ def _collect(jobs: Sequence[Job], reporter: Reporter, said: Any, processes: Sequ
 
 
 class _Relay:
-    """Tells the parent's reporter what a worker's told it, job by job."""
+    """Tells the parent's reporter what a worker's told it, job by job, and hands out pictures."""
 
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter = reporter
+    def __init__(self, reporter: Reporter, pictures: _Pictures) -> None:
+        self._reporter, self._pictures = reporter, pictures
         self._fits: dict[Job, Progress] = {}
         self._attacks: dict[Job, tuple[Any, Callable[[int, str], None]]] = {}
 
     def pass_on(self, kind: str, *rest: Any) -> None:
         if kind == "done":
             self._reporter.done(*rest)
+            return
+        if kind == "pictures":
+            self._pictures.send(*rest)
             return
         job = rest[0]
         if kind == "fitting":
@@ -204,22 +279,27 @@ class _Speaker:
         self._said.put(("done", record, reused))
 
 
-def _work(shared: _Shared, todo: Any, said: Any) -> None:
+def _work(parent: int, log_level: int, number: int, todo: Any, said: Any, pipe: Any) -> None:
     """The life of a worker."""
-    threading.Thread(target=_end_with, args=(shared.parent,), daemon=True).start()
-    logging.getLogger("bench").setLevel(shared.log_level)
-    torch.set_num_threads(shared.threads)
-    deterministic(shared.outline.run.torch_device())
-    plan = shared.outline.plan()
-    category = Category(plan, "")
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    logging.getLogger("bench").setLevel(log_level)
+    with suppress(Exception):  # whatever a stranger's detector does when it is imported, the parent says it
+        detector_registry.names()  # imports them all, before there is something to do
     try:
+        told: _Told = pipe.recv()
+        torch.set_num_threads(told.threads)
+        deterministic(told.outline.run.torch_device())
+        plan = told.outline.plan()
+        category = Category(plan, "")
         while (job := todo.get()) is not None:
-            number, name, detector = job
+            at, name, detector = job
             if category.name != name:
                 category = Category(plan, name)
-            said.put(("end", number, Group(category, detector).run(_Speaker(said))))
-    except KeyboardInterrupt:
-        pass  # Ctrl-C reaches the parent too, which has the words for it
+                said.put(("pictures", number, name))
+                category.unpack(pipe.recv_bytes())
+            said.put(("end", at, Group(category, detector).run(_Speaker(said))))
+    except (KeyboardInterrupt, EOFError):
+        pass  # the parent has the words for an interrupt, or is gone
     except BenchError as error:
         said.put(("error", error))
     except Exception as error:  # a bug; its own class may not survive the way between processes
