@@ -19,7 +19,6 @@ from bench import plan as planning
 from bench import workers as processes
 from bench.config import Override, RunConfig, default_cache
 from bench.errors import BenchError
-from bench.paper import render, reproduce, tables
 from bench.progress import ConsoleReporter
 from bench.records import read_all, safe_name
 
@@ -231,6 +230,8 @@ def reproduce_table(
     out: Out = Path("results"),
 ) -> None:
     """Put a table of the paper beside what was measured; what is missing is marked as not run."""
+    from bench.paper import render, reproduce, tables  # not at the top: they need pandas, and no other command does
+
     console = Console()
     recipe = tables.recipe_of(table)
     if (preset, protocol) != (recipe.preset, recipe.protocol) or image_size is not None:
