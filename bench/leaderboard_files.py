@@ -95,6 +95,8 @@ def write(records: Sequence[Record], folder: Path, revisions: Revisions | None =
     Raises:
         RecordError: the folder cannot be written to.
     """
+    import pandas as pd
+
     boards = build(records, revisions)
     table = tidy(records, revisions)
     for column in table.columns:

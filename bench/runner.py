@@ -150,13 +150,14 @@ def run_plan(plan: Plan, reporter: Reporter, *, workers: int = 1, crew: Crew | N
         # Also for a single one that a kill has left: a worker computes with fewer threads than this process.
         if workers > 1 and missing and crew is None:
             crew = stack.enter_context(_crew(workers))
-        problems = _problems(missing)
+        problems = _problems(plan, missing, crew, workers)
         groups, missing = ([g for g in some if g.category not in problems] for some in (groups, missing))
         if problems and not groups:
             raise DataError(next(iter(problems.values())))
         reused = sum(len(finished[group]) for group in groups if group in finished)
         if workers > 1 and crew is not None and missing:
-            outcomes = list(zip(missing, crew.run(plan, missing, reporter, workers=workers), strict=True))
+            shared = crew.run(plan, [(group.category.name, group.detector) for group in missing], reporter)
+            outcomes = list(zip(missing, shared, strict=True))
         else:
             outcomes = []
             for group in missing:
@@ -184,12 +185,18 @@ def _finished(groups: Sequence[Group], reporter: Reporter) -> dict[Group, list[R
     return finished
 
 
-def _problems(groups: Sequence[Group]) -> dict[Category, str]:
-    """Why a category's pictures cannot be used, of those that have something to do; the others' are decoded now."""
+def _problems(plan: Plan, groups: Sequence[Group], crew: Crew | None, workers: int) -> dict[Category, str]:
+    """Why a category's pictures cannot be used, of those that have something to do; the others' are decoded now.
+
+    All before any fit: hours of it would be lost on a test picture that is damaged.
+    """
+    categories = list(dict.fromkeys(group.category for group in groups))
+    if workers > 1 and crew is not None and categories:
+        found = crew.check(plan, [category.name for category in categories], workers=workers)
+        return {c: one_line(found[c.name], 1000) for c in categories if c.name in found}
     problems = {}
-    for category in dict.fromkeys(group.category for group in groups):
+    for category in categories:
         try:
-            # All before any fit: hours of it would be lost on a test picture that is damaged.
             category.check()
         except DataError as error:
             problems[category] = one_line(error, 1000)

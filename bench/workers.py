@@ -12,8 +12,8 @@ import multiprocessing
 import os
 import queue
 import signal
-import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -23,17 +23,15 @@ import torch
 
 from bench import costs
 from bench.config import RunConfig
-from bench.errors import BenchError, RecordError
+from bench.errors import BenchError, DataError
 from bench.plan import Outline, Plan
 from bench.records import Record, safe_name
-from bench.runner import Category, Group, Reporter, deterministic
-from detectors import registry as detector_registry
+from bench.runner import Reporter
+from bench.worker import POLL_SECONDS, Channel, Check, Run, Told, work
 from detectors.base import Progress
 
-log = logging.getLogger(__name__)
 Job = tuple[str, str]  # category, detector
 Found = list[tuple[Record, bool]]
-POLL_SECONDS = 0.5
 
 
 def count(plan: Plan, asked: int | None) -> int:
@@ -72,14 +70,6 @@ class _Member:
     pipe: Any
 
 
-@dataclass(frozen=True)
-class _Told:
-    """What every process is told before its first job."""
-
-    outline: Outline
-    threads: int
-
-
 class Crew:
     """Processes that wait for jobs. To be used in a `with`: leaving it ends them, whatever they are doing.
 
@@ -93,8 +83,8 @@ class Crew:
         level = logging.getLogger("bench").level
         for number in range(workers):
             ours, theirs = context.Pipe()
-            arguments = (os.getpid(), level, number, self._todo, self._said, theirs)
-            self._members.append(_Member(context.Process(target=_work, args=arguments, daemon=True), ours))
+            arguments = (os.getpid(), level, Channel(number, self._todo, self._said, theirs))
+            self._members.append(_Member(context.Process(target=work, args=arguments, daemon=True), ours))
             self._theirs.append(theirs)
 
     def __enter__(self) -> Crew:
@@ -112,32 +102,91 @@ class Crew:
     def __exit__(self, *_: object) -> None:
         _end(self._members)
 
-    def run(self, plan: Plan, groups: Sequence[Group], reporter: Reporter, *, workers: int) -> list[Found]:
-        """Do the groups of a plan; once. Returns each one's records, in the order of the groups.
+    def check(self, plan: Plan, names: Sequence[str], *, workers: int) -> dict[str, DataError]:
+        """Decode all pictures of some of a plan's categories, each by one process; to be called once, before `run`.
 
         Args:
             plan: the whole plan.
-            groups: what of it is to be done. Their pictures are copied to who needs them, and forgotten.
-            reporter: told how far they are.
-            workers: how many of the processes work; the others end.
+            names: of the categories.
+            workers: how many of the processes work from now on; the others end.
+
+        Returns:
+            What is wrong with those that cannot be read. The pictures of the others are kept.
+
+        Raises:
+            BenchError: a process was killed.
+        """
+        _end(self._members[workers:])
+        del self._members[workers:]
+        told = Told(Outline.of(plan), max(1, torch.get_num_threads() // workers))
+        for member in self._members:
+            with _unless_killed():
+                member.pipe.send(told)
+        for name in names:
+            self._todo.put(Check(name))
+        self._pictures = _Pictures(self._members)
+        problems: dict[str, DataError] = {}
+        messages = self._messages()
+        for _ in names:
+            _, worker, name, problem = next(messages)
+            if problem is None:
+                self._pictures.receive(worker, name)
+            else:
+                problems[name] = problem
+        return problems
+
+    def run(self, plan: Plan, jobs: Sequence[Job], reporter: Reporter) -> list[Found]:
+        """Do jobs in categories that were checked; once. Returns each one's records, in the order of the jobs.
 
         Raises:
             RecordError, DataError: as in one process.
             BenchError: a process was killed.
         """
-        _end(self._members[workers:])
-        del self._members[workers:]
-        told = _Told(Outline.of(plan), max(1, torch.get_num_threads() // workers))
-        for member in self._members:
-            with suppress(OSError):  # one that was killed is missed below
-                member.pipe.send(told)
-        jobs = [(group.category.name, group.detector) for group in groups]
         for number in costs.longest_first(plan, jobs):
-            self._todo.put((number, *jobs[number]))
+            self._todo.put(Run(number, *jobs[number]))
         for _ in self._members:
             self._todo.put(None)
-        pictures = _Pictures({group.category.name: group.category for group in groups}, self._members)
-        return _collect(jobs, _Relay(reporter, pictures), self._said, [member.process for member in self._members])
+        relay, found = _Relay(reporter), dict[int, Found]()
+        left = Counter(category for category, _ in jobs)
+        messages = self._messages()
+        while len(found) < len(jobs):
+            kind, *rest = next(messages)
+            if kind == "end":
+                number, records = rest
+                found[number] = records
+                left[jobs[number][0]] -= 1
+                if not left[jobs[number][0]]:
+                    self._pictures.forget(jobs[number][0])
+            elif kind == "pictures":
+                self._pictures.send(*rest)
+            else:
+                relay.pass_on(kind, *rest)
+        return [found[number] for number in range(len(jobs))]
+
+    def _messages(self) -> Iterator[tuple[Any, ...]]:
+        """What the processes say; an error is raised, and so is that one of them was killed."""
+        gone_since: float | None = None
+        while True:
+            try:
+                message = self._said.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                # Its last words may still be on their way when a process has ended.
+                codes = {member.process.exitcode for member in self._members} - {None, 0}
+                gone_since = gone_since or time.monotonic() if codes else None
+                if gone_since is not None and time.monotonic() - gone_since > 2:
+                    raise BenchError(
+                        f"A worker process was killed (exit code {codes.pop()}), probably for want of memory; what was "
+                        "finished is kept: run the same command again with --workers 1."
+                    ) from None
+                continue
+            if message[0] == "error":
+                raise message[1]
+            yield message
+
+
+def _unless_killed() -> AbstractContextManager[None]:
+    """For a pipe to a process: that it was killed is noticed, and said, by `Crew._messages`."""
+    return suppress(OSError, EOFError)
 
 
 def _end(members: Sequence[_Member]) -> None:
@@ -176,62 +225,39 @@ def _memory_kept() -> Iterator[None]:
 
 
 class _Pictures:
-    """Each category's pictures, decoded once: a process that comes to a category is sent them."""
+    """Each category's decoded pictures, packed: a process that comes to a category is sent them."""
 
-    def __init__(self, categories: dict[str, Category], members: Sequence[_Member]) -> None:
-        self._categories, self._members = categories, members
-        self._lacking = dict.fromkeys(categories, len(members))
+    def __init__(self, members: Sequence[_Member]) -> None:
+        self._members = members
+        self._packed: dict[str, bytes] = {}
+
+    def receive(self, worker: int, name: str) -> None:
+        """From the process that decoded them."""
+        with _unless_killed():
+            self._packed[name] = self._members[worker].pipe.recv_bytes()
 
     def send(self, worker: int, name: str) -> None:
-        """To one process, which waits for them."""
-        with suppress(OSError):  # it was killed, which is noticed elsewhere
-            self._members[worker].pipe.send_bytes(self._categories[name].packed())
-        self._lacking[name] -= 1
-        if not self._lacking[name]:
-            self._categories[name].forget()
+        """To a process that waits for them."""
+        with _unless_killed():
+            if name in self._packed:  # else the one that decoded them was killed
+                self._members[worker].pipe.send_bytes(self._packed[name])
 
-
-def _collect(jobs: Sequence[Job], relay: _Relay, said: Any, processes: Sequence[Any]) -> list[Found]:
-    found: dict[int, Found] = {}
-    gone_since: float | None = None
-    while len(found) < len(jobs):
-        try:
-            kind, *rest = said.get(timeout=POLL_SECONDS)
-        except queue.Empty:
-            # Its last words may still be on their way when a process has ended.
-            if any(process.exitcode not in (None, 0) for process in processes):
-                gone_since = gone_since or time.monotonic()
-                if time.monotonic() - gone_since > 2:
-                    codes = {process.exitcode for process in processes} - {None, 0}
-                    raise BenchError(
-                        f"A worker process was killed (exit code {codes.pop()}), probably for want of memory; what was "
-                        "finished is kept: run the same command again with --workers 1."
-                    ) from None
-            continue
-        if kind == "end":
-            number, records = rest
-            found[number] = records
-        elif kind == "error":
-            raise rest[0]
-        else:
-            relay.pass_on(kind, *rest)
-    return [found[number] for number in range(len(jobs))]
+    def forget(self, name: str) -> None:
+        """Give their memory back."""
+        self._packed.pop(name, None)
 
 
 class _Relay:
-    """Tells the parent's reporter what a worker's told it, job by job, and hands out pictures."""
+    """Tells the parent's reporter what a worker's told it, job by job."""
 
-    def __init__(self, reporter: Reporter, pictures: _Pictures) -> None:
-        self._reporter, self._pictures = reporter, pictures
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
         self._fits: dict[Job, Progress] = {}
         self._attacks: dict[Job, tuple[Any, Callable[[int, str], None]]] = {}
 
     def pass_on(self, kind: str, *rest: Any) -> None:
         if kind == "done":
             self._reporter.done(*rest)
-            return
-        if kind == "pictures":
-            self._pictures.send(*rest)
             return
         job = rest[0]
         if kind == "fitting":
@@ -246,69 +272,3 @@ class _Relay:
             self._attacks[job][1](*rest[1:])
         elif kind == "attacked":
             self._attacks.pop(job)[0].__exit__(None, None, None)
-
-
-# -- in the worker ----------------------------------------------------------------------------------------------------
-
-
-class _Speaker:
-    """The reporter of a worker: everything goes to the parent."""
-
-    def __init__(self, said: Any) -> None:
-        self._said = said
-
-    def fitting(self, detector: str, category: str) -> Progress:
-        job = (category, detector)
-        self._said.put(("fitting", job))
-
-        def show(done: int, total: int, note: str = "") -> None:
-            self._said.put(("fit", job, done, total, note))
-
-        return show
-
-    @contextmanager
-    def attacking(self, detector: str, category: str, attack: str, images: int) -> Iterator[Callable[[int, str], None]]:
-        job = (category, detector)
-        self._said.put(("attacking", job, attack, images))
-        try:
-            yield lambda done, note: self._said.put(("attack", job, done, note))
-        finally:
-            self._said.put(("attacked", job))
-
-    def done(self, record: Record, reused: bool) -> None:
-        self._said.put(("done", record, reused))
-
-
-def _work(parent: int, log_level: int, number: int, todo: Any, said: Any, pipe: Any) -> None:
-    """The life of a worker."""
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    logging.getLogger("bench").setLevel(log_level)
-    with suppress(Exception):  # whatever a stranger's detector does when it is imported, the parent says it
-        detector_registry.names()  # imports them all, before there is something to do
-    try:
-        told: _Told = pipe.recv()
-        torch.set_num_threads(told.threads)
-        deterministic(told.outline.run.torch_device())
-        plan = told.outline.plan()
-        category = Category(plan, "")
-        while (job := todo.get()) is not None:
-            at, name, detector = job
-            if category.name != name:
-                category = Category(plan, name)
-                said.put(("pictures", number, name))
-                category.unpack(pipe.recv_bytes())
-            said.put(("end", at, Group(category, detector).run(_Speaker(said))))
-    except (KeyboardInterrupt, EOFError):
-        pass  # the parent has the words for an interrupt, or is gone
-    except BenchError as error:
-        said.put(("error", error))
-    except Exception as error:  # a bug; its own class may not survive the way between processes
-        log.debug("In a worker:", exc_info=error)
-        said.put(("error", RecordError(f"A worker process stopped: {type(error).__name__}: {error}; report it.")))
-
-
-def _end_with(parent: int) -> None:
-    """Nobody reads the results of a worker whose parent was killed, and the same command may be running again."""
-    while os.getppid() == parent:
-        time.sleep(POLL_SECONDS)
-    os._exit(1)
