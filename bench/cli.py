@@ -117,11 +117,11 @@ def run(
 
 
 def _show_costs(plan: planning.Plan, console: Console) -> None:
-    rows = []
+    rows, estimates = [], costs.Estimates(plan)
     for category in plan.categories:
         for name in plan.detectors:
             origin = fitting.origin(plan.built[name, category], plan.dataset, category, plan.run)
-            rows.append((name, category, origin, costs.estimate(plan, name, fits=origin == "to be fitted")))
+            rows.append((name, category, origin, estimates.seconds(name, fits=origin == "to be fitted")))
     terminal.show_plan(plan, rows, console)
 
 
