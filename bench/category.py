@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,6 +11,8 @@ from bench import fitting
 from bench.data.base import ImageSet
 from bench.fitting import TrainingData
 from bench.plan import Plan, subset_of
+
+_PICTURES = ("training", "test")
 
 
 @dataclass(eq=False)
@@ -27,9 +30,11 @@ class Category:
     def test(self) -> ImageSet:
         return self.plan.dataset.test(self.name, self.plan.image_size, per_class=self.plan.per_class)
 
-    @property
+    @cached_property
     def subset(self) -> dict[str, Any]:
-        return subset_of(self.test, self.plan.per_class, self.plan.run.limit)
+        """What a record says about the test images; nothing is decoded for it."""
+        labels = self.plan.dataset.test_labels(self.name, per_class=self.plan.per_class)
+        return subset_of(labels, self.plan.per_class, self.plan.run.limit)
 
     def check(self) -> None:
         """Decode everything, for hours of fitting would be lost on a test picture that is damaged. Raises DataError."""
@@ -37,5 +42,13 @@ class Category:
 
     def forget(self) -> None:
         """Give the memory back; the images are decoded again where they are needed again."""
-        for name in ("training", "test"):
+        for name in _PICTURES:
             self.__dict__.pop(name, None)
+
+    def packed(self) -> bytes:
+        """The decoded pictures for another process (`unpack`): copying is far faster than decoding again."""
+        return pickle.dumps({name: getattr(self, name) for name in _PICTURES}, protocol=5)
+
+    def unpack(self, pictures: bytes) -> None:
+        """Take over what this program's own process `packed`."""
+        self.__dict__.update(pickle.loads(pictures))  # noqa: S301 - it comes through a pipe from the parent

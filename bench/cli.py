@@ -19,7 +19,6 @@ from bench import plan as planning
 from bench import workers as processes
 from bench.config import Override, RunConfig, default_cache
 from bench.errors import BenchError
-from bench.paper import render, reproduce, tables
 from bench.progress import ConsoleReporter
 from bench.records import read_all, safe_name
 
@@ -100,16 +99,17 @@ def run(
         refit=refit, overrides=tuple(Override.parse(s) for s in settings or ()), out=out,
         cache=cache or default_cache(),
     )
-    plan = planning.make(config)
     if dry_run:
-        _show_costs(plan, console)
+        _show_costs(planning.make(config), console)
         return
-    for folder in (config.out, config.cache):
-        disk.check_writable(folder)
-    runner.deterministic(config.torch_device())
-    with ConsoleReporter(console, plan.cells) as reporter:
-        drawing = terminal.DrawingReporter(reporter, out)
-        result = runner.run_plan(plan, drawing, workers=processes.count(plan, workers))
+    with processes.early(config, workers) as crew:
+        plan = planning.make(config)
+        for folder in (config.out, config.cache):
+            disk.check_writable(folder)
+        runner.deterministic(config.torch_device())
+        with ConsoleReporter(console, plan.cells) as reporter:
+            drawing = terminal.DrawingReporter(reporter, out)
+            result = runner.run_plan(plan, drawing, workers=processes.count(plan, workers), crew=crew)
     terminal.write_results(out, console)
     terminal.show_result(plan, result, console)
     shell.say(*result.problems)
@@ -117,13 +117,11 @@ def run(
 
 
 def _show_costs(plan: planning.Plan, console: Console) -> None:
-    rows = []
+    rows, estimates = [], costs.Estimates(plan)
     for category in plan.categories:
-        data = fitting.training_data(plan.dataset, category, plan.image_size, plan.run)
         for name in plan.detectors:
-            detector = fitting.build(name, category, plan.image_size, plan.run)
-            origin = fitting.origin(detector, plan.dataset, category, data, plan.run)
-            rows.append((name, category, origin, costs.estimate(plan, name, fits=origin == "to be fitted")))
+            origin = fitting.origin(plan.built[name, category], plan.dataset, category, plan.run)
+            rows.append((name, category, origin, estimates.seconds(name, fits=origin == "to be fitted")))
     terminal.show_plan(plan, rows, console)
 
 
@@ -232,6 +230,8 @@ def reproduce_table(
     out: Out = Path("results"),
 ) -> None:
     """Put a table of the paper beside what was measured; what is missing is marked as not run."""
+    from bench.paper import render, reproduce, tables  # not at the top: they need pandas, and no other command does
+
     console = Console()
     recipe = tables.recipe_of(table)
     if (preset, protocol) != (recipe.preset, recipe.protocol) or image_size is not None:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -79,20 +80,30 @@ def from_records(records: Sequence[Record], gflops: float) -> list[Cost]:
     return list(found.values())
 
 
-def estimate(plan: Plan, detector: str, fits: bool) -> float | None:
-    """Seconds for one category of a detector with all attacks of the plan, or None where nothing is known.
+class Estimates:
+    """What each detector of a plan will cost; records are read, and the machine is measured, once for all of them."""
 
-    Args:
-        plan: the plan.
-        detector: its name.
-        fits: whether it has to be fitted first.
-    """
-    own, _ = read_all(plan.run.out / "records")
-    cost = _find(from_records(own, 0.0), plan, detector) or _find(_table(), plan, detector)
-    if cost is None:
-        return None
-    slower = cost.gflops / matrix_gflops() if cost.gflops else 1.0
-    return slower * _seconds(cost, plan, detector, fits)
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._own = from_records(read_all(plan.run.out / "records")[0], 0.0)
+        self._reference = _table()
+
+    def seconds(self, detector: str, fits: bool) -> float | None:
+        """For one category with all attacks of the plan, or None where nothing is known.
+
+        Args:
+            detector: its name.
+            fits: whether it has to be fitted first.
+        """
+        cost = _find(self._own, self._plan, detector) or _find(self._reference, self._plan, detector)
+        if cost is None:
+            return None
+        slower = cost.gflops / self._gflops if cost.gflops else 1.0
+        return slower * _seconds(cost, self._plan, detector, fits)
+
+    @cached_property
+    def _gflops(self) -> float:
+        return matrix_gflops()
 
 
 def longest_first(plan: Plan, jobs: Sequence[tuple[str, str]]) -> list[int]:

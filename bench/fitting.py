@@ -77,17 +77,26 @@ class Fitted:
 def training_data(dataset: Dataset, category: str, image_size: int, run: RunConfig) -> TrainingData:
     """Split the training normals. The held-out ones are chosen by a hash of their names: 32, or a tenth of few."""
     normals = dataset.train(category, image_size, limit=run.limit)
-    count = _held_out(len(normals), run)
-    order = sorted(range(len(normals)), key=lambda i: id_hash("hold-out " + normals.ids[i]))
-    held_out = set(order[:count])
-    return TrainingData(
-        normals.subset([i for i in range(len(normals)) if i not in held_out]), normals.subset(sorted(held_out))
-    )
+    fit, held_out = _split(normals.ids, run)
+    return TrainingData(normals.subset(fit), normals.subset(held_out))
+
+
+def fit_ids(dataset: Dataset, category: str, run: RunConfig) -> tuple[str, ...]:
+    """The ids of what `training_data` gives to fit on, in its order; nothing is decoded."""
+    ids = dataset.train_ids(category, limit=run.limit)
+    return tuple(ids[i] for i in _split(ids, run)[0])
+
+
+def _split(ids: Sequence[str], run: RunConfig) -> tuple[list[int], list[int]]:
+    """Which of the training normals are fitted on, and which are held out."""
+    order = sorted(range(len(ids)), key=lambda i: id_hash("hold-out " + ids[i]))
+    count = _held_out(len(ids), run)
+    return sorted(order[count:]), sorted(order[:count])
 
 
 def check_counts(detectors_of: Sequence[Detector], dataset: Dataset, category: str, run: RunConfig) -> None:
     """Raise BenchError, before any picture is decoded, where one of the detectors would get too few normals."""
-    normals = dataset.train_count(category, limit=run.limit)
+    normals = len(dataset.train_ids(category, limit=run.limit))
     held_out = _held_out(normals, run)
     lacking = [f"{d.name} needs {d.min_normals}" for d in detectors_of if d.min_normals > normals - held_out]
     if lacking:
@@ -174,9 +183,9 @@ def _spoilt(detector: Detector, path: Path) -> CheckpointError:
     )
 
 
-def origin(detector: Detector, dataset: Dataset, category: str, data: TrainingData, run: RunConfig) -> str:
+def origin(detector: Detector, dataset: Dataset, category: str, run: RunConfig) -> str:
     """What `obtain` would find: "shipped", "cached" or "to be fitted"."""
-    depends = dependencies(detector, dataset, category, data.fit.ids, run)
+    depends = dependencies(detector, dataset, category, fit_ids(dataset, category, run), run)
     key = key_of(depends)
     if run.refit:
         return "to be fitted"
@@ -185,13 +194,11 @@ def origin(detector: Detector, dataset: Dataset, category: str, data: TrainingDa
     return "cached" if checkpoint.exists(cached_path(run, depends, key)) else "to be fitted"
 
 
-def stored_hash(
-    detector: Detector, dataset: Dataset, category: str, data: TrainingData, run: RunConfig
-) -> str | None:
+def stored_hash(detector: Detector, dataset: Dataset, category: str, run: RunConfig) -> str | None:
     """The hash of the tensors that `obtain` would load, from their description alone; None where it would fit."""
     if run.refit:
         return None
-    depends = dependencies(detector, dataset, category, data.fit.ids, run)
+    depends = dependencies(detector, dataset, category, fit_ids(dataset, category, run), run)
     key = key_of(depends)
     path = shipped_path(detector, key) or cached_path(run, depends, key)
     if not checkpoint.exists(path):

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq
-from scipy.stats import norm, rankdata
+from scipy.special import ndtri
 
 from bench import metrics
 from bench.metrics import Bools, Floats
@@ -50,7 +49,7 @@ def score_interval(
         raise ValueError(f"An AUC lies in [0, 100]; got {auc}.")
     if normals < 1 or anomalies < 1:
         raise ValueError(f"An interval needs images of both classes; got {normals} normal and {anomalies} anomalous.")
-    z = float(norm.ppf(0.5 + confidence / 2))
+    z = float(ndtri(0.5 + confidence / 2))
     theta = auc / 100.0
     if 0.0 < theta < 1.0:
         z *= max(1.0, np.sqrt(variance / _variance(theta, normals, anomalies)))
@@ -74,6 +73,8 @@ def _lower_root(estimate: float, m: int, n: int, z: float) -> float:
 
     # Just below the estimate the first term is of second order and the second is not: the sign there is negative, also
     # at an estimate of 1, where theta = 1 itself is a root and not the one that is wanted.
+    from scipy.optimize import brentq  # not at the top: see `metrics.rank`
+
     return float(brentq(excess, 0.0, estimate * (1.0 - 1e-12), xtol=1e-12))
 
 
@@ -100,12 +101,12 @@ def delong_variance(scores: ArrayLike, labels: ArrayLike) -> float:
     values = np.atleast_2d(np.asarray(scores, dtype=np.float64))
     anomalous = np.asarray(labels) == -1
     metrics.auc(values, labels)  # for its checks
-    ranks = rankdata(values, axis=-1)
+    ranks = metrics.rank(values)
     total = 0.0
     for own in (anomalous, ~anomalous):
         count = int(own.sum())
         if count > 1:
-            placements = (ranks[:, own] - rankdata(values[:, own], axis=-1)).mean(axis=0) / int((~own).sum())
+            placements = (ranks[:, own] - metrics.rank(values[:, own])).mean(axis=0) / int((~own).sum())
             total += float(placements.var(ddof=1)) / count
     return total
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
@@ -27,6 +27,9 @@ from bench.markup import (
 from bench.records import Figures, Record, Revisions, is_stale
 from detectors.checkpoint import write_atomically
 
+if TYPE_CHECKING:  # imported where it is needed: what a run shows before its end needs no tables
+    import pandas as pd
+
 _LEVELS = (
     "separability", "robust_accuracy", "attack_success", "normals_only_auc", "anomalies_only_auc", "threshold",
 )  # fmt: skip
@@ -36,11 +39,15 @@ _PIXEL = ("auroc", "aupro", "robust_auroc", "robust_aupro")
 
 def tidy(records: Iterable[Record], revisions: Revisions | None = None) -> pd.DataFrame:
     """One line per cell with all of its figures, failed and stale ones included; empty where not known."""
+    import pandas as pd
+
     return pd.DataFrame([_line(record, revisions or Revisions()) for record in records])
 
 
 def frame(board: Leaderboard) -> pd.DataFrame:
     """Rows by detector; columns (category or "average", clean/robust, value/low/high), NaN where not there."""
+    import pandas as pd
+
     columns: dict[tuple[str, str, str], list[float]] = {}
     for category in (*board.categories, "average"):
         for which in ("clean", "robust"):
@@ -88,6 +95,8 @@ def write(records: Sequence[Record], folder: Path, revisions: Revisions | None =
     Raises:
         RecordError: the folder cannot be written to.
     """
+    import pandas as pd
+
     boards = build(records, revisions)
     table = tidy(records, revisions)
     for column in table.columns:

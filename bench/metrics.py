@@ -7,12 +7,10 @@ figures depend on ranks only. NaN is refused: a detector that answers NaN has no
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage
-from scipy.stats import rankdata
 
 from bench.errors import CellError
 
@@ -20,6 +18,13 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)
+
+
+def rank(values: Floats, method: Literal["average", "min", "max"] = "average") -> Floats:
+    """Ranks along the last axis, from 1; equals get their average, least or greatest."""
+    from scipy.stats import rankdata  # not at the top: a second of importing, for every process that only plans or fits
+
+    return np.asarray(rankdata(values, method=method, axis=-1))
 
 
 def auc(scores: ArrayLike, labels: ArrayLike) -> Floats:
@@ -31,7 +36,7 @@ def auc(scores: ArrayLike, labels: ArrayLike) -> Floats:
         CellError: NaN scores, or a class without images.
     """
     values, anomalous = _checked(scores, labels)
-    ranks = rankdata(values, axis=-1)
+    ranks = rank(values)
     return _share_of_pairs(ranks[..., anomalous].sum(axis=-1), anomalous, own_ranks=_triangle(int(anomalous.sum())))
 
 
@@ -40,8 +45,8 @@ def strict_auc(scores: ArrayLike, labels: ArrayLike) -> Floats:
     (...). Raises CellError as `auc` does."""
     values, anomalous = _checked(scores, labels)
     # The lowest rank among equals counts what is strictly below; the same among anomalies alone is taken off again.
-    below = rankdata(values, method="min", axis=-1)[..., anomalous].sum(axis=-1)
-    own = rankdata(values[..., anomalous], method="min", axis=-1).sum(axis=-1)
+    below = rank(values, method="min")[..., anomalous].sum(axis=-1)
+    own = rank(values[..., anomalous], method="min").sum(axis=-1)
     return _share_of_pairs(below, anomalous, own_ranks=own)
 
 
@@ -66,8 +71,8 @@ def average_precision(scores: ArrayLike, labels: ArrayLike) -> Floats:
     values, anomalous = _checked(scores, labels)
     positives = int(anomalous.sum())
     # What is flagged when the threshold sits at an anomaly's own score; ties are flagged together.
-    flagged = rankdata(-values, method="max", axis=-1)[..., anomalous]
-    hits = rankdata(-values[..., anomalous], method="max", axis=-1)
+    flagged = rank(-values, method="max")[..., anomalous]
+    hits = rank(-values[..., anomalous], method="max")
     return np.asarray(100.0 * (hits / flagged).sum(axis=-1) / positives)
 
 
@@ -134,6 +139,8 @@ def aupro(maps: ArrayLike, masks: ArrayLike, *, fpr_limit: float = 0.3) -> float
     Raises:
         CellError: NaN in a map, no defective or no normal pixel.
     """
+    from scipy import ndimage  # not at the top: see `rank`
+
     values, defective = _checked_maps(maps, masks)
     gain = np.zeros(values.shape)  # what flagging this pixel adds to the mean overlap
     regions = 0

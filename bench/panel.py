@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -135,12 +136,9 @@ def panel_figure(record: Record, examples: Examples) -> Figure:
     shown = [(title, data, is_map) for title, data, is_map in pictures if data is not None]
     top = _common_top([m[rows] for m in (examples.anomaly_map, examples.adversarial_map) if m is not None])
     with style():
-        side = (TEXT_WIDTH - 0.8) / 6  # the full set of columns fills the text width
-        figure = Figure(
-            figsize=(side * len(shown) + 0.8, (side * 0.96 + 0.2 * (examples.score is not None)) * len(rows) + 0.62)
+        figure, grid, bar = _grid(
+            len(rows), len(shown), has_scores=examples.score is not None, has_bar=any(is_map for *_, is_map in shown)
         )
-        figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
-        grid = figure.subplots(len(rows), len(shown), squeeze=False)
         mappable = None
         for y, index in enumerate(rows):
             for x, (title, data, is_map) in enumerate(shown):
@@ -159,14 +157,35 @@ def panel_figure(record: Record, examples: Examples) -> Figure:
                 if score is not None:
                     grid[y, x].set_xlabel(f"score {score[index]:.3g}", fontsize=7, labelpad=2)
         if mappable is not None:
-            figure.colorbar(mappable, ax=grid.ravel().tolist(), fraction=0.02, pad=0.01, extend="max")
+            figure.colorbar(mappable, cax=figure.add_axes(bar), extend="max")
         epsilon = epsilon_text(record.epsilon, record.norm)
         figure.suptitle(
             f"{plain(record.detector_title, 24)}, {plain(record.dataset, 20)} {plain(record.category, 24)}, "
             f"{plain(record.attack_name, 24)}, {plain(norm_text(record.norm), 10)} {epsilon}",
-            fontsize=8.5,
+            fontsize=8.5, y=1 - 0.06 / figure.get_figheight(),
         )
     return figure
+
+
+def _grid(
+    rows: int, columns: int, *, has_scores: bool, has_bar: bool
+) -> tuple[Figure, NDArray[Any], tuple[float, float, float, float]]:
+    """A figure, its axes (rows, columns), and where its colour bar belongs. With margins in inches: there is one such
+    figure per cell, and a computed layout takes half of the time."""
+    side = (TEXT_WIDTH - 0.8) / 6  # the full set of columns fills the text width
+    step = side * 0.96 + 0.2 * has_scores  # from row to row; below a picture there is its score
+    width, height = side * columns + 0.8, step * rows + 0.62
+    figure = Figure(figsize=(width, height))
+    left, top, picture = 0.24 if has_bar else 0.48, height - 0.53, side * 0.93
+    right, bottom = left + side * columns - (side - picture), top - step * rows + (step - picture)
+    grid = figure.subplots(
+        rows, columns, squeeze=False,
+        gridspec_kw={
+            "left": left / width, "right": right / width, "top": top / height, "bottom": bottom / height,
+            "wspace": (side - picture) / picture, "hspace": (step - picture) / picture,
+        },
+    )
+    return figure, grid, ((right + 0.08) / width, bottom / height, 0.1 / width, (top - bottom) / height)
 
 
 def _chosen(labels: NDArray[np.int8]) -> list[int]:

@@ -14,7 +14,7 @@ from attacks.threat import scaled_l2_epsilon
 from bench import presets, protocol
 from bench.config import RunConfig, check_overrides
 from bench.data import registry as datasets
-from bench.data.base import Dataset, ImageSet
+from bench.data.base import ANOMALOUS, NORMAL, Dataset
 from bench.errors import BenchError
 from bench.fitting import build, check_counts
 from detectors import registry as detector_registry
@@ -33,6 +33,8 @@ class Plan:
         image_size: of the one input resolution.
         stochastic: the detectors that draw noise with these settings, in some category.
         surrogates: (detector, category) of each detector that has a surrogate, and the gradient that "auto" is there.
+        built: the unfitted detectors that were built to check the plan, by (detector, category), for whoever only looks
+            at one: building a backbone takes a second. To be cleared where their memory is better used.
     """
 
     run: RunConfig
@@ -43,6 +45,7 @@ class Plan:
     image_size: int
     stochastic: frozenset[str] = frozenset()
     surrogates: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    built: dict[tuple[str, str], Detector] = field(default_factory=dict, repr=False)
 
     @property
     def cells(self) -> int:
@@ -128,7 +131,7 @@ def make(run: RunConfig) -> Plan:
         key: "surrogate" if detector.surrogate_is_monotone else "auto"
         for key, detector in built.items() if detector.has_surrogate
     }  # fmt: skip
-    return Plan(run, dataset, categories, names, made, image_size, stochastic, surrogates)
+    return Plan(run, dataset, categories, names, made, image_size, stochastic, surrogates, built)
 
 
 @dataclass(frozen=True)
@@ -209,13 +212,14 @@ def _attacks(name: str, run: RunConfig, image_size: int) -> list[Attack]:
     return [attacks.get(name, image_size=image_size, epsilon=epsilon, **settings) for epsilon in radii]
 
 
-def subset_of(test: ImageSet, per_class: int | None, limit: int | None = None) -> dict[str, Any]:
-    """What a record says about the test images; a --limit is named, so that a full run never takes over its cell."""
-    names = "\n".join(test.ids).encode("utf-8", "surrogateescape")
+def subset_of(labels: Mapping[str, int], per_class: int | None, limit: int | None = None) -> dict[str, Any]:
+    """What a record says about the test images, of which `labels` has the ids in order; a --limit is named, so that a
+    full run never takes over its cell."""
+    names = "\n".join(labels).encode("utf-8", "surrogateescape")
     return {
         "per_class": per_class,
-        "normals": int((test.labels == 1).sum()),
-        "anomalies": int((test.labels == -1).sum()),
+        "normals": sum(label == NORMAL for label in labels.values()),
+        "anomalies": sum(label == ANOMALOUS for label in labels.values()),
         "sha256": hashlib.sha256(names).hexdigest(),
         **({} if limit is None else {"limit": limit}),
     }

@@ -167,7 +167,8 @@ def histogram_figure(record: Record, scores: Scores) -> Figure:
 def _histogram(axes: Axes, values: Floats, edges: Floats, name: str, colour: str, hatch: str) -> None:
     flat = values[np.isfinite(values)]
     weights = np.full(flat.shape, 1.0 / max(values.size, 1))
-    axes.hist(flat, bins=edges.tolist(), weights=weights, color=colour, alpha=0.3)
+    shares, _ = np.histogram(flat, bins=edges, weights=weights)
+    axes.stairs(shares, edges, fill=True, color=colour, alpha=0.3, linewidth=0)  # one patch, not one per bin
     axes.hist(
         flat,
         bins=edges.tolist(),

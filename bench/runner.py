@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,13 +63,18 @@ class Group:
         return self.category.plan
 
     def known_records(self) -> list[Record] | None:
-        """The records of all its cells, if they are all there and belong to a checkpoint that is."""
+        """The records of all its cells, if they are all there and belong to a checkpoint that is.
+
+        No picture is decoded for it: the records are those of the very bytes that are there, which were decoded then.
+        """
         plan, run, category = self.plan, self.plan.run, self.category
         if not records.folder_of(run.out / "records", plan.dataset.name, category.name).is_dir():
             return None  # without building the detector
         try:
-            detector = fitting.build(self.detector, category.name, plan.image_size, run)
-            tensors = fitting.stored_hash(detector, plan.dataset, category.name, category.training, run)
+            detector = plan.built.get((self.detector, category.name))
+            if detector is None:
+                detector = fitting.build(self.detector, category.name, plan.image_size, run)
+            tensors = fitting.stored_hash(detector, plan.dataset, category.name, run)
         except Exception:  # whatever it is, it is met again, and said, when the group is run
             return None
         if tensors is None:
@@ -115,16 +121,18 @@ class RunResult:
         return [record for record in self.records if not record.ok]
 
 
-def run_plan(plan: Plan, reporter: Reporter, *, workers: int = 1) -> RunResult:
+def run_plan(plan: Plan, reporter: Reporter, *, workers: int = 1, crew: Crew | None = None) -> RunResult:
     """Do every cell of the plan that has no record yet.
 
     Args:
         plan: what to do.
         reporter: told how far it is.
         workers: processes that share the work, detector by detector (see `bench.workers`); 1: all in this process.
+        crew: at least so many processes, if they were started before.
 
-    A cell whose scores are not numbers, whose detector cannot be fitted or raises whatever it likes, fails with its
-    reason, and the rest goes on. A category whose pictures cannot be read is left out.
+    Nothing is fitted before all pictures of the categories with something to do have been decoded. A cell whose scores
+    are not numbers, whose detector cannot be fitted or raises whatever it likes, fails with its reason, and the rest
+    goes on. A category whose pictures cannot be read is left out.
 
     Raises:
         RecordError: the disk refuses, so nothing can go on.
@@ -132,25 +140,23 @@ def run_plan(plan: Plan, reporter: Reporter, *, workers: int = 1) -> RunResult:
     """
     started = time.monotonic()
     with ExitStack() as stack:
-        crew = None
-        if workers > 1 and not _has_records(plan):  # they import their modules while this process reads pictures
-            crew = stack.enter_context(_crew(plan, workers))
-        groups, problems = _groups(plan)
-        finished: dict[Group, list[Record]] = {}
-        for group in groups:
-            known = group.known_records()
-            for record in known or ():
-                reporter.done(record, True)
-            if known is not None:
-                finished[group] = known
-        reused = sum(len(found) for found in finished.values())
+        if workers > 1 and crew is None and not _has_records(plan):
+            crew = stack.enter_context(_crew(workers))  # they import their modules while this process reads pictures
+        categories = [Category(plan, name) for name in plan.categories]
+        groups = [Group(category, detector) for category in categories for detector in plan.detectors]
+        finished = _finished(groups, reporter)
+        plan.built.clear()
         missing = [group for group in groups if group not in finished]
         # Also for a single one that a kill has left: a worker computes with fewer threads than this process.
-        if workers > 1 and missing:
-            for group in missing:
-                group.category.forget()
-            crew = crew or stack.enter_context(_crew(plan, workers))
-            shared = crew.run([(group.category.name, group.detector) for group in missing], reporter)
+        if workers > 1 and missing and crew is None:
+            crew = stack.enter_context(_crew(workers))
+        problems = _problems(plan, missing, crew, workers)
+        groups, missing = ([g for g in some if g.category not in problems] for some in (groups, missing))
+        if problems and not groups:
+            raise DataError(next(iter(problems.values())))
+        reused = sum(len(finished[group]) for group in groups if group in finished)
+        if workers > 1 and crew is not None and missing:
+            shared = crew.run(plan, [(group.category.name, group.detector) for group in missing], reporter)
             outcomes = list(zip(missing, shared, strict=True))
         else:
             outcomes = []
@@ -163,26 +169,38 @@ def run_plan(plan: Plan, reporter: Reporter, *, workers: int = 1) -> RunResult:
         reused += sum(was_there for _, was_there in found)
     return RunResult(
         [record for group in groups for record in finished[group]], reused, round(time.monotonic() - started, 1),
-        tuple(problems),
+        tuple(problems.values()),
     )
 
 
-def _groups(plan: Plan) -> tuple[list[Group], list[str]]:
-    """Each category's groups, and why a category has none. Raises DataError where none has any."""
-    groups: list[Group] = []
-    problems: list[str] = []
-    for name in plan.categories:
-        category = Category(plan, name)
+def _finished(groups: Sequence[Group], reporter: Reporter) -> dict[Group, list[Record]]:
+    """The groups that an earlier run has left nothing to do, and their records."""
+    finished = {}
+    for group in groups:
+        known = group.known_records()
+        if known is not None:
+            finished[group] = known
+            for record in known:
+                reporter.done(record, True)
+    return finished
+
+
+def _problems(plan: Plan, groups: Sequence[Group], crew: Crew | None, workers: int) -> dict[Category, str]:
+    """Why a category's pictures cannot be used, of those that have something to do; the others' are decoded now.
+
+    All before any fit: hours of it would be lost on a test picture that is damaged.
+    """
+    categories = list(dict.fromkeys(group.category for group in groups))
+    if workers > 1 and crew is not None and categories:
+        found = crew.check(plan, [category.name for category in categories], workers=workers)
+        return {c: one_line(found[c.name], 1000) for c in categories if c.name in found}
+    problems = {}
+    for category in categories:
         try:
-            # Both before any fit: hours of it would be lost on a test picture that is damaged.
             category.check()
         except DataError as error:
-            problems.append(one_line(error, 1000))
-            continue
-        groups += [Group(category, detector) for detector in plan.detectors]
-    if problems and not groups:
-        raise DataError(problems[0])
-    return groups, problems
+            problems[category] = one_line(error, 1000)
+    return problems
 
 
 def _has_records(plan: Plan) -> bool:
@@ -191,10 +209,10 @@ def _has_records(plan: Plan) -> bool:
     return all(folder.is_dir() for folder in folders)
 
 
-def _crew(plan: Plan, workers: int) -> Crew:
+def _crew(workers: int) -> Crew:
     from bench import workers as processes  # it imports this module
 
-    return processes.Crew(plan, workers)
+    return processes.Crew(workers)
 
 
 def obtain(plan: Plan, category: str, training: TrainingData, name: str, reporter: Reporter) -> Fitted | str:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 import attacks
 from attacks.registry import get_class
-from bench import leaderboard, leaderboard_files, panel, plots, presets, protocol
+from bench import leaderboard, leaderboard_files, presets, protocol
 from bench.data import registry as datasets
 from bench.errors import BenchError
 from bench.markup import one_line
@@ -49,6 +49,8 @@ def write_results(out: Path, console: Console) -> list[Path]:
     Drawing takes most of a run that computes nothing, so plots stay as they are while they are those of the records. A
     stamp beside them, written last, says of which: a run that was killed before it had drawn draws the next time.
     """
+    from bench import panel, plots  # not at the top: matplotlib takes a second, in which workers can start
+
     records, problems = read_all(out / "records")
     now = revisions()
     written = leaderboard_files.write(records, out, now)
@@ -80,6 +82,8 @@ class DrawingReporter:
         self._reporter.done(record, reused)
         if record.ok and not reused:
             try:
+                from bench import panel, plots
+
                 plots.write_histograms([record], self._plots)
                 panel.write_panel(record, self._plots)
             except Exception as error:  # whatever it is, hours of other cells must not be lost for a picture

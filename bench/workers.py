@@ -11,26 +11,27 @@ import logging
 import multiprocessing
 import os
 import queue
-import threading
+import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from bench import costs
-from bench.errors import BenchError, RecordError
+from bench.config import RunConfig
+from bench.errors import BenchError, DataError
 from bench.plan import Outline, Plan
-from bench.records import Record
-from bench.runner import Category, Group, Reporter, deterministic
+from bench.records import Record, safe_name
+from bench.runner import Reporter
+from bench.worker import POLL_SECONDS, Channel, Check, Run, Told, work
 from detectors.base import Progress
 
-log = logging.getLogger(__name__)
 Job = tuple[str, str]  # category, detector
 Found = list[tuple[Record, bool]]
-POLL_SECONDS = 0.5
 
 
 def count(plan: Plan, asked: int | None) -> int:
@@ -41,11 +42,32 @@ def count(plan: Plan, asked: int | None) -> int:
         asked: by the user; None: as many as there are threads (`OMP_NUM_THREADS`, or the cores), and 1 on a GPU, which
             one process fills.
     """
+    return max(1, min(_wanted(plan.run, asked), len(plan.categories) * len(plan.detectors)))
+
+
+def early(run: RunConfig, asked: int | None) -> AbstractContextManager[Crew | None]:
+    """The processes that a run will need, to start before there is a plan of it: importing takes all of them seconds,
+    and so does planning. None where the plan may show that an earlier run has left nothing to do."""
+    wanted = _wanted(run, asked)
+    if run.categories is not None and run.detectors != ("all",):
+        wanted = min(wanted, len(run.categories) * len(run.detectors))
+    has_records = (run.out / "records" / safe_name(run.dataset)).is_dir()
+    return nullcontext() if wanted < 2 or has_records else Crew(wanted)
+
+
+def _wanted(run: RunConfig, asked: int | None) -> int:
     if asked is not None and asked < 1:
         raise BenchError(f"--workers must be at least 1; got {asked}.")
-    on_cpu = plan.run.torch_device().type == "cpu"
-    wanted = asked if asked is not None else torch.get_num_threads() if on_cpu else 1
-    return max(1, min(wanted, len(plan.categories) * len(plan.detectors)))
+    on_cpu = run.torch_device().type == "cpu"
+    return asked if asked is not None else torch.get_num_threads() if on_cpu else 1
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A process of a crew, and the pipe to it."""
+
+    process: Any
+    pipe: Any
 
 
 class Crew:
@@ -54,45 +76,139 @@ class Crew:
     They start when it is entered, since importing takes each of them seconds, in which others can get the jobs ready.
     """
 
-    def __init__(self, plan: Plan, workers: int) -> None:
+    def __init__(self, workers: int) -> None:
         context = multiprocessing.get_context("spawn")  # a forked copy of PyTorch's threads hangs
-        self._plan, self._todo, self._said = plan, context.SimpleQueue(), context.Queue()
-        shared = _Shared(
-            Outline.of(plan), max(1, torch.get_num_threads() // workers), os.getpid(),
-            logging.getLogger("bench").level,
-        )
-        arguments = (shared, self._todo, self._said)
-        self._processes = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(workers)]
+        self._todo, self._said = context.SimpleQueue(), context.Queue()
+        self._members, self._theirs = [], []
+        level = logging.getLogger("bench").level
+        for number in range(workers):
+            ours, theirs = context.Pipe()
+            arguments = (os.getpid(), level, Channel(number, self._todo, self._said, theirs))
+            self._members.append(_Member(context.Process(target=work, args=arguments, daemon=True), ours))
+            self._theirs.append(theirs)
 
     def __enter__(self) -> Crew:
         try:
-            with _memory_kept():
-                for process in self._processes:
-                    process.start()
+            with _memory_kept(), _interrupts_kept():
+                for member in self._members:
+                    member.process.start()
         except BaseException:  # an interrupt between two of them, too
             self.__exit__()
             raise
+        for theirs in self._theirs:  # so that a pipe to a process that has ended is broken
+            theirs.close()
         return self
 
     def __exit__(self, *_: object) -> None:
-        started = [process for process in self._processes if process.pid is not None]
-        for process in started:
-            process.terminate()
-        for process in started:
-            process.join()
+        _end(self._members)
 
-    def run(self, jobs: Sequence[Job], reporter: Reporter) -> list[Found]:
-        """Do the jobs; once. Returns each one's records, in the order of the jobs.
+    def check(self, plan: Plan, names: Sequence[str], *, workers: int) -> dict[str, DataError]:
+        """Decode all pictures of some of a plan's categories, each by one process; to be called once, before `run`.
+
+        Args:
+            plan: the whole plan.
+            names: of the categories.
+            workers: how many of the processes work from now on; the others end.
+
+        Returns:
+            What is wrong with those that cannot be read. The pictures of the others are kept.
+
+        Raises:
+            BenchError: a process was killed.
+        """
+        _end(self._members[workers:])
+        del self._members[workers:]
+        told = Told(Outline.of(plan), max(1, torch.get_num_threads() // workers))
+        for member in self._members:
+            with _unless_killed():
+                member.pipe.send(told)
+        for name in names:
+            self._todo.put(Check(name))
+        self._pictures = _Pictures(self._members)
+        problems: dict[str, DataError] = {}
+        messages = self._messages()
+        for _ in names:
+            _, worker, name, problem = next(messages)
+            if problem is None:
+                self._pictures.receive(worker, name)
+            else:
+                problems[name] = problem
+        return problems
+
+    def run(self, plan: Plan, jobs: Sequence[Job], reporter: Reporter) -> list[Found]:
+        """Do jobs in categories that were checked; once. Returns each one's records, in the order of the jobs.
 
         Raises:
             RecordError, DataError: as in one process.
             BenchError: a process was killed.
         """
-        for number in costs.longest_first(self._plan, jobs):
-            self._todo.put((number, *jobs[number]))
-        for _ in self._processes:
+        for number in costs.longest_first(plan, jobs):
+            self._todo.put(Run(number, *jobs[number]))
+        for _ in self._members:
             self._todo.put(None)
-        return _collect(jobs, reporter, self._said, self._processes)
+        relay, found = _Relay(reporter), dict[int, Found]()
+        left = Counter(category for category, _ in jobs)
+        messages = self._messages()
+        while len(found) < len(jobs):
+            kind, *rest = next(messages)
+            if kind == "end":
+                number, records = rest
+                found[number] = records
+                left[jobs[number][0]] -= 1
+                if not left[jobs[number][0]]:
+                    self._pictures.forget(jobs[number][0])
+            elif kind == "pictures":
+                self._pictures.send(*rest)
+            else:
+                relay.pass_on(kind, *rest)
+        return [found[number] for number in range(len(jobs))]
+
+    def _messages(self) -> Iterator[tuple[Any, ...]]:
+        """What the processes say; an error is raised, and so is that one of them was killed."""
+        gone_since: float | None = None
+        while True:
+            try:
+                message = self._said.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                # Its last words may still be on their way when a process has ended.
+                codes = {member.process.exitcode for member in self._members} - {None, 0}
+                gone_since = gone_since or time.monotonic() if codes else None
+                if gone_since is not None and time.monotonic() - gone_since > 2:
+                    raise BenchError(
+                        f"A worker process was killed (exit code {codes.pop()}), probably for want of memory; what was "
+                        "finished is kept: run the same command again with --workers 1."
+                    ) from None
+                continue
+            if message[0] == "error":
+                raise message[1]
+            yield message
+
+
+def _unless_killed() -> AbstractContextManager[None]:
+    """For a pipe to a process: that it was killed is noticed, and said, by `Crew._messages`."""
+    return suppress(OSError, EOFError)
+
+
+def _end(members: Sequence[_Member]) -> None:
+    started = [member.process for member in members if member.process.pid is not None]
+    for process in started:
+        process.terminate()
+    for process in started:
+        process.join()
+
+
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Processes that start herein never hear of Ctrl-C, which a terminal sends to all: this one has the words for it,
+    and ends them. One that is pressed meanwhile arrives afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -108,42 +224,27 @@ def _memory_kept() -> Iterator[None]:
             del os.environ[name]
 
 
-@dataclass(frozen=True)
-class _Shared:
-    """What every process is told."""
+class _Pictures:
+    """Each category's decoded pictures, packed: a process that comes to a category is sent them."""
 
-    outline: Outline
-    threads: int
-    parent: int
-    log_level: int
+    def __init__(self, members: Sequence[_Member]) -> None:
+        self._members = members
+        self._packed: dict[str, bytes] = {}
 
+    def receive(self, worker: int, name: str) -> None:
+        """From the process that decoded them."""
+        with _unless_killed():
+            self._packed[name] = self._members[worker].pipe.recv_bytes()
 
-def _collect(jobs: Sequence[Job], reporter: Reporter, said: Any, processes: Sequence[Any]) -> list[Found]:
-    relay = _Relay(reporter)
-    found: dict[int, Found] = {}
-    gone_since: float | None = None
-    while len(found) < len(jobs):
-        try:
-            kind, *rest = said.get(timeout=POLL_SECONDS)
-        except queue.Empty:
-            # Its last words may still be on their way when a process has ended.
-            if any(process.exitcode not in (None, 0) for process in processes):
-                gone_since = gone_since or time.monotonic()
-                if time.monotonic() - gone_since > 2:
-                    codes = {process.exitcode for process in processes} - {None, 0}
-                    raise BenchError(
-                        f"A worker process was killed (exit code {codes.pop()}), probably for want of memory; what was "
-                        "finished is kept: run the same command again with --workers 1."
-                    ) from None
-            continue
-        if kind == "end":
-            number, records = rest
-            found[number] = records
-        elif kind == "error":
-            raise rest[0]
-        else:
-            relay.pass_on(kind, *rest)
-    return [found[number] for number in range(len(jobs))]
+    def send(self, worker: int, name: str) -> None:
+        """To a process that waits for them."""
+        with _unless_killed():
+            if name in self._packed:  # else the one that decoded them was killed
+                self._members[worker].pipe.send_bytes(self._packed[name])
+
+    def forget(self, name: str) -> None:
+        """Give their memory back."""
+        self._packed.pop(name, None)
 
 
 class _Relay:
@@ -171,64 +272,3 @@ class _Relay:
             self._attacks[job][1](*rest[1:])
         elif kind == "attacked":
             self._attacks.pop(job)[0].__exit__(None, None, None)
-
-
-# -- in the worker ----------------------------------------------------------------------------------------------------
-
-
-class _Speaker:
-    """The reporter of a worker: everything goes to the parent."""
-
-    def __init__(self, said: Any) -> None:
-        self._said = said
-
-    def fitting(self, detector: str, category: str) -> Progress:
-        job = (category, detector)
-        self._said.put(("fitting", job))
-
-        def show(done: int, total: int, note: str = "") -> None:
-            self._said.put(("fit", job, done, total, note))
-
-        return show
-
-    @contextmanager
-    def attacking(self, detector: str, category: str, attack: str, images: int) -> Iterator[Callable[[int, str], None]]:
-        job = (category, detector)
-        self._said.put(("attacking", job, attack, images))
-        try:
-            yield lambda done, note: self._said.put(("attack", job, done, note))
-        finally:
-            self._said.put(("attacked", job))
-
-    def done(self, record: Record, reused: bool) -> None:
-        self._said.put(("done", record, reused))
-
-
-def _work(shared: _Shared, todo: Any, said: Any) -> None:
-    """The life of a worker."""
-    threading.Thread(target=_end_with, args=(shared.parent,), daemon=True).start()
-    logging.getLogger("bench").setLevel(shared.log_level)
-    torch.set_num_threads(shared.threads)
-    deterministic(shared.outline.run.torch_device())
-    plan = shared.outline.plan()
-    category = Category(plan, "")
-    try:
-        while (job := todo.get()) is not None:
-            number, name, detector = job
-            if category.name != name:
-                category = Category(plan, name)
-            said.put(("end", number, Group(category, detector).run(_Speaker(said))))
-    except KeyboardInterrupt:
-        pass  # Ctrl-C reaches the parent too, which has the words for it
-    except BenchError as error:
-        said.put(("error", error))
-    except Exception as error:  # a bug; its own class may not survive the way between processes
-        log.debug("In a worker:", exc_info=error)
-        said.put(("error", RecordError(f"A worker process stopped: {type(error).__name__}: {error}; report it.")))
-
-
-def _end_with(parent: int) -> None:
-    """Nobody reads the results of a worker whose parent was killed, and the same command may be running again."""
-    while os.getppid() == parent:
-        time.sleep(POLL_SECONDS)
-    os._exit(1)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -52,6 +51,8 @@ def root(squares: Tensor) -> Tensor:
 
 def kmeans(points: Tensor, count: int, draws: torch.Generator) -> Tensor:
     """Centres (count, C) of points (N, C): scikit-learn's k-means++ and Lloyd's iterations, on the CPU."""
+    from sklearn.cluster import KMeans  # not at the top: a second of importing, also where SPADE is only listed
+
     state = int(torch.randint(2**31, (), generator=draws))
     # On several threads it adds up in any order, and the same seed would give other bits.
     with threadpool_limits(limits=1):

@@ -11,7 +11,8 @@ Three changes, each checked in float64 on probe images and left out where the ou
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -44,7 +45,7 @@ def simplified(network: nn.Module, outputs: Outputs) -> tuple[nn.Module, bool]:
         if getattr(module, "inplace", False):
             setattr(module, "inplace", False)  # noqa: B010 - an activation in place would overwrite the features of the layer before it
     chosen, mirrored = network.double(), False  # and back: exact
-    with torch.no_grad():
+    with torch.no_grad(), _one_thread():
         probes = _probes(chosen, outputs)
         possible: list[Change] = [fold_batch_norm, _chain]
         if len(probes) == len(SMALL_SIDES) and _can_mirror(chosen):
@@ -59,6 +60,17 @@ def simplified(network: nn.Module, outputs: Outputs) -> tuple[nn.Module, bool]:
                 if changes is possible:
                     break
     return chosen.float().to(memory_format=torch.channels_last), mirrored
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Probes are too small for more threads; where other processes keep the cores busy, those wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _probes(network: nn.Module, outputs: Outputs) -> list[tuple[Tensor, Sequence[Tensor]]]:

@@ -157,9 +157,9 @@ class Dataset(ABC):
         """
         return _decode(_choose(self._split(category).train, limit), size, with_masks=False)
 
-    def train_count(self, category: str, *, limit: int | None = None) -> int:
-        """How many images `train` gives; nothing is decoded. DataError as `validate`."""
-        return len(_choose(self._split(category).train, limit))
+    def train_ids(self, category: str, *, limit: int | None = None) -> tuple[str, ...]:
+        """The ids of what `train` gives, in its order; nothing is decoded. DataError as `validate`."""
+        return tuple(sample.id for sample in _choose(self._split(category).train, limit))
 
     def test(self, category: str, size: int, *, per_class: int | None = None) -> ImageSet:
         """Normals and anomalies, (N, 3, size, size), sorted by id, disjoint from the training images.
@@ -167,9 +167,15 @@ class Dataset(ABC):
         `per_class` keeps that many normals and that many anomalies at most, chosen by the hash of their ids: the same
         ones for every detector. Masks are there if every anomaly of the category has one. DataError as `validate`.
         """
+        return _decode(self._test(category, per_class), size, with_masks=self._split(category).unmasked == 0)
+
+    def test_labels(self, category: str, *, per_class: int | None = None) -> dict[str, int]:
+        """The labels of what `test` gives by their ids, in its order; nothing is decoded. DataError as `validate`."""
+        return {sample.id: sample.label for sample in self._test(category, per_class)}
+
+    def _test(self, category: str, per_class: int | None) -> list[Sample]:
         split = self._split(category)
-        chosen = _choose(split.normals, per_class) + _choose(split.anomalies, per_class)
-        return _decode(sorted(chosen, key=_sample_id), size, with_masks=split.unmasked == 0)
+        return sorted(_choose(split.normals, per_class) + _choose(split.anomalies, per_class), key=_sample_id)
 
     def _split(self, category: str) -> Split:
         if category not in self._splits:

@@ -30,11 +30,11 @@ def table(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("table")
 def test_a_cost_is_that_of_its_gradients_and_of_its_fit() -> None:
     plan = made("ae", "cflow", epsilons=(1 / 255, 2 / 255))
-    assert costs.estimate(plan, "ae", fits=False) == pytest.approx(20)
-    assert costs.estimate(plan, "ae", fits=True) == pytest.approx(120)
-    assert costs.estimate(plan, "mean-image", fits=True) is None
+    assert costs.Estimates(plan).seconds("ae", fits=False) == pytest.approx(20)
+    assert costs.Estimates(plan).seconds("ae", fits=True) == pytest.approx(120)
+    assert costs.Estimates(plan).seconds("mean-image", fits=True) is None
     # Its surrogate is a monotone function of the score, and followed alone: not twice the gradients.
-    assert costs.estimate(plan, "cflow", fits=False) == pytest.approx(10)
+    assert costs.Estimates(plan).seconds("cflow", fits=False) == pytest.approx(10)
 
 
 @pytest.mark.usefixtures("table")

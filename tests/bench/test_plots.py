@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from fake_records import make_failed, make_record, make_scores, with_auc, write_record
 from matplotlib.colors import to_hex
+from matplotlib.patches import StepPatch
 from safetensors.numpy import save_file
 
 from bench import leaderboard, panel, plots
@@ -65,10 +66,10 @@ def test_a_histogram_holds_every_score_of_a_class_as_its_share() -> None:
     scores = make_scores(draws=4)
     figure = plots.histogram_figure(make_record(scores), scores)
     for axes in figure.axes:
-        heights = [sum(patch.get_height() for patch in c.patches) for c in axes.containers if len(c.patches) > 1]
-        assert heights == pytest.approx([1.0, 1.0])
-    edges = [[p.get_x() for p in axes.containers[0].patches] for axes in figure.axes]
-    assert edges[0] == edges[1]
+        steps = [patch.get_data() for patch in axes.patches if isinstance(patch, StepPatch)]
+        assert [step.values.sum() for step in steps] == pytest.approx([1.0, 1.0])
+    before, after = ([p.get_data().edges for p in axes.patches if isinstance(p, StepPatch)] for axes in figure.axes)
+    np.testing.assert_array_equal(before, after)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from fake_records import write_record
 from rich.console import Console
 
-from bench import terminal
+from bench import plots, terminal
 from bench.records import Record
 from detectors.base import Progress, silent
 
@@ -34,7 +34,7 @@ class Drawing:
 @pytest.fixture
 def drawing(monkeypatch: pytest.MonkeyPatch) -> Drawing:
     found = Drawing()
-    monkeypatch.setattr(terminal.plots, "write_all", found)
+    monkeypatch.setattr(plots, "write_all", found)
     return found
 
 
@@ -102,13 +102,13 @@ def test_a_new_cell_is_drawn_as_soon_as_it_is_done_and_not_again_at_the_end(
     (picture,) = (tmp_path / "plots").glob("histogram--*.png")
     assert "mono" in picture.name, "a record that was there already waits for the end"
     asked: list[str] = []
-    honest = terminal.plots.histogram_figure
+    honest = plots.histogram_figure
 
     def watched(record: Record, scores: Any) -> Any:
         asked.append(record.category)
         return honest(record, scores)
 
-    monkeypatch.setattr(terminal.plots, "histogram_figure", watched)
+    monkeypatch.setattr(plots, "histogram_figure", watched)
     terminal.write_results(tmp_path, Console(quiet=True))
     assert asked == ["poly"]
     again = write_record(tmp_path / "records", category="mono", written="2031-01-01T00:00:00+00:00")
@@ -130,7 +130,7 @@ def test_no_error_in_drawing_stops_a_run(tmp_path: Path, monkeypatch: pytest.Mon
     def broken(*_: object) -> None:
         raise ValueError("a map that is not finite")
 
-    monkeypatch.setattr(terminal.plots, "histogram_figure", broken)
+    monkeypatch.setattr(plots, "histogram_figure", broken)
     reporter = Silent()
     record = write_record(tmp_path / "records")
     terminal.DrawingReporter(reporter, tmp_path).done(record, False)

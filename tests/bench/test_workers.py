@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import bench_fakes as fakes
 import pytest
@@ -43,21 +44,22 @@ def test_two_processes_leave_the_records_of_one(tmp_path: Path, folder: Path) ->
     assert again.reused == 4 and multiprocessing.active_children() == []
 
 
-def test_workers_start_while_pictures_are_read_and_not_where_all_is_done(
+def test_workers_start_while_pictures_are_read_and_neither_happens_where_all_is_done(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    check = runner.Category.check
+    check = workers.Crew.check
 
-    def counted(category: runner.Category) -> None:
+    def counted(crew: workers.Crew, *words: Any, **more: Any) -> dict[str, DataError]:
         seen.append(len(multiprocessing.active_children()))
-        check(category)
+        return check(crew, *words, **more)
 
-    monkeypatch.setattr(runner.Category, "check", counted)
+    monkeypatch.setattr(workers.Crew, "check", counted)
+    monkeypatch.setattr(runner.Category, "check", None)
     plan = planning.make(fakes.config(tmp_path, folder, "brightness"))
     runner.run_plan(plan, fakes.Quiet(), workers=2)
     assert runner.run_plan(plan, fakes.Quiet(), workers=2).reused == 2
-    assert seen == [2, 2, 0, 0] and multiprocessing.active_children() == []
+    assert seen == [2] and multiprocessing.active_children() == []
 
 
 def test_pictures_that_cannot_be_read_end_the_workers(tmp_path: Path, folder: Path) -> None:
@@ -88,6 +90,30 @@ def test_workers_are_told_to_keep_memory_and_nobody_else_is(monkeypatch: pytest.
     with workers._memory_kept():
         assert int(os.environ["MALLOC_MMAP_THRESHOLD_"]) > 2**30 and os.environ["MALLOC_TRIM_THRESHOLD_"] == "7"
     assert "MALLOC_MMAP_THRESHOLD_" not in os.environ and os.environ["MALLOC_TRIM_THRESHOLD_"] == "7"
+
+
+def test_a_damaged_picture_costs_its_category_alone_and_is_found_before_any_fit(tmp_path: Path, folder: Path) -> None:
+    damaged = shutil.copytree(folder, tmp_path / "pictures")
+    (damaged / "nut/test/good/000.png").write_bytes(b"no picture")
+    run = fakes.config(tmp_path, damaged, "ae", "brightness")
+    told = fakes.Quiet()
+    found = runner.run_plan(planning.make(run), told, workers=2)
+    assert {r.category for r in found.records} == {"bolt"} and len(found.records) == 2
+    assert len(found.problems) == 1 and "000.png" in found.problems[0]
+    assert not any(category == "nut" for _, category, *_ in told.steps)
+
+
+def test_processes_that_were_started_early_do_the_work_and_those_too_many_end(tmp_path: Path, folder: Path) -> None:
+    run = fakes.config(tmp_path, folder, "brightness")
+    with workers.early(run, 3) as crew:
+        assert crew is not None and len(multiprocessing.active_children()) == 3
+        found = runner.run_plan(planning.make(run), fakes.Quiet(), workers=2, crew=crew)
+    assert len(found.records) == 2 and not found.failed and multiprocessing.active_children() == []
+    for nobody in (workers.early(run, 3), workers.early(fakes.config(tmp_path / "else", folder, "brightness"), 1)):
+        with nobody as crew:
+            assert crew is None, "there are records, or there is no need"
+    with pytest.raises(BenchError, match="--workers"):
+        workers.early(run, 0)
 
 
 def test_a_killed_worker_is_a_sentence(tmp_path: Path, folder: Path) -> None:
