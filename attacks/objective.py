@@ -75,23 +75,25 @@ def loss_and_gradient(
         GradientCutError: the score has no graph that leads to x.
         AttackError: the score is not one number per image.
     """
-    total_loss, total_gradient, is_finite = _usable_draw(detector, x, y, noise.sub(0), differentiate)
+    total_loss, total_gradient, largest = _usable_draw(detector, x, y, noise.sub(0), differentiate)
+    is_finite = largest.isfinite()
     for i in range(1, eot):
-        losses, gradient, finite = _usable_draw(detector, x, y, noise.sub(i), differentiate)
-        total_loss, total_gradient, is_finite = total_loss + losses, total_gradient + gradient, is_finite & finite
-    is_zero = is_finite & (largest_entry(total_gradient) == 0)
+        losses, gradient, found = _usable_draw(detector, x, y, noise.sub(i), differentiate)
+        total_loss, total_gradient = total_loss + losses, total_gradient + gradient
+        is_finite = is_finite & found.isfinite()
     if eot > 1:
+        largest = largest_entry(total_gradient)
         total_loss, total_gradient = total_loss / eot, total_gradient / eot
-    return Evaluation(total_loss, total_gradient, is_zero, is_finite)
+    return Evaluation(total_loss, total_gradient, is_finite & (largest == 0), is_finite)
 
 
 def _usable_draw(
     detector: Detector, x: Tensor, y: Tensor, noise: Noise, differentiate: Differentiate
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """The losses, a gradient without entries that are not finite, and each image's largest entry as it was, (B,)."""
     losses, gradient = _single_draw(detector, x, y, noise, differentiate)
-    is_finite = torch.isfinite(largest_entry(gradient))
     # Only the bad entries: what is left of a gradient makes a stronger attack than none, and all of it is counted.
-    return losses, gradient.nan_to_num(nan=0, posinf=0, neginf=0), is_finite
+    return losses, gradient.nan_to_num(nan=0, posinf=0, neginf=0), largest_entry(gradient)
 
 
 def _single_draw(

@@ -136,6 +136,7 @@ class PGD(Attack):
         objective = objectives[followed[0]]
         search = _Search(objective, selection, settings) if detector.is_stochastic else None
         best, last = _Kept(x), _Kept(x)
+        projected, step_size = threat.around(x), self.step_size(threat)
         clean_loss: Tensor | None = None
         if search is not None:
             clean_loss = search.loss(x)
@@ -161,7 +162,7 @@ class PGD(Attack):
                 elif search.is_checkpoint(step):
                     best.offer(x_adv, search.loss(x_adv), run)
                 direction = gradient if settings.momentum == 0 else settings.momentum * direction + _levelled(gradient)
-                x_adv = threat.project(x_adv + threat.steepest_step(direction, self.step_size(threat)), x)
+                x_adv = projected(x_adv + threat.steepest_step(direction, step_size))
                 progress(run * settings.steps + step + 1, runs * settings.steps, self.name)
             trace.append(objective.loss(x_adv, noise.sub(restart, settings.steps)))
             last_loss = trace[-1] if search is None else search.loss(x_adv)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -59,6 +60,10 @@ class ThreatModel(ABC):
 
         The result is still in the ball: x lies in [0, 1], so cutting to [0, 1] moves no pixel away from x.
         """
+
+    def around(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """`project` for many candidates around the same original images: what depends on these is computed once."""
+        return lambda x_adv: self.project(x_adv, x)
 
     @abstractmethod
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
@@ -130,7 +135,12 @@ class LInf(ThreatModel):
 
     def project(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """Each pixel into [x - epsilon, x + epsilon], then into [0, 1]."""
-        return torch.clamp(x_adv, x - self.epsilon, x + self.epsilon).clamp_(0, 1)
+        return self.around(x)(x_adv)
+
+    def around(self, x: Tensor) -> Callable[[Tensor], Tensor]:
+        """Clipping to an interval and then to [0, 1] is clipping to the clipped interval, to the last bit."""
+        low, high = (x - self.epsilon).clamp_(0, 1), (x + self.epsilon).clamp_(0, 1)
+        return lambda x_adv: torch.clamp(x_adv, low, high)
 
     def distance(self, x_adv: Tensor, x: Tensor) -> Tensor:
         """The largest change of a pixel, (B,)."""
