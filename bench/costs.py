@@ -107,15 +107,15 @@ class Estimates:
 
 
 def longest_first(plan: Plan, jobs: Sequence[tuple[str, str]]) -> list[int]:
-    """The order in which several processes should take (category, detector): category by category, so that each holds
-    one category's pictures, and in each what takes long first, so that none is left with it at the end."""
+    """The order in which several processes should take (category, detector): what takes long first, so that none is
+    left with it at the end. A process that comes to another category is sent its pictures within milliseconds."""
     table = _table()
 
-    def key(number: int) -> tuple[int, float]:
+    def key(number: int) -> tuple[float, int]:
         category, detector = jobs[number]
         cost = _find(table, plan, detector)
         expected = math.inf if cost is None else _seconds(cost, plan, detector, fits=True)
-        return plan.categories.index(category), -expected
+        return -expected, plan.categories.index(category)
 
     return sorted(range(len(jobs)), key=key)
 

@@ -39,7 +39,7 @@ class Preset:
 
 
 PRESETS = (
-    Preset("quick", 128, False, 30, 32, "128 px, small networks, for two CPU cores (the default)"),
+    Preset("quick", 128, False, 60, 32, "128 px, small networks, for two CPU cores (the default)"),
     Preset("paper", 256, True, 16, 0, "256 px (CIFAR-10: 32), the papers' networks and schedules, for a GPU"),
 )
 

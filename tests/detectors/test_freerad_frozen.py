@@ -116,9 +116,9 @@ def test_steady_answers_with_the_same_bits_for_any_number_of_images(unshuffle: i
     """PyTorch convolves a lone small image, and 16 or more by 1 x 1 kernels, with other algorithms."""
     unet = _unet(UNetSettings(channels=16, multipliers=(1, 2), blocks=1, attention_sides=(8,), unshuffle=unshuffle))
     network = FrozenUNet(unet) if is_frozen else unet
-    x = random_images(35, 16).float()
+    x = random_images(70, 16).float()
     expected = network(x[:2], TIMESTEP)
-    for count in (1, 2, 3, 5, 15, 16, 17, 31, 33, 35):
+    for count in (1, 2, 3, 5, 15, 16, 17, 31, 64, 65, 70):
         noise, raw = steady(network, x[:count], TIMESTEP)
         assert noise.shape == raw.shape == (count, 3, 16, 16)
         assert torch.equal(noise[:1], expected[0][:1]) and torch.equal(raw[:1], expected[1][:1]), count
@@ -130,7 +130,7 @@ def test_steady_answers_with_the_same_bits_for_any_number_of_images(unshuffle: i
 def test_steady_loses_no_gradient(is_frozen: bool) -> None:
     unet = _unet()
     network = FrozenUNet(unet) if is_frozen else unet
-    for count in (1, 2, 17, 33):
+    for count in (1, 2, 17, 65):
         x = random_images(count, 16).float()
         plain = _gradient(unet, x)
         found = _gradient(lambda leaf, timestep: steady(network, leaf, timestep), x)
