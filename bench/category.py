@@ -9,6 +9,7 @@ from typing import Any
 
 from bench import fitting
 from bench.data.base import ImageSet
+from bench.errors import DataError
 from bench.fitting import TrainingData
 from bench.plan import Plan, subset_of
 
@@ -37,8 +38,15 @@ class Category:
         return subset_of(labels, self.plan.per_class, self.plan.run.limit)
 
     def check(self) -> None:
-        """Decode everything, for hours of fitting would be lost on a test picture that is damaged. Raises DataError."""
+        """Decode everything, for hours of fitting would be lost on a test picture that is damaged.
+
+        Raises:
+            DataError: pictures cannot be read, or were changed meanwhile: a record would name others than it is of.
+        """
+        before = self.plan.dataset.fingerprint(self.name)
         assert len(self.test) and len(self.training.fit)
+        if self.plan.dataset.fingerprint(self.name, anew=True) != before:
+            raise DataError(f"The pictures of {self.name} were changed while they were read; run the command again.")
 
     def forget(self) -> None:
         """Give the memory back; the images are decoded again where they are needed again."""
@@ -46,9 +54,15 @@ class Category:
             self.__dict__.pop(name, None)
 
     def packed(self) -> bytes:
-        """The decoded pictures for another process (`unpack`): copying is far faster than decoding again."""
-        return pickle.dumps({name: getattr(self, name) for name in _PICTURES}, protocol=5)
+        """The decoded pictures for another process (`unpack`): copying is far faster than decoding again.
+
+        With them goes what records say about them: files may be changed before the other process would look.
+        """
+        told = {name: getattr(self, name) for name in (*_PICTURES, "subset")}
+        return pickle.dumps((told, self.plan.dataset.fingerprint(self.name)), protocol=5)
 
     def unpack(self, pictures: bytes) -> None:
         """Take over what this program's own process `packed`."""
-        self.__dict__.update(pickle.loads(pictures))  # noqa: S301 - it comes through a pipe from the parent
+        told, fingerprint = pickle.loads(pictures)  # noqa: S301 - it comes through a pipe from the parent
+        self.__dict__.update(told)
+        self.plan.dataset.know_fingerprint(self.name, fingerprint)

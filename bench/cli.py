@@ -156,6 +156,7 @@ def fit(
         if folder is not None:
             disk.check_writable(folder)
     runner.deterministic(config.torch_device())
+    plan.built.clear()  # they are built again one by one
     problems: list[str] = []
     with ConsoleReporter(console, len(plan.categories) * len(plan.detectors)) as reporter:
         for category in plan.categories:

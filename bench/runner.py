@@ -150,6 +150,8 @@ def run_plan(plan: Plan, reporter: Reporter, *, workers: int = 1, crew: Crew | N
         # Also for a single one that a kill has left: a worker computes with fewer threads than this process.
         if workers > 1 and missing and crew is None:
             crew = stack.enter_context(_crew(workers))
+        elif crew is not None and (workers == 1 or not missing):
+            crew.end()  # it was started before that could be known
         problems = _problems(plan, missing, crew, workers)
         groups, missing = ([g for g in some if g.category not in problems] for some in (groups, missing))
         if problems and not groups:

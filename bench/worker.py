@@ -73,12 +73,15 @@ def work(parent: int, log_level: int, channel: Channel) -> None:
         detector_registry.names()  # imports them all, before there is something to do
     said = channel.said
     try:
-        told: Told = channel.pipe.recv()
+        try:
+            told: Told = channel.pipe.recv()
+        except EOFError:  # the parent is gone
+            return
         torch.set_num_threads(told.threads)
         deterministic(told.outline.run.torch_device())
         _do_jobs(told.outline.plan(), channel)
-    except (KeyboardInterrupt, EOFError):
-        pass  # the parent has the words for an interrupt, or is gone
+    except KeyboardInterrupt:
+        pass  # the parent has the words for it
     except BenchError as error:
         said.put(("error", error))
     except Exception as error:  # a bug; its own class may not survive the way between processes
@@ -96,7 +99,10 @@ def _do_jobs(plan: Plan, channel: Channel) -> None:
             continue
         if not at_hand:
             channel.said.put(("pictures", channel.worker, job.category))
-            category.unpack(channel.pipe.recv_bytes())
+            try:
+                category.unpack(channel.pipe.recv_bytes())
+            except EOFError:  # the parent is gone
+                return
         channel.said.put(("end", job.number, Group(category, job.detector).run(_Speaker(channel.said))))
 
 

@@ -50,7 +50,7 @@ def early(run: RunConfig, asked: int | None) -> AbstractContextManager[Crew | No
     and so does planning. None where the plan may show that an earlier run has left nothing to do."""
     wanted = _wanted(run, asked)
     if run.categories is not None and run.detectors != ("all",):
-        wanted = min(wanted, len(run.categories) * len(run.detectors))
+        wanted = min(wanted, len(set(run.categories)) * len(set(run.detectors)))
     has_records = (run.out / "records" / safe_name(run.dataset)).is_dir()
     return nullcontext() if wanted < 2 or has_records else Crew(wanted)
 
@@ -78,7 +78,8 @@ class Crew:
 
     def __init__(self, workers: int) -> None:
         context = multiprocessing.get_context("spawn")  # a forked copy of PyTorch's threads hangs
-        self._todo, self._said = context.SimpleQueue(), context.Queue()
+        # Both with a thread that feeds the pipe: a worker may wait for pictures while this process hands out jobs.
+        self._todo, self._said = context.Queue(), context.Queue()
         self._members, self._theirs = [], []
         level = logging.getLogger("bench").level
         for number in range(workers):
@@ -100,6 +101,11 @@ class Crew:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """End the processes, where nothing is left for them."""
+        self._todo.cancel_join_thread()  # jobs that nobody takes any more must not keep this process
         _end(self._members)
 
     def check(self, plan: Plan, names: Sequence[str], *, workers: int) -> dict[str, DataError]:
@@ -171,12 +177,13 @@ class Crew:
                 message = self._said.get(timeout=POLL_SECONDS)
             except queue.Empty:
                 # Its last words may still be on their way when a process has ended.
-                codes = {member.process.exitcode for member in self._members} - {None, 0}
-                gone_since = gone_since or time.monotonic() if codes else None
+                codes = {member.process.exitcode for member in self._members}
+                is_lost = bool(codes - {None, 0}) or None not in codes
+                gone_since = gone_since or time.monotonic() if is_lost else None
                 if gone_since is not None and time.monotonic() - gone_since > 2:
                     raise BenchError(
-                        f"A worker process was killed (exit code {codes.pop()}), probably for want of memory; what was "
-                        "finished is kept: run the same command again with --workers 1."
+                        f"A worker process was killed (exit code {max(codes - {None}, key=abs)}), probably for want of "
+                        "memory; what was finished is kept: run the same command again with --workers 1."
                     ) from None
                 continue
             if message[0] == "error":

@@ -85,7 +85,8 @@ def _convolved(x: Tensor, convolution: nn.Conv2d, clips: bool) -> Tensor:
 
 def _transposed(g: Tensor, x: Tensor, convolution: nn.Conv2d) -> Tensor:
     """The transpose of the convolution of x."""
-    if set(convolution.kernel_size) == set(convolution.stride) == {1} and convolution.groups == 1:
+    is_plain_product = set(convolution.kernel_size) == set(convolution.stride) == {1} and convolution.groups == 1
+    if is_plain_product and not any(cast(Any, convolution.padding)):
         # PyTorch has two ways for these, by the number of images, and both are slower than the matrix product.
         rows = torch.mm(g.permute(0, 2, 3, 1).reshape(-1, g.shape[1]), convolution.weight[:, :, 0, 0])
         return rows.view(len(g), *x.shape[2:], -1).permute(0, 3, 1, 2)

@@ -124,7 +124,7 @@ class CFA(Detector):
     name = "cfa"
     title = "CFA"
     paper = "Lee et al. 2022, IEEE Access 10, arXiv 2206.04325"
-    revision = 3  # last bits of the gradient: a backbone's convolutions in chains
+    revision = 3  # last bits: a backbone's convolutions in chains
     has_map = True
     frozen_prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)
 

@@ -101,7 +101,7 @@ class CFlow(Detector):
     name = "cflow"
     title = "CFlow"
     paper = "Gudovskiy et al., WACV 2022, arXiv 2107.12571"
-    revision = 4  # last bits of the gradient: a backbone's convolutions in chains
+    revision = 4  # last bits: a backbone's convolutions in chains
     has_map = True
     surrogate_is_monotone = True
     frozen_prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)

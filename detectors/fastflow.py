@@ -85,7 +85,7 @@ class FastFlow(Detector):
     name = "fastflow"
     title = "FastFlow"
     paper = "Yu et al. 2021, arXiv 2111.07677"
-    revision = 4  # last bits of the gradient: a backbone's convolutions in chains
+    revision = 4  # last bits: a backbone's convolutions in chains
     has_map = True
     surrogate_is_monotone = True
     frozen_prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)

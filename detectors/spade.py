@@ -56,7 +56,7 @@ class SPADE(Detector):
     name = "spade"
     title = "SPADE"
     paper = "Cohen & Hoshen 2020, arXiv 2005.02357"
-    revision = 3  # last bits of the gradient: a backbone's convolutions in chains
+    revision = 3  # last bits: a backbone's convolutions in chains
     frozen_prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)
 
     bank: Tensor

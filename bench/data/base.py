@@ -137,18 +137,22 @@ class Dataset(ABC):
         """Cheap check, to be made before any fitting: DataError unless the category has all it needs."""
         self._split(category)
 
-    def fingerprint(self, category: str) -> str:
+    def fingerprint(self, category: str, *, anew: bool = False) -> str:
         """sha256 (hex) of what the category uses, wherever it lies: it changes with a byte, a name, a label, a mask.
 
         The hash of the sorted lines "role, id, defect, sha256 of the file, sha256 of the mask or -", where the role is
-        train or test and a NUL ends each field.
+        train or test and a NUL ends each field. It is computed once, or once more with `anew`.
         """
-        if category not in self._fingerprints:
+        if anew or category not in self._fingerprints:
             split = self._split(category)
             lines = [_fingerprint_line("train", sample) for sample in split.train]
             lines += [_fingerprint_line("test", sample) for sample in split.test]
             self._fingerprints[category] = hashlib.sha256(b"".join(sorted(lines))).hexdigest()
         return self._fingerprints[category]
+
+    def know_fingerprint(self, category: str, fingerprint: str) -> None:
+        """Take over what another process has computed for the pictures that it has read."""
+        self._fingerprints[category] = fingerprint
 
     def train(self, category: str, size: int, *, limit: int | None = None) -> ImageSet:
         """Normal training images, (N, 3, size, size), without masks, sorted by id.

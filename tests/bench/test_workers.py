@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ import torch
 from bench import plan as planning
 from bench import runner, workers
 from bench.errors import BenchError, DataError, RecordError
+from bench.worker import Run
 from detectors.base import Progress
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -114,6 +116,67 @@ def test_processes_that_were_started_early_do_the_work_and_those_too_many_end(tm
             assert crew is None, "there are records, or there is no need"
     with pytest.raises(BenchError, match="--workers"):
         workers.early(run, 0)
+
+
+def test_processes_that_turn_out_not_to_be_needed_end_before_the_work_starts(tmp_path: Path, folder: Path) -> None:
+    told = fakes.Quiet()
+    alive: list[int] = []
+    told.done = lambda *_: alive.append(len(multiprocessing.active_children()))  # type: ignore[method-assign]
+    plan = planning.make(fakes.config(tmp_path, folder, "brightness", categories=("bolt",)))
+    with workers.Crew(2) as crew:
+        runner.run_plan(plan, told, workers=1, crew=crew)
+    assert alive == [0]
+
+
+def test_any_number_of_jobs_is_handed_out_without_waiting_for_a_worker() -> None:
+    """A pipe holds some 600: a worker that waits for pictures, and a parent that waits for room, wait for ever."""
+    crew = workers.Crew(1)
+
+    def hand_out() -> None:
+        for number in range(20_000):
+            crew._todo.put(Run(number, "category", "detector"))
+
+    thread = threading.Thread(target=hand_out, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    crew.end()
+
+
+def test_a_record_names_the_pictures_that_it_was_computed_on(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever happens to the files after they were read, before some worker comes to them."""
+    pictures = shutil.copytree(folder, tmp_path / "pictures")
+    plan = planning.make(fakes.config(tmp_path, pictures, "brightness"))
+    before = {name: plan.dataset.fingerprint(name) for name in plan.categories}
+    check = workers.Crew.check
+
+    def checked(crew: workers.Crew, *words: Any, **more: Any) -> dict[str, DataError]:
+        found = check(crew, *words, **more)
+        for picture in pictures.rglob("test/*/*.png"):
+            picture.write_bytes(b"no longer a picture")
+        return found
+
+    monkeypatch.setattr(workers.Crew, "check", checked)
+    result = runner.run_plan(plan, fakes.Quiet(), workers=2)
+    assert [record.ok for record in result.records] == [True, True]
+    assert {record.category: record.fingerprint for record in result.records} == before
+    with pytest.raises(DataError):  # of the files as they are now there is no record
+        runner.run_plan(planning.make(plan.run), fakes.Quiet(), workers=2)
+
+
+def test_pictures_that_change_while_they_are_read_are_refused(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = shutil.copytree(folder, tmp_path / "pictures")
+    plan = planning.make(fakes.config(tmp_path, pictures, "brightness"))
+    category = runner.Category(plan, "bolt")
+    assert plan.dataset.fingerprint("bolt")
+    source, target = sorted(pictures.glob("bolt/train/good/*.png"))[:2]
+    shutil.copy(source, target)
+    with pytest.raises(DataError, match="bolt were changed while they were read"):
+        category.check()
 
 
 def test_a_killed_worker_is_a_sentence(tmp_path: Path, folder: Path) -> None:

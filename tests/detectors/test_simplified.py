@@ -186,3 +186,13 @@ def test_a_chain_is_its_convolutions_one_after_the_other_and_keeps_nothing() -> 
         alive = weakref.ref(found)
         del found
         assert alive() is None, "an operation that holds its own output is freed by the garbage collector alone"
+
+
+def test_a_padded_convolution_of_one_pixel_is_no_matrix_product() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 8, 1, padding=1), nn.Conv2d(8, 4, 3)]
+    leaf = pictures(8).float().requires_grad_()
+    (found,) = torch.autograd.grad(Chain([c.requires_grad_(False) for c in layers], [False, False])(leaf).sum(), leaf)
+    (expected,) = torch.autograd.grad(layers[1](layers[0](leaf)).sum(), leaf)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
