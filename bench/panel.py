@@ -157,7 +157,8 @@ def panel_figure(record: Record, examples: Examples) -> Figure:
                 if score is not None:
                     grid[y, x].set_xlabel(f"score {score[index]:.3g}", fontsize=7, labelpad=2)
         if mappable is not None:
-            figure.colorbar(mappable, cax=figure.add_axes(bar), extend="max")
+            legend = figure.colorbar(mappable, cax=figure.add_axes(bar), extend="max")
+            legend.ax.ticklabel_format(axis="y", scilimits=(-2, 3))  # long numbers would leave the figure
         epsilon = epsilon_text(record.epsilon, record.norm)
         figure.suptitle(
             f"{plain(record.detector_title, 24)}, {plain(record.dataset, 20)} {plain(record.category, 24)}, "

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from bench import plots, terminal
 from bench.records import Record
+from detectors import anomalib_family
 from detectors.base import Progress, silent
 
 
@@ -71,7 +72,7 @@ def test_a_run_that_was_killed_while_drawing_draws_the_next_time(tmp_path: Path,
 
 def test_records_of_a_family_can_become_stale_too() -> None:
     """Without making the class, which would import anomalib after every run."""
-    assert terminal.revisions().detectors["anomalib:patchcore"] == 2
+    assert terminal.revisions().detectors["anomalib:patchcore"] == anomalib_family.REVISION
 
 
 class Silent:
