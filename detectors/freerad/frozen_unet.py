@@ -45,7 +45,7 @@ class FrozenUNet:
     def run(self, x: Tensor, timestep: Tensor, traces: Traces | None) -> Tensor:
         """Noise and raw variance behind one another, (B, 6, H, W); leaves what `pull` needs in the traces."""
         unet, kernels = self._unet, self._kernels
-        embedding = F.silu(unet._embedding(timestep, x.dtype))
+        embedding = F.silu(unet.embedding_of(timestep, x.dtype))
         h = layers.convolved(packed(F.pixel_unshuffle(x, self._fold)), kernels[unet.conv_in])
         skips = [h]
         for stage in unet.down:

@@ -232,7 +232,7 @@ class UNet(nn.Module):
             The predicted noise (B, 3, H, W) and the raw output for the variance (B, 3, H, W).
         """
         fold = self.settings.unshuffle
-        embedding = self._embedding(timesteps, x.dtype)
+        embedding = self.embedding_of(timesteps, x.dtype)
         h = F.pixel_unshuffle(x, fold) if fold > 1 else x
         if is_fused(h):  # else cuDNN's convolutions transpose their input and their output
             h = h.contiguous(memory_format=torch.channels_last)
@@ -250,7 +250,7 @@ class UNet(nn.Module):
         noise, raw_variance = out.chunk(2, dim=1)
         return noise, raw_variance
 
-    def _embedding(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
+    def embedding_of(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
         """(B,) to (B, 4 * channels), in the features' type, but made in 32 bits at least: 613 is no bfloat16."""
         exact = dtype if dtype in (torch.float32, torch.float64) else torch.float32
         features = timestep_embedding(timesteps.to(exact), self.settings.channels)

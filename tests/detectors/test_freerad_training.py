@@ -345,6 +345,6 @@ def test_a_recorded_step_reads_its_new_inputs_and_its_results_outlive_the_next(
 def test_sixteen_bits_tell_neighbouring_timesteps_apart() -> None:
     """bfloat16 has no number between 612 and 616: the embedding must be made in more bits."""
     network = UNet(TINY, SIDE)
-    embeddings = [network._embedding(torch.tensor([t]), torch.bfloat16) for t in (612, 613, 614, 615, 616)]
+    embeddings = [network.embedding_of(torch.tensor([t]), torch.bfloat16) for t in (612, 613, 614, 615, 616)]
     assert all(not torch.equal(a, b) for a, b in itertools.pairwise(embeddings))
     assert {e.dtype for e in embeddings} == {torch.bfloat16}
