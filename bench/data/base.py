@@ -6,17 +6,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 from PIL import Image
 
+from bench.data import groups
+from bench.data.groups import id_hash as id_hash
 from bench.data.images import read_image, read_mask, resize
 from bench.errors import DataError
 from bench.names import unknown
 
 NORMAL, ANOMALOUS = 1, -1
 GOOD = "good"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +75,7 @@ class Sample:
     decode: Callable[[bytes, str], Image.Image] = read_image  # (content, where) -> RGB picture
     mask: Callable[[], bytes] | None = None
     mask_where: str = ""
+    group: str = ""  # what it shares with others of its kind: module, scene, lot; "" where nobody knows
 
     @property
     def label(self) -> int:
@@ -140,8 +144,8 @@ class Dataset(ABC):
     def fingerprint(self, category: str, *, anew: bool = False) -> str:
         """sha256 (hex) of what the category uses, wherever it lies: it changes with a byte, a name, a label, a mask.
 
-        The hash of the sorted lines "role, id, defect, sha256 of the file, sha256 of the mask or -", where the role is
-        train or test and a NUL ends each field. It is computed once, or once more with `anew`.
+        The hash of the sorted lines "role, id, defect, sha256 of the file, sha256 of the mask or -, group if there is
+        one", where the role is train or test and a NUL ends each field. It is computed once, or once more with `anew`.
         """
         if anew or category not in self._fingerprints:
             split = self._split(category)
@@ -169,7 +173,8 @@ class Dataset(ABC):
         """Normals and anomalies, (N, 3, size, size), sorted by id, disjoint from the training images.
 
         `per_class` keeps that many normals and that many anomalies at most, chosen by the hash of their ids: the same
-        ones for every detector. Masks are there if every anomaly of the category has one. DataError as `validate`.
+        ones for every detector. Where samples have groups, as many normals as anomalies come from each
+        (`bench.data.groups`), whatever `per_class` is. Masks are there if every anomaly of the category has one. DataError as `validate`.
         """
         return _decode(self._test(category, per_class), size, with_masks=self._split(category).unmasked == 0)
 
@@ -179,6 +184,9 @@ class Dataset(ABC):
 
     def _test(self, category: str, per_class: int | None) -> list[Sample]:
         split = self._split(category)
+        pairs = groups.matched(split.test)
+        if len(pairs) >= groups.LEAST_PAIRS:
+            return sorted((s for pair in _limited(pairs, per_class) for s in pair), key=_sample_id)
         return sorted(_choose(split.normals, per_class) + _choose(split.anomalies, per_class), key=_sample_id)
 
     def _split(self, category: str) -> Split:
@@ -205,21 +213,20 @@ class Dataset(ABC):
             )
 
 
-def id_hash(text: str) -> bytes:
-    """The hash by which subsets are chosen: sha256, also of names that are not valid Unicode."""
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
-
-
 def _sample_id(sample: Sample) -> str:
     return sample.id
 
 
 def _choose(samples: Iterable[Sample], limit: int | None) -> list[Sample]:
     if limit is not None:
-        if limit < 1:
-            raise DataError(f"At least one image is needed and {limit} were asked for: raise the limit.")
-        samples = sorted(samples, key=lambda sample: id_hash(sample.id))[:limit]
+        samples = _limited(sorted(samples, key=lambda sample: id_hash(sample.id)), limit)
     return sorted(samples, key=_sample_id)
+
+
+def _limited(chosen: Sequence[T], limit: int | None) -> Sequence[T]:
+    if limit is not None and limit < 1:
+        raise DataError(f"At least one image is needed and {limit} were asked for: raise the limit.")
+    return chosen[:limit]
 
 
 def _decode(samples: Sequence[Sample], size: int, with_masks: bool) -> ImageSet:
@@ -242,4 +249,5 @@ def _decode(samples: Sequence[Sample], size: int, with_masks: bool) -> ImageSet:
 def _fingerprint_line(role: str, sample: Sample) -> bytes:
     mask = "-" if sample.mask is None else hashlib.sha256(sample.mask()).hexdigest()
     fields = (role, sample.id, sample.defect, hashlib.sha256(sample.content()).hexdigest(), mask)
+    fields += (sample.group,) if sample.group else ()
     return b"".join(field.encode("utf-8", "surrogateescape") + b"\0" for field in fields)
