@@ -266,7 +266,7 @@ def _fit(
     normals: Tensor = data.fit.pixels().to(device)
     detector.to(device)
     try:
-        detector.fit(normals, seed=run.fit_seed, progress=progress, workdir=workdir)
+        detector.fit(normals, seed=run.fit_seed, progress=progress, workdir=workdir, names=data.fit.ids)
         if auto.open_setting(detector):
             detector.fit_report["auto"] = auto.choose(
                 detector, data.fit, data.held_out, seed=run.fit_seed, progress=progress or silent

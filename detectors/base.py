@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -57,6 +57,8 @@ class Detector(nn.Module, ABC):
         paper: where the method comes from.
         revision: raised whenever a change of code can change scores.
         is_stochastic: whether the score draws noise.
+        sees_pixels: False for a baseline that scores the names of the images alone (`noise.image_ids`). It has no
+            gradient, and no attack moves it.
         is_defence: whether its authors claim robustness (a high robust AUC elsewhere is suspicious).
         has_map, has_reconstruction: whether `anomaly_map` and `reconstruct` are there.
         has_surrogate: whether `surrogate_score` is another function than `score`; attacks then follow both gradients.
@@ -75,6 +77,7 @@ class Detector(nn.Module, ABC):
     paper: ClassVar[str]
     revision: ClassVar[int] = 1
     is_stochastic: bool = False  # may depend on the settings
+    sees_pixels: ClassVar[bool] = True
     is_defence: ClassVar[bool] = False
     has_map: bool = False  # may depend on the settings
     has_reconstruction: bool = False
@@ -98,6 +101,7 @@ class Detector(nn.Module, ABC):
         self.is_fitted = False
         self.may_take_shipped = True  # a fit may start from weights that ship with the package (False: --refit)
         self.fit_report: dict[str, Any] = {}
+        self.training_names: tuple[str, ...] | None = None  # while it is fitted, where the caller knows them
 
     @classmethod
     @abstractmethod
@@ -132,7 +136,13 @@ class Detector(nn.Module, ABC):
     # -- what everybody calls -----------------------------------------------------------------------------------------
 
     def fit(
-        self, normals: Tensor, *, seed: int, progress: Progress | None = None, workdir: Path | None = None
+        self,
+        normals: Tensor,
+        *,
+        seed: int,
+        progress: Progress | None = None,
+        workdir: Path | None = None,
+        names: Sequence[str] | None = None,
     ) -> Self:
         """Learn what normal looks like.
 
@@ -141,6 +151,7 @@ class Detector(nn.Module, ABC):
             seed: the source of all randomness in fitting.
             progress: told about each step.
             workdir: a folder in which a long fit may keep what it needs to go on after a kill.
+            names: of the images, for a baseline that scores these.
 
         Raises:
             DetectorError: too few images, or images of the wrong shape or range.
@@ -163,8 +174,10 @@ class Detector(nn.Module, ABC):
         self.train()
         for key, parameter in self.named_parameters():
             parameter.requires_grad_(not key.startswith(self.frozen_prefixes or ("\0",)))
+        self.training_names = None if names is None else tuple(names)
         with torch.inference_mode(False), torch.enable_grad():
             self._fit(normals, seed=seed, progress=progress or silent, workdir=workdir)
+        self.training_names = None
         self._freeze()
         return self
 
