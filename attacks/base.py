@@ -53,6 +53,9 @@ class AttackResult:
         surrogate_zero_gradients: as `zero_gradients`, of the surrogate's, (B,); None where it was not followed.
         surrogate_won: whether the image was found along the surrogate's gradient, (B,) bool; None unless both the
             score's and the surrogate's were followed.
+        gain, late_gain: what all of the steps, and what the last fifth of them, added to the loss in the run that the
+            image came from, (B,); of its best iterate where that is kept, and of a stochastic detector on the
+            selection's common draws. None where the attack goes in no steps.
     """
 
     images: Tensor
@@ -67,6 +70,8 @@ class AttackResult:
     gradients: int
     surrogate_zero_gradients: Tensor | None = None
     surrogate_won: Tensor | None = None
+    gain: Tensor | None = None
+    late_gain: Tensor | None = None
 
 
 class Attack(ABC):
@@ -173,6 +178,15 @@ class Attack(ABC):
         two is, of a detector that has one, the same attack as one that follows that one.
         """
         return self
+
+    def gradients(self, *, is_stochastic: bool, gradients_followed: int = 1) -> int:
+        """Backward passes per image that the attack will make, for an estimate of its cost."""
+        return 1
+
+    def with_draws(self, factor: int) -> Self | None:
+        """This attack with so many times the noise draws in each gradient of a stochastic detector; None where it
+        averages none. Whether it finds more tells whether the draws were enough."""
+        return None
 
     def describe(self) -> dict[str, Any]:
         """Everything that a record needs to repeat the attack, ready for JSON.

@@ -143,13 +143,10 @@ class Objective:
         gradients: backward passes per image so far.
     """
 
-    def __init__(
-        self, detector: Detector, y: Tensor, *, differentiate: Differentiate = "score", eot: int = 1
-    ) -> None:
+    def __init__(self, detector: Detector, y: Tensor, *, differentiate: Differentiate = "score") -> None:
         """Args as in `loss_and_gradient`; a deterministic detector's EOT draws are all the same, so one is taken."""
         self._detector, self._y = detector, y
         self._differentiate: Differentiate = differentiate
-        self._eot = eot if detector.is_stochastic else 1
         self.forwards = 0
         self.gradients = 0
         self._steps = 0
@@ -157,26 +154,25 @@ class Objective:
         self._zero = torch.zeros(len(y), dtype=torch.long, device=y.device)
         self._non_finite = torch.zeros_like(self._zero)
 
-    def loss(self, x: Tensor, noise: Noise) -> Tensor:
-        """y * A(x), (B,), on the same draws as `gradient` under this noise."""
-        return self.mean_loss(x, noise, self._eot)
-
-    def mean_loss(self, x: Tensor, noise: Noise, draws: int) -> Tensor:
-        """y * A(x), (B,), averaged over `noise.sub(i)` for i below `draws`."""
+    def losses(self, x: Tensor, noise: Noise, draws: int) -> Tensor:
+        """y * A(x) on each of the draws `noise.sub(i)`, (draws, B); (1, B) of a deterministic detector."""
+        draws = draws if self._detector.is_stochastic else 1
         self.forwards += draws
         found = [
             loss(self._detector, x, self._y, noise.sub(i), differentiate=self._differentiate) for i in range(draws)
         ]
-        return torch.stack(found).mean(0)
+        return torch.stack(found)
 
-    def gradient(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """y * A(x), (B,), and its gradient, (B, 3, H, W), finite; zero and non-finite gradients are counted."""
+    def gradient(self, x: Tensor, noise: Noise, draws: int = 1) -> tuple[Tensor, Tensor]:
+        """y * A(x), (B,), and its gradient, (B, 3, H, W), finite, both averaged over the draws `noise.sub(i)`; zero and
+        non-finite gradients are counted."""
+        draws = draws if self._detector.is_stochastic else 1
         evaluation = loss_and_gradient(
-            self._detector, x, self._y, noise, differentiate=self._differentiate, eot=self._eot
+            self._detector, x, self._y, noise, differentiate=self._differentiate, eot=draws
         )
         twice = self._differentiate == "surrogate" and not _stands_for_the_score(self._detector, "surrogate")
-        self.forwards += self._eot * (2 if twice else 1)
-        self.gradients += self._eot
+        self.forwards += draws * (2 if twice else 1)
+        self.gradients += draws
         self._steps += 1
         self._zero += evaluation.is_zero
         self._non_finite += ~evaluation.is_finite

@@ -1,15 +1,18 @@
 """Projected gradient descent on the anomaly score (Madry et al. 2018; Eq. 3.1 and 3.2 of the paper).
 
-With momentum (Dong et al. 2018) as the setting `momentum`: of a stochastic detector each step follows an average over
-the steps so far, which takes out its noise at no cost. With EOT (Athalye et al. 2018) as the setting `eot`, and BPDA
-(same paper) as the setting `differentiate`: a detector whose honest score has no useful gradient declares a surrogate,
-and is attacked along the gradients of both.
+A stochastic detector's gradient is mostly noise: at 2 draws 64 % of the signs of FreeRAD's are right, at 32 draws 80 %.
+So what its attack can do is average: over draws (EOT, Athalye et al. 2018), over steps (momentum, Dong et al. 2018),
+with steps that become smaller as the direction becomes surer. The settings `eot`, `eot_last`, `momentum`, `schedule`
+and `stochastic_steps` concern stochastic detectors alone. With BPDA (Athalye et al. 2018) as the setting
+`differentiate`, a detector whose honest score has no useful gradient declares a surrogate, and is attacked along the
+gradients of both.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
@@ -18,6 +21,7 @@ import torch
 from torch import Tensor
 
 from attacks.base import Attack, AttackResult, AttackSettings
+from attacks.candidates import Highest, Significant, mean_over_draws
 from attacks.errors import AttackError
 from attacks.objective import Differentiate, Objective
 from attacks.registry import register
@@ -28,7 +32,7 @@ if TYPE_CHECKING:
     from detectors.base import Detector, Progress
 
 T = TypeVar("T")
-CHECKPOINTS = 5  # at how many iterates of a restart a stochastic detector's candidates are compared
+COSINE_STEPS = (1 / 2, 1 / 50)  # first and last step of the cosine schedule, in epsilons
 
 
 @dataclass(frozen=True)
@@ -37,20 +41,27 @@ class PGDSettings(AttackSettings):
 
     Attributes:
         steps: gradient steps of each restart.
-        step_size: on [0, 1]; None means 2.5 * epsilon / steps.
+        step_size: on [0, 1]; None means 2.5 * epsilon / steps, and what `schedule` says.
         random_start: whether the first restart starts at a random point (the paper: no).
         restarts: how often to start; all but the first start at random points.
-        keep: "best" keeps each image's best candidate, the clean image among them; "last" the last iterate (the paper).
-        eot: draws that each gradient is averaged over, of a stochastic detector.
-        momentum: of a stochastic detector, the share m in [0, 1) of the direction so far that goes into each step,
-            d <- m d + g / mean|g| (MI-FGSM, Dong et al. 2018, Eq. 6); 0: each step follows its own gradient alone (the
-            paper), as it always does of a deterministic one, where there is no noise to average.
+        keep: "best" keeps each image's best candidate, the clean image among them (of a stochastic detector: the last
+            iterate, unless another candidate beats it by more than noise); "last" the last iterate (the paper).
         differentiate: whose gradient is followed. "auto": the score's and, where the detector has a surrogate, in a
             second run the surrogate's, of which each image keeps the better (the surrogate's alone, where it is a
             monotone function of the score). "score" or "surrogate" (BPDA): that alone.
             Candidates are compared by the score whatever is followed; a monotone surrogate that is followed alone
             stands for it.
-        selection_draws: draws on which a stochastic detector's candidates are compared.
+
+    Of a stochastic detector:
+        stochastic_steps: in place of `steps`; None: as many.
+        eot, eot_last: draws that the first and the last step's gradient are averaged over; between them the number
+            rises evenly: early steps find the direction whatever the noise, late ones must see small differences.
+            None: always `eot`.
+        momentum: the share m in [0, 1) of the direction so far that goes into each step, d <- m d + g / mean|g|
+            (MI-FGSM, Dong et al. 2018, Eq. 6); 0: each step follows its own gradient alone (the paper), as it always
+            does of a deterministic one, where there is no noise to average.
+        schedule: "constant" step size, or "cosine": it falls from epsilon / 2 (or `step_size`) to epsilon / 50.
+        selection_draws: draws on which candidates are compared.
     """
 
     steps: int = 40
@@ -58,61 +69,107 @@ class PGDSettings(AttackSettings):
     random_start: bool = False
     restarts: int = 1
     keep: Literal["best", "last"] = "best"
-    eot: int = 1
-    momentum: float = 0.0
     differentiate: Literal["auto", "score", "surrogate"] = "auto"
-    selection_draws: int = 3
+    stochastic_steps: int | None = None
+    eot: int = 1
+    eot_last: int | None = None
+    momentum: float = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+    selection_draws: int = 16
 
     def __post_init__(self) -> None:
         """Raises AttackError for values that make no sense."""
-        for field in ("steps", "restarts", "eot", "selection_draws"):
+        for field in ("steps", "stochastic_steps", "restarts", "eot", "eot_last", "selection_draws"):
             value = getattr(self, field)
+            if value is None and field in ("stochastic_steps", "eot_last"):
+                continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise AttackError(f"PGD's {field} must be a whole number of at least 1; got {value!r}.")
         if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size > 0):
             raise AttackError(f"PGD's step_size must be a number above 0, or None; got {self.step_size!r}.")
         if not 0 <= self.momentum < 1:
             raise AttackError(f"PGD's momentum must be a number from 0 to below 1; got {self.momentum!r}.")
-        if self.keep not in ("best", "last"):
-            raise AttackError(f"PGD's keep must be 'best' or 'last'; got {self.keep!r}.")
-        if self.differentiate not in ("auto", "score", "surrogate"):
-            raise AttackError(
-                f"PGD's differentiate must be 'auto', 'score' or 'surrogate'; got {self.differentiate!r}."
-            )
+        for field, known in (
+            ("keep", ("best", "last")), ("differentiate", ("auto", "score", "surrogate")),
+            ("schedule", ("constant", "cosine")),
+        ):  # fmt: skip
+            if getattr(self, field) not in known:
+                *others, final = map(repr, known)
+                raise AttackError(
+                    f"PGD's {field} must be {', '.join(others)} or {final}; got {getattr(self, field)!r}."
+                )
+
+    def draws_at(self, step: int) -> int:
+        """Noise draws of a step's gradient, counted from 0."""
+        last = self.eot if self.eot_last is None else self.eot_last
+        return round(self.eot + (last - self.eot) * step / max(1, self.steps - 1))
 
 
 class PGD(Attack):
-    """Steepest steps of a fixed size, projected onto the ball around the original image.
+    """Steepest steps, projected onto the ball around the original image.
 
     Every gradient step draws fresh noise, as the randomised defence does. Of a deterministic detector every iterate is
-    a candidate. Of a stochastic one, losses under different noise would select lucky noise: the clean image and a few
-    iterates of each restart are compared on common draws of the selection source instead (whatever `keep` says, so
-    that a last iterate that is worse than the best one shows).
+    a candidate. Of a stochastic one, losses under different noise would select lucky noise: the clean image, the
+    iterate after four fifths of the steps and the last one are compared on common draws of the selection source instead
+    (whatever `keep` says, so that a last iterate that is worse than another shows).
     """
 
     name: ClassVar[str] = "pgd"
     title: ClassVar[str] = "PGD"
     summary: ClassVar[str] = "Projected gradient descent on the score."
+    revision: ClassVar[int] = 2
     settings_class: ClassVar[type[AttackSettings]] = PGDSettings
 
     def step_size(self, threat: ThreatModel) -> float:
-        """The step size on [0, 1]."""
+        """The (first) step's size on [0, 1]."""
         explicit: float | None = self.settings.step_size
-        return 2.5 * threat.epsilon / self.settings.steps if explicit is None else explicit
+        if explicit is not None:
+            return explicit
+        if self.settings.schedule == "cosine":
+            return COSINE_STEPS[0] * threat.epsilon
+        return 2.5 * threat.epsilon / self.settings.steps
+
+    def step_sizes(self, threat: ThreatModel) -> list[float]:
+        """Every step's size on [0, 1]."""
+        first, steps = self.step_size(threat), self.settings.steps
+        if self.settings.schedule == "constant":
+            return [first] * steps
+        last = COSINE_STEPS[1] * threat.epsilon
+        # An explicit first step below the last one of the schedule stays as it is.
+        waves = [(1 + math.cos(math.pi * step / max(1, steps - 1))) / 2 for step in range(steps)]
+        return [min(first, last) + max(0.0, first - last) * wave for wave in waves]
 
     def settled(self, detector: Detector) -> Self:
         """Of a detector without a surrogate, there is the score's gradient to follow, whatever `differentiate` says; of
         one whose surrogate is a monotone function of the score, "auto" follows the surrogate's alone: the same
-        direction, where the score has one. A deterministic one has no momentum."""
+        direction, where the score has one. A deterministic one has no noise to average."""
         wanted = self.settings.differentiate
         if not detector.has_surrogate:
             wanted = "score"
         elif wanted == "auto" and detector.surrogate_is_monotone:
             wanted = "surrogate"
         settled = copy.copy(self)
-        momentum = self.settings.momentum if detector.is_stochastic else 0.0
-        settled.settings = replace(self.settings, differentiate=wanted, momentum=momentum)
+        settled.settings = replace(self._for(detector.is_stochastic), differentiate=wanted)
         return settled
+
+    def _for(self, is_stochastic: bool) -> PGDSettings:
+        settings: PGDSettings = self.settings
+        if is_stochastic:
+            return replace(settings, steps=settings.stochastic_steps or settings.steps, stochastic_steps=None)
+        return replace(settings, stochastic_steps=None, eot=1, eot_last=None, momentum=0.0, schedule="constant")
+
+    def gradients(self, *, is_stochastic: bool, gradients_followed: int = 1) -> int:
+        """As in `Attack`."""
+        settings = self._for(is_stochastic)
+        return gradients_followed * settings.restarts * sum(settings.draws_at(step) for step in range(settings.steps))
+
+    def with_draws(self, factor: int) -> Self:
+        """As in `Attack`."""
+        settings: PGDSettings = self.settings
+        more = copy.copy(self)
+        last = None if settings.eot_last is None else factor * settings.eot_last
+        more.settings = replace(settings, eot=factor * settings.eot, eot_last=last)
+        return more
 
     def describe(self) -> dict[str, Any]:
         """As everywhere, with the step size that is used."""
@@ -129,61 +186,110 @@ class PGD(Attack):
         selection: Noise,
         progress: Progress,
     ) -> AttackResult:
-        settings: PGDSettings = self.settled(detector).settings
+        attack = self.settled(detector)
+        settings: PGDSettings = attack.settings
+        sizes = attack.step_sizes(threat)
         which = settings.differentiate
         followed: tuple[Differentiate, ...] = ("score", "surrogate") if which == "auto" else (which,)
-        objectives = {key: Objective(detector, y, differentiate=key, eot=settings.eot) for key in followed}
-        objective = objectives[followed[0]]
-        search = _Search(objective, selection, settings) if detector.is_stochastic else None
-        best, last = _Kept(x), _Kept(x)
-        projected, step_size = threat.around(x), self.step_size(threat)
-        clean_loss: Tensor | None = None
-        if search is not None:
-            clean_loss = search.loss(x)
-        elif settings.random_start:
-            clean_loss = objective.loss(x, noise)
-        if clean_loss is not None:
-            best.offer(x, clean_loss, run=0)
-        traces: list[Tensor] = []
-        runs = len(objectives) * settings.restarts
+        objectives = {key: Objective(detector, y, differentiate=key) for key in followed}
+        compared_by = objectives[followed[0]]
+
+        def compare(images: Tensor) -> Tensor:
+            """Losses of candidates on common draws, (D, B)."""
+            return compared_by.losses(images, selection, settings.selection_draws)
+
+        highest = None if detector.is_stochastic else Highest(x)
+        clean = None
+        if detector.is_stochastic or settings.random_start:
+            clean = compare(x)
+        if highest is not None and clean is not None:
+            highest.offer(x, clean[0], run=0)
+        runs: list[_Run] = []
+        count = len(objectives) * settings.restarts * settings.steps
         # Both gradients are followed under the same noise and from the same starts: the result is, image by image, the
         # better one of two attacks that each follow one of them.
         for objective, restart in product(objectives.values(), range(settings.restarts)):
-            run = len(traces)
             starts_at_random = settings.random_start or restart > 0
             x_adv = threat.random_start(x, noise.sub(restart)) if starts_at_random else x
-            trace = []
-            direction = torch.zeros_like(x)
-            for step in range(settings.steps):
-                loss, gradient = objective.gradient(x_adv, noise.sub(restart, step))
-                trace.append(loss)
-                if search is None:
-                    best.offer(x_adv, loss, run)
-                elif search.is_checkpoint(step):
-                    best.offer(x_adv, search.loss(x_adv), run)
+            run = _Run(settings.steps)
+            projected, direction = threat.around(x), torch.zeros_like(x)
+            for step, size in enumerate(sizes):
+                loss, gradient = objective.gradient(x_adv, noise.sub(restart, step), settings.draws_at(step))
+                run.losses.append(loss)
+                if step == run.late_step:
+                    run.late = x_adv
+                if highest is not None:
+                    highest.offer(x_adv, loss, len(runs))
                 direction = gradient if settings.momentum == 0 else settings.momentum * direction + _levelled(gradient)
-                x_adv = projected(x_adv + threat.steepest_step(direction, step_size))
-                progress(run * settings.steps + step + 1, runs * settings.steps, self.name)
-            trace.append(objective.loss(x_adv, noise.sub(restart, settings.steps)))
-            last_loss = trace[-1] if search is None else search.loss(x_adv)
-            best.offer(x_adv, last_loss, run)
-            last.offer(x_adv, last_loss, run)
-            traces.append(torch.stack(trace))
-        kept = best if settings.keep == "best" else last
-        return AttackResult(
-            images=kept.images,
-            trace=kept.of_its_run(torch.stack(traces)),
-            clean_loss=traces[0][0] if clean_loss is None else clean_loss,
-            last_loss=last.loss,
-            best_loss=best.loss,
-            zero_gradients=_zero_gradients(objectives, "score", otherwise=torch.full_like(y, torch.nan)),
-            non_finite_gradients=torch.stack([o.non_finite_gradients for o in objectives.values()]).mean(0),
-            reprojected=torch.zeros_like(y, dtype=torch.bool),
-            forwards=sum(o.forwards for o in objectives.values()),
-            gradients=sum(o.gradients for o in objectives.values()),
-            surrogate_zero_gradients=_zero_gradients(objectives, "surrogate", otherwise=None),
-            surrogate_won=kept.run >= settings.restarts if len(objectives) > 1 else None,
-        )
+                x_adv = projected(x_adv + threat.steepest_step(direction, size))
+                progress(len(runs) * settings.steps + step + 1, count, self.name)
+            draws = settings.draws_at(settings.steps - 1)
+            run.losses.append(mean_over_draws(objective.losses(x_adv, noise.sub(restart, settings.steps), draws)))
+            run.last = x_adv
+            runs.append(run)
+        return _result(x, settings, objectives, runs, clean, compare, highest)
+
+
+class _Run:
+    """One restart along one gradient: its losses under each step's own noise, and the iterates to be compared."""
+
+    def __init__(self, steps: int) -> None:
+        self.losses: list[Tensor] = []
+        self.late_step = steps - max(1, steps // 5)
+        self.late: Tensor
+        self.last: Tensor
+
+
+def _result(
+    x: Tensor,
+    settings: PGDSettings,
+    objectives: dict[Differentiate, Objective],
+    runs: list[_Run],
+    clean: Tensor | None,
+    compare: Callable[[Tensor], Tensor],
+    highest: Highest | None,
+) -> AttackResult:
+    """Choose each image's candidate, and say what the attack did."""
+    traces = torch.stack([torch.stack(run.losses) for run in runs])  # (runs, steps + 1, B)
+    last = Highest(x)
+    best: Highest | Significant
+    if highest is not None:
+        for number, run in enumerate(runs):
+            highest.offer(run.last, run.losses[-1], number)
+            last.offer(run.last, run.losses[-1], number)
+        best, clean_loss = highest, traces[0, 0] if clean is None else clean[0]
+        late, final = traces[:, runs[0].late_step], traces[:, -1]
+        if settings.keep == "best":
+            late, final = traces[:, : runs[0].late_step + 1].amax(dim=1), traces.amax(dim=1)
+    else:
+        assert clean is not None
+        finals, lates = [compare(run.last) for run in runs], [compare(run.late) for run in runs]
+        best = Significant(runs[0].last, finals[0], 0)
+        for number, run in enumerate(runs):
+            last.offer(run.last, mean_over_draws(finals[number]), number)
+            if number > 0:
+                best.challenge(run.last, finals[number], number)
+            best.challenge(run.late, lates[number], number)
+        best.challenge(x, clean, 0)
+        clean_loss = mean_over_draws(clean)
+        late, final = (torch.stack([mean_over_draws(losses) for losses in some]) for some in (lates, finals))
+    kept = best if settings.keep == "best" else last
+    return AttackResult(
+        images=kept.images,
+        trace=kept.of_its_run(traces),
+        clean_loss=clean_loss,
+        last_loss=last.loss,
+        best_loss=best.loss,
+        late_gain=kept.of_its_run(final - late),
+        gain=kept.of_its_run(final) - clean_loss,
+        zero_gradients=_zero_gradients(objectives, "score", otherwise=torch.full_like(clean_loss, torch.nan)),
+        non_finite_gradients=torch.stack([o.non_finite_gradients for o in objectives.values()]).mean(0),
+        reprojected=torch.zeros_like(clean_loss, dtype=torch.bool),
+        forwards=sum(o.forwards for o in objectives.values()),
+        gradients=sum(o.gradients for o in objectives.values()),
+        surrogate_zero_gradients=_zero_gradients(objectives, "surrogate", otherwise=None),
+        surrogate_won=kept.run >= settings.restarts if len(objectives) > 1 else None,
+    )
 
 
 def _levelled(gradient: Tensor) -> Tensor:
@@ -196,50 +302,6 @@ def _levelled(gradient: Tensor) -> Tensor:
 
 def _zero_gradients(objectives: dict[Differentiate, Objective], which: Differentiate, *, otherwise: T) -> Tensor | T:
     return objectives[which].zero_gradients if which in objectives else otherwise
-
-
-class _Search:
-    """Compares a stochastic detector's candidates on common draws."""
-
-    def __init__(self, objective: Objective, selection: Noise, settings: PGDSettings) -> None:
-        self._objective, self._selection, self._draws = objective, selection, settings.selection_draws
-        self._every = max(1, settings.steps // CHECKPOINTS)
-
-    def is_checkpoint(self, step: int) -> bool:
-        """Whether the iterate before this step is a candidate (the clean image and the last iterate always are)."""
-        return step > 0 and step % self._every == 0
-
-    def loss(self, x_adv: Tensor) -> Tensor:
-        return self._objective.mean_loss(x_adv, self._selection, self._draws)
-
-
-class _Kept:
-    """Image by image, the candidate with the highest loss; of equal ones the first.
-
-    Attributes:
-        images, loss: the candidates and their losses.
-        run: the number of the run that found each, (B,).
-    """
-
-    def __init__(self, x: Tensor) -> None:
-        self.images = x
-        self.loss = torch.full((len(x),), torch.nan, dtype=x.dtype, device=x.device)
-        self.run = torch.zeros(len(x), dtype=torch.long, device=x.device)
-        self._is_empty = True
-
-    def offer(self, images: Tensor, loss: Tensor, run: int) -> None:
-        if self._is_empty:  # taken whatever its loss: a last iterate with a NaN score must not become the clean image
-            self.images, self.loss, self._is_empty = images, loss, False
-            return
-        # A NaN never wins and always loses.
-        better = (loss > self.loss) | (self.loss.isnan() & ~loss.isnan())
-        self.images = torch.where(better[:, None, None, None], images, self.images)
-        self.loss = torch.where(better, loss, self.loss)
-        self.run = torch.where(better, run, self.run)
-
-    def of_its_run(self, traces: Tensor) -> Tensor:
-        """(runs, T, B) to (T, B): the trace of the run that each image came from."""
-        return traces.gather(0, self.run.expand(1, traces.shape[1], -1))[0]
 
 
 @register

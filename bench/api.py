@@ -126,7 +126,7 @@ def evaluate(
     rules = protocol.get(protocol_name)
     per_class = min((n for n in (rules.per_class, limit) if n is not None), default=None)
     test: ImageSet = datasets.get(dataset, data_root).test(category, detector.image_size, per_class=per_class)
-    chosen = rules.attack_settings() | settings
+    chosen = rules.attack_settings(**settings)
     made = attacks.get(attack, image_size=detector.image_size, epsilon=epsilon, **chosen)
     device = next((t.device for t in detector.state_dict().values()), torch.device("cpu"))
     gate.check(detector, test, device)

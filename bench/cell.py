@@ -1,7 +1,7 @@
 """One cell: attack a fitted detector on a test set, then score clean and attacked images on fresh noise.
 
 The adversarial image is fixed before its verdict: attack, selection and verdict draw from sources that cannot be
-computed from each other. Clean and attacked images are scored on the same verdict draws.
+computed from each other (`bench.verdict`). A baseline that sees no pixels is not attacked: nothing moves it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from torch import Tensor
 
 from attacks.base import Attack, AttackResult
 from bench.data.base import ImageSet
+from bench.draws import MoreDraws, more_draws
 from bench.errors import CellError
+from bench.verdict import Draws as Draws
+from bench.verdict import Judge, batch
 from detectors.base import Detector
 from detectors.noise import NoiseSeed
 
@@ -26,14 +29,6 @@ log = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 Tick = Callable[[int, str], None]
 EXAMPLES_PER_CLASS = 1
-
-
-@dataclass(frozen=True)
-class Draws:
-    """How a stochastic detector's verdict is taken, and the seed of all noise."""
-
-    verdict: int
-    seed: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +41,13 @@ class Outcome:
         clean_maps, robust_maps: anomaly maps under the first verdict draw, (N, S, S), or None.
         zero_gradients, non_finite_gradients: share of the gradient steps, (N,); zero: of those along the score's.
         last_worse: whether the last iterate was worse than the best one, bool (N,).
-        trace: the attack's loss at each iterate, averaged over the images, (steps + 1,).
+        gained: by how much the attack's steps raised the loss, (N,); None where it goes in no steps.
+        late_gained: how much of that came in the last fifth of the steps, (N,).
         reprojected: how many images the attack had left outside the ball.
         forwards, gradients: passes per image of the attack.
+        more_draws: what four times the noise draws found on a few images; None for a deterministic detector.
         examples: tensors for the picture panel.
-        seconds: of attack and verdict.
+        seconds: of attack, verdict and indicators.
         surrogate_zero_gradients: share of the steps along the surrogate's gradient, (N,); None where it has none.
         surrogate_won: whether the surrogate's gradient found more than the score's, bool (N,); None unless both were
             followed.
@@ -64,10 +61,12 @@ class Outcome:
     zero_gradients: Floats
     non_finite_gradients: Floats
     last_worse: NDArray[np.bool_]
-    trace: Floats
+    gained: Floats | None
+    late_gained: Floats | None
     reprojected: int
     forwards: int
     gradients: int
+    more_draws: MoreDraws | None = None
     examples: dict[str, Tensor] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     surrogate_zero_gradients: Floats | None = None
@@ -91,7 +90,7 @@ def run_cell(
         detector: fitted, on the device.
         attack: with its threat model settled.
         test, held_out: images to attack; normals for the threshold.
-        draws: number of verdict draws and the seed.
+        draws: number of verdict draws at least, and the seed.
         batch_size: images at a time; halved when memory runs out. It changes results by float rounding at most (on
             one CPU thread seen between batches of about 14 and larger ones; on several threads or a GPU, any).
         device: where to compute.
@@ -104,7 +103,7 @@ def run_cell(
     examples = _example_indices(test)
     start = 0
     while start < len(test):
-        part = _part(start, batch_size, len(test))
+        part = batch(start, batch_size, len(test))
         try:
             chunks.append(_run_chunk(detector, attack, test, part, draws, device, examples))
         except (RuntimeError, MemoryError) as error:
@@ -119,7 +118,18 @@ def run_cell(
             continue
         tick(len(set(part)), "attack")
         start = part[-1] + 1
-    outcome = _joined(chunks, _calibration(detector, held_out, draws, batch_size, device))
+    adversarial = torch.cat([chunk.adversarial for chunk in chunks])[_once(chunks)]
+    judge = Judge(detector, draws, batch_size, device)
+    started = time.monotonic()
+    clean, robust = judge.both(test, adversarial)
+    calibration = judge.scores(held_out.ids, held_out.pixels(), range(len(clean)))
+    judged = time.monotonic()
+    more = more_draws(detector, attack, test, adversarial, draws.seed, device) if detector.sees_pixels else None
+    seconds = {
+        "attack": sum(chunk.seconds for chunk in chunks), "verdict": judged - started,
+        "indicators": time.monotonic() - judged,
+    }  # fmt: skip
+    outcome = _joined(chunks, clean, robust, calibration, more, {k: round(v, 2) for k, v in seconds.items()})
     for what, scores in (("clean", outcome.clean), ("attacked", outcome.robust), ("normal", outcome.calibration)):
         if not np.isfinite(scores).all():
             bad = int((~np.isfinite(scores)).any(axis=0).sum())
@@ -141,33 +151,14 @@ def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def _part(start: int, size: int, count: int) -> list[int]:
-    """The next images. One alone is taken twice: for a batch of one, oneDNN's convolutions round differently."""
-    part = list(range(start, min(start + size, count)))
-    return part * 2 if len(part) == 1 else part
-
-
-def _calibration(
-    detector: Detector, held_out: ImageSet, draws: Draws, batch_size: int, device: torch.device
-) -> Floats:
-    """Scores of held-out normals on the verdict draws, (D, M)."""
-    scores = [np.empty((draws.verdict if detector.is_stochastic else 1, 0))]
-    for start in range(0, len(held_out), batch_size):
-        part = _part(start, batch_size, len(held_out))
-        found = _verdict(detector, held_out.pixels(part).to(device), _keys(held_out, part), draws)
-        scores.append(found[:, : len(set(part))])
-    return np.concatenate(scores, axis=1)
-
-
 @dataclass(frozen=True, eq=False)
 class _Chunk:
     part: list[int]
-    clean: Floats
-    robust: Floats
+    adversarial: Tensor
     maps: tuple[NDArray[np.float32], NDArray[np.float32]] | None
     result: AttackResult
     examples: dict[str, Tensor]
-    seconds: tuple[float, float]
+    seconds: float
 
 
 def _run_chunk(
@@ -182,9 +173,12 @@ def _run_chunk(
     x, y, keys = test.pixels(part).to(device), test.labels[part].to(device), _keys(test, part)
     root = NoiseSeed(draws.seed)
     started = time.monotonic()
-    result = attack.run(
-        detector, x, y, noise=root.source("attack", keys), selection=root.source("selection", keys)
-    )
+    if detector.sees_pixels:
+        result = attack.run(
+            detector, x, y, noise=root.source("attack", keys), selection=root.source("selection", keys)
+        )
+    else:
+        result = _left_alone(x)
     attacked = time.monotonic()
     maps = None
     if detector.has_map and test.masks is not None:
@@ -192,25 +186,26 @@ def _run_chunk(
     chosen = [part.index(i) for i in examples if i in part]
     return _Chunk(
         part=part,
-        clean=_verdict(detector, x, keys, draws),
-        robust=_verdict(detector, result.images, keys, draws),
+        adversarial=result.images.cpu(),
         maps=maps,
         result=result,
         examples=_examples(detector, x, y, result.images, keys, chosen, draws) if chosen else {},
-        seconds=(attacked - started, time.monotonic() - attacked),
+        seconds=attacked - started,
     )
+
+
+def _left_alone(x: Tensor) -> AttackResult:
+    """What an attack finds on a detector that sees no pixels: nothing, at no cost."""
+    nothing = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    return AttackResult(
+        images=x, trace=nothing[None], clean_loss=nothing, last_loss=nothing, best_loss=nothing,
+        zero_gradients=torch.full_like(nothing, torch.nan), non_finite_gradients=nothing,
+        reprojected=nothing.bool(), forwards=0, gradients=0,
+    )  # fmt: skip
 
 
 def _keys(images: ImageSet, part: Sequence[int]) -> list[str]:
     return [images.ids[i] for i in part]
-
-
-def _verdict(detector: Detector, x: Tensor, keys: list[str], draws: Draws) -> Floats:
-    source = NoiseSeed(draws.seed).source("verdict", keys)
-    count = draws.verdict if detector.is_stochastic else 1
-    with torch.no_grad():
-        scores = [detector.score(x, noise=source.at(draw)) for draw in range(count)]
-    return np.asarray(torch.stack(scores).double().cpu().numpy())
 
 
 def _maps(detector: Detector, x: Tensor, keys: list[str], draws: Draws) -> NDArray[np.float32]:
@@ -252,9 +247,20 @@ def _bytes(images: Tensor) -> Tensor:
     return (images.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
-def _joined(chunks: list[_Chunk], calibration: Floats) -> Outcome:
-    # An image that was taken twice counts once.
-    once = np.unique(np.concatenate([c.part for c in chunks]), return_index=True)[1]
+def _once(chunks: Sequence[_Chunk]) -> NDArray[np.intp]:
+    """Where each image stands in the chunks' results; one that was taken twice counts once."""
+    return np.unique(np.concatenate([c.part for c in chunks]), return_index=True)[1]
+
+
+def _joined(
+    chunks: list[_Chunk],
+    clean: Floats,
+    robust: Floats,
+    calibration: Floats,
+    more: MoreDraws | None,
+    seconds: dict[str, float],
+) -> Outcome:
+    once = _once(chunks)
 
     def per_image(name: str) -> NDArray[np.float64]:
         return np.concatenate([getattr(c.result, name).double().cpu().numpy() for c in chunks], axis=-1)[..., once]
@@ -268,23 +274,22 @@ def _joined(chunks: list[_Chunk], calibration: Floats) -> Outcome:
     for name in next((c.examples for c in chunks if c.examples), {}):
         examples[name] = torch.cat([c.examples[name] for c in chunks if c.examples])
     return Outcome(
-        clean=np.concatenate([c.clean for c in chunks], axis=1)[:, once],
-        robust=np.concatenate([c.robust for c in chunks], axis=1)[:, once],
+        clean=clean,
+        robust=robust,
         calibration=calibration,
         clean_maps=np.concatenate([m[0] for m in with_maps])[once] if with_maps else None,
         robust_maps=np.concatenate([m[1] for m in with_maps])[once] if with_maps else None,
         zero_gradients=per_image("zero_gradients"),
         non_finite_gradients=per_image("non_finite_gradients"),
         last_worse=per_image("last_loss") < per_image("best_loss"),
-        trace=per_image("trace").mean(axis=1),
+        gained=if_there("gain"),
+        late_gained=if_there("late_gain"),
         reprojected=int(per_image("reprojected").sum()),
         forwards=max(c.result.forwards for c in chunks),
         gradients=max(c.result.gradients for c in chunks),
+        more_draws=more,
         examples=examples,
-        seconds={
-            "attack": round(sum(c.seconds[0] for c in chunks), 2),
-            "verdict": round(sum(c.seconds[1] for c in chunks), 2),
-        },
+        seconds=seconds,
         surrogate_zero_gradients=if_there("surrogate_zero_gradients"),
         surrogate_won=None if surrogate_won is None else surrogate_won > 0,
     )

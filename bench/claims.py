@@ -53,16 +53,22 @@ def failure_flags(record: Record) -> list[str]:
     if _number(indicators.get("late_gain_share")) > 0.2:
         share = 100 * _number(indicators["late_gain_share"])
         flags.append(f"not converged: {share:.0f} % of the attack's gain came in the last fifth of its steps")
+    draws = indicators.get("more_draws")
+    if isinstance(draws, dict) and draws.get("speaks") is True:
+        flags.append(
+            f"too few noise draws: with {_number(draws.get('factor')):.0f} times as many the attack gained "
+            f"{100 * _number(draws.get('gain_share')):.0f} % more on {_number(draws.get('images')):.0f} images"
+        )
     if record.clean and record.robust and record.robust.auc > record.clean.auc + 1.0:
         flags.append("the attack raised the AUC")
     return flags
 
 
-def claim(record: Record) -> str:
-    """What a robust column is: "PGD-20, upper bound". Every attack gives an upper bound on the robust AUC."""
-    steps = record.attack.get("steps")
-    name = one_line(record.attack_name.split("-")[0].upper(), 40)
-    return f"{name}-{steps}, upper bound" if steps is not None else f"{name}, upper bound"
+def claim(records: Sequence[Record]) -> str:
+    """What a robust column is: "PGD-20/30, upper bound". Every attack gives an upper bound on the robust AUC."""
+    name = one_line(records[0].attack_name.split("-")[0].upper(), 40)
+    steps = sorted({int(_number(r.attack.get("steps"))) for r in records} - {0})
+    return f"{name}-{'/'.join(map(str, steps))}, upper bound" if steps else f"{name}, upper bound"
 
 
 def facts(records: Sequence[Record]) -> tuple[str, ...]:
@@ -72,13 +78,11 @@ def facts(records: Sequence[Record]) -> tuple[str, ...]:
     sizes = sorted({(int(r.subset["normals"]), int(r.subset["anomalies"])) for r in records})
     counts = ", ".join(f"{n} normal and {a} anomalous" for n, a in sizes[:6]) + (", ..." if len(sizes) > 6 else "")
     verdicts = sorted({int(r.cell["draws"]["verdict"]) for r in records})
-    eot = sorted({int(_number(r.attack.get("eot"))) for r in records} - {0, 1})
-    momentum = sorted({_number(r.attack.get("momentum")) for r in records} - {0.0})
     settings = {
-        "steps": attack.get("steps"), "step size": attack.get("step_size"), "restarts": attack.get("restarts"),
+        "step size": _each(records, "step_size"), "restarts": attack.get("restarts"),
         "random start": attack.get("random_start"), "iterate kept": attack.get("keep"),
-        "EOT draws": "/".join(map(str, eot)) or None,
-        "momentum where stochastic": "/".join(f"{m:g}" for m in momentum) or None,
+        "EOT draws at first": _each(records, "eot", but=1), "and at last": _each(records, "eot_last", but=1),
+        "momentum where stochastic": _each(records, "momentum", but=0),
     }  # fmt: skip
     sentences = [
         f"Protocol {first.protocol} (version {protocol['version']}), preset {first.preset}, "
@@ -87,7 +91,7 @@ def facts(records: Sequence[Record]) -> tuple[str, ...]:
         + (f" (at most {subset['per_class']} per class)." if subset.get("per_class") else "."),
         f"Attack {first.attack_name}: {norm_text(first.norm)} epsilon {epsilon_text(first.epsilon, first.norm)}"
         + "".join(f", {name} {_plain(value)}" for name, value in settings.items() if value is not None)
-        + f"; robust AUC is {claim(first)}.",
+        + f"; robust AUC is {claim(records)}.",
         f"Verdict draws: {'/'.join(map(str, verdicts))} (1 where the detector is deterministic); an AUC is the mean of "
         "single-draw AUCs, anomalous the positive class, in per cent"
         + (", ties counted as lost." if counts_ties_as_lost(first) else "."),
@@ -100,6 +104,12 @@ def facts(records: Sequence[Record]) -> tuple[str, ...]:
         )
     remarks = sorted({one_line(r.cell.get("remark") or "") for r in records})
     return tuple(text for text in [*sentences, one_line(protocol.get("statement") or ""), *remarks] if text)
+
+
+def _each(records: Sequence[Record], setting: str, *, but: float | None = None) -> str | None:
+    """The values of a setting that follows from the detector, those aside that say nothing; None where none is left."""
+    found = {_number(record.attack.get(setting)) for record in records if record.attack.get(setting) is not None}
+    return "/".join(f"{value:.4g}" for value in sorted(found - {but})) or None
 
 
 def _plain(value: Any) -> str:

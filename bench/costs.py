@@ -133,10 +133,8 @@ def _seconds(cost: Cost, plan: Plan, detector: str, fits: bool) -> float:
 
 
 def _gradients(attack: Attack, stochastic: bool, surrogate: bool) -> int:
-    described = attack.describe()
-    draws = int(described.get("eot", 1)) if stochastic else 1
-    draws *= 2 if surrogate and described.get("differentiate") == "auto" else 1
-    return int(described.get("steps", 1)) * int(described.get("restarts", 1)) * draws
+    both = surrogate and attack.describe().get("differentiate") == "auto"
+    return attack.gradients(is_stochastic=stochastic, gradients_followed=2 if both else 1)
 
 
 def _find(costs: Sequence[Cost], plan: Plan, detector: str) -> Cost | None:

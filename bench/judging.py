@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -9,24 +10,33 @@ from typing import Any
 import numpy as np
 
 from bench import config, environment, intervals, metrics, records
-from bench.cell import Outcome
+from bench.cell import Floats, Outcome
 from bench.data.base import ImageSet
 from bench.fitting import Fitted
 from bench.plan import Plan
 from bench.records import Record
 from bench.scores import Scores
+from detectors import file_order
 
 CALIBRATION_FPR = 0.05
+FLAGGED = 90.0  # what separates the classes better than this without looking at the object is said beside every figure
 
 
-def judged(plan: Plan, cell: dict[str, Any], fitted: Fitted, test: ImageSet, outcome: Outcome) -> tuple[Record, Scores]:
-    """The record and the scores of a cell that came to an end."""
+def judged(
+    plan: Plan,
+    cell: dict[str, Any],
+    fitted: Fitted,
+    test: ImageSet,
+    outcome: Outcome,
+    trained_on: Sequence[str],
+) -> tuple[Record, Scores]:
+    """The record and the scores of a cell that came to an end; `trained_on`: the ids of the training images."""
     labels = test.labels.numpy().astype(np.int64)
     scores = Scores(test.ids, labels, outcome.clean, outcome.robust)
     record = replace(
         _empty(plan, cell, fitted.describe()),
         status="ok",
-        results=figures(outcome, labels, test),
+        results=figures(outcome, labels, test, trained_on),
         indicators=indicators(outcome),
         seconds={"fit": fitted.fit_seconds, **outcome.seconds, "total": round(sum(outcome.seconds.values()), 2)},
     )
@@ -38,18 +48,19 @@ def failed(plan: Plan, cell: dict[str, Any], checkpoint: dict[str, Any], reason:
     return replace(_empty(plan, cell, checkpoint), reason=reason)
 
 
-def figures(outcome: Outcome, labels: Any, test: ImageSet) -> dict[str, Any]:
-    """What a record states about an outcome; labels int64 (N,)."""
+def figures(outcome: Outcome, labels: Any, test: ImageSet, trained_on: Sequence[str] = ()) -> dict[str, Any]:
+    """What a record states about an outcome; labels int64 (N,), `trained_on` the ids of the training images."""
     normal = labels == 1
     mixed_normals = np.where(normal, outcome.robust, outcome.clean)
     mixed_anomalies = np.where(normal, outcome.clean, outcome.robust)
-    brightness = metrics.brightness_separability(test.pixels().mean(dim=(1, 2, 3)).numpy(), labels)
+    brightness = metrics.separability(test.pixels().mean(dim=(1, 2, 3)).numpy(), labels)
     found: dict[str, Any] = {
         "clean": intervals.summary(outcome.clean, labels),
         "robust": intervals.summary(outcome.robust, labels),
         "normals_only_auc": metrics.mean_single_draw_auc(mixed_normals, labels).mean,
         "anomalies_only_auc": metrics.mean_single_draw_auc(mixed_anomalies, labels).mean,
-        "brightness": {"separability": brightness, "flagged": bool(brightness > 90)},
+        "brightness": {"separability": brightness, "flagged": bool(brightness > FLAGGED)},
+        "file_order": _file_order(test.ids, trained_on, labels),
         "pixel": _pixel(outcome, test),
     }
     if outcome.calibration.shape[1] >= 10:
@@ -76,7 +87,8 @@ def indicators(outcome: Outcome) -> dict[str, Any]:
         "zero_gradient_share": None if np.isnan(outcome.zero_gradients).all() else float(outcome.zero_gradients.mean()),
         "nonfinite_gradient_share": float(outcome.non_finite_gradients.mean()),
         "last_worse_than_best_share": float(outcome.last_worse.mean()),
-        "late_gain_share": late_gain(outcome.trace),
+        "late_gain_share": late_gain(outcome.gained, outcome.late_gained),
+        "more_draws": None if outcome.more_draws is None else outcome.more_draws.describe(),
         "reprojected_images": outcome.reprojected,
         "forward_passes_per_image": outcome.forwards,
         "gradients_per_image": outcome.gradients,
@@ -84,21 +96,28 @@ def indicators(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def late_gain(trace: Any) -> float | None:
+def late_gain(gained: Floats | None, late: Floats | None) -> float | None:
     """How much of the attack's gain came in the last fifth of its steps: near 0 where it has converged, 0.2 and more
     where it was still on its way and more steps would find more.
 
     Args:
-        trace: the loss at each iterate, (steps + 1,), averaged over the images.
+        gained, late: what all steps, and what the last fifth of them, added to each image's loss, (N,).
 
     Returns:
         None where the attack gained nothing, or a loss was not finite.
     """
-    if len(trace) < 3 or not np.isfinite(trace).all():
+    if gained is None or late is None or not (np.isfinite(gained).all() and np.isfinite(late).all()):
         return None
-    gain = float(trace[-1] - trace[0])
-    late = float(trace[-1] - trace[-1 - max(1, (len(trace) - 1) // 5)])
-    return round(late / gain, 4) if gain > 0 else None
+    gain = float(gained.mean())
+    return round(float(late.mean()) / gain, 4) if gain > 0 else None
+
+
+def _file_order(test: Sequence[str], trained_on: Sequence[str], labels: Any) -> dict[str, Any] | None:
+    if not trained_on:
+        return None
+    distances = file_order.distances(test, [file_order.running_number(name) for name in trained_on])
+    value = metrics.separability(distances.numpy(), labels)
+    return {"separability": value, "flagged": bool(value > FLAGGED)}
 
 
 def _pixel(outcome: Outcome, test: ImageSet) -> dict[str, float] | None:

@@ -117,23 +117,22 @@ def build(records: Iterable[Record], revisions: Revisions | None = None) -> list
 
 
 def _group_key(record: Record) -> str:
-    ball = [record.attack.get(key) for key in ("epsilon", "step_size")]
-    return json.dumps([curve_key(record), ball])
+    return json.dumps([curve_key(record), record.attack.get("epsilon")])
 
 
 def curve_key(record: Record) -> str:
-    """What the records of one security curve have in common: everything but epsilon, and the step size with it."""
-    cell, attack = record.cell, record.attack
-    step, epsilon = attack.get("step_size"), attack.get("epsilon")
-    step = round(step / epsilon, 9) if isinstance(step, float) and isinstance(epsilon, float) and epsilon > 0 else step
-    # EOT, momentum, BPDA's surrogate and the draws follow from the detector and may differ within one leaderboard.
-    budget = [attack.get(k) for k in ("norm", "steps", "restarts", "random_start", "keep")] + [step]
+    """What the records of one security curve have in common: everything but epsilon.
+
+    Of the attack's budget it is the protocol, and what the user changed of it: how many steps and draws that makes
+    follows from the detector and may differ within one leaderboard.
+    """
+    protocol = record.cell["protocol"]
     return json.dumps(
         [
-            record.dataset, record.preset, record.image_size, record.protocol, cell["protocol"].get("statement"),
-            record.attack_name, budget, record.subset.get("per_class"),
+            record.dataset, record.preset, record.image_size, record.protocol, protocol.get("statement"),
+            protocol.get("changed"), record.attack_name, record.norm, record.subset.get("per_class"),
         ],
-        default=str,
+        sort_keys=True, default=str,
     )  # fmt: skip
 
 
@@ -155,7 +154,7 @@ def _board(records: list[Record], revisions: Revisions) -> Leaderboard:
         + f"-{hashlib.sha256(_group_key(first).encode()).hexdigest()[:6]}",
         title=f"{first.dataset}: {first.attack_name} at {norm_text(first.norm)} epsilon {epsilon}",
         facts=facts(shown),
-        claim=claim(first),
+        claim=claim(shown),
         categories=categories,
         flagged=frozenset(r.category for r in shown if r.brightness_flagged),
         rows=tuple(rows),

@@ -162,10 +162,10 @@ def aupro(maps: ArrayLike, masks: ArrayLike, *, fpr_limit: float = 0.3) -> float
     return float(100.0 * np.trapezoid(y, x) / fpr_limit)
 
 
-def brightness_separability(brightness: ArrayLike, labels: ArrayLike) -> float:
-    """max(AUC, 1 - AUC) of the images' signed mean brightness (N,): above 90 the category is nearly solved, or
-    inverted, by brightness alone."""
-    value = float(auc(brightness, labels))
+def separability(values: ArrayLike, labels: ArrayLike) -> float:
+    """max(AUC, 100 - AUC) of something about the images (N,) that is no defect: mean brightness, place among the files.
+    Above 90 the category is nearly solved, or inverted, by that alone."""
+    value = float(auc(values, labels))
     return max(value, 100.0 - value)
 
 

@@ -65,8 +65,6 @@ class Plan:
         found = []
         if self.run.limit is not None:
             found.append(f"--limit {self.run.limit}: at most so many training normals, and test images per class")
-        if self.run.steps is not None and self.run.steps < defaults.steps:
-            found.append(f"--steps {self.run.steps}: fewer than the protocol's {defaults.steps}")
         if self.run.step_size is not None:
             found.append(f"--step-size {self.run.step_size:g}: not the protocol's 2.5 epsilon / steps")
         if self.run.keep not in (None, "best", defaults.keep):
@@ -81,10 +79,16 @@ class Plan:
     def limits_of(self, detector: str, category: str) -> list[str]:
         """The same for one detector: what concerns it alone is among them, such as settings that the user changed."""
         found, run, defaults = self.limits, self.run, protocol.get(self.run.protocol)
-        if detector in self.stochastic and run.eot is not None and run.eot < defaults.eot:
-            found.append(f"--eot {run.eot}: fewer noise draws than the protocol's {defaults.eot}")
+        is_stochastic = detector in self.stochastic
+        for attack in self.attacks:
+            spent, usual = (
+                a.gradients(is_stochastic=is_stochastic) for a in (attack, _of_protocol(attack.name, defaults))
+            )
+            if spent < usual:
+                found.append(f"--steps or --eot: {spent} gradients for each image, fewer than the protocol's {usual}")
+                break
         # More of it is not a stronger attack.
-        if detector in self.stochastic and run.momentum not in (None, defaults.momentum):
+        if is_stochastic and run.momentum not in (None, defaults.momentum):
             found.append(f"--momentum {run.momentum:g}: not the protocol's {defaults.momentum:g}")
         followed = self.surrogates.get((detector, category), run.gradient)
         if run.gradient not in ("auto", followed):
@@ -197,19 +201,33 @@ def _check_radii(names: Sequence[str], run: RunConfig, image_size: int) -> None:
 
 
 def _attacks(name: str, run: RunConfig, image_size: int) -> list[Attack]:
-    rules = protocol.get(run.protocol)
-    protocols = rules.attack_settings()
-    users = {
-        "steps": run.steps, "step_size": run.step_size, "keep": run.keep, "random_start": run.random_start or None,
-        "restarts": None if run.restarts == 1 else run.restarts, "eot": run.eot, "momentum": run.momentum,
-        "differentiate": None if run.gradient == "auto" else run.gradient,
-    }
-    # An attack without steps takes none from the protocol; that it cannot do what the user asks for is an error.
-    known = {f.name for f in fields(get_class(name).settings_class)}
-    settings = {key: value for key, value in protocols.items() if key in known}
-    settings |= {key: value for key, value in users.items() if value is not None}
+    changed = _changed(run)
+    if run.gradient != "auto":
+        changed["differentiate"] = run.gradient
+    # That an attack cannot do what the user asks for is an error.
+    settings = _known(name, protocol.get(run.protocol).attack_settings(**changed)) | changed
     radii: list[float | None] = [*dict.fromkeys(run.epsilons)] or [None]
     return [attacks.get(name, image_size=image_size, epsilon=epsilon, **settings) for epsilon in radii]
+
+
+def _known(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """An attack without steps takes none from the protocol."""
+    known = {f.name for f in fields(get_class(name).settings_class)}
+    return {key: value for key, value in settings.items() if key in known}
+
+
+def _of_protocol(name: str, rules: protocol.Protocol) -> Attack:
+    return attacks.get(name, **_known(name, rules.attack_settings()))
+
+
+def _changed(run: RunConfig) -> dict[str, Any]:
+    """What the user asked for in the attack's settings other than the protocol's."""
+    usual = protocol.get(run.protocol).attack_settings() | {"step_size": None, "random_start": False, "restarts": 1}
+    asked = {
+        "steps": run.steps, "step_size": run.step_size, "keep": run.keep, "random_start": run.random_start,
+        "restarts": run.restarts, "eot": run.eot, "momentum": run.momentum,
+    }
+    return {key: value for key, value in asked.items() if value is not None and value != usual[key]}
 
 
 def subset_of(labels: Mapping[str, int], per_class: int | None, limit: int | None = None) -> dict[str, Any]:
@@ -227,10 +245,7 @@ def subset_of(labels: Mapping[str, int], per_class: int | None, limit: int | Non
 
 def _statement(run: RunConfig, rules: protocol.Protocol) -> str:
     """The protocol's own words, as long as the user changed nothing of the attack."""
-    usual = rules.attack_settings()
-    asked = {key: getattr(run, key) for key in ("steps", "keep", "eot", "momentum")}
-    changed = any(value is not None and value != usual[key] for key, value in asked.items())
-    if changed or run.step_size is not None or run.random_start or run.restarts != 1:
+    if _changed(run):
         return f"The attack's settings were changed from those of the protocol {rules.name}; they are named above."
     return rules.statement
 
@@ -241,7 +256,9 @@ def cell_of(
     """Everything that the cell's figures depend on; its hash is the cell's key."""
     run, rules = plan.run, protocol.get(plan.run.protocol)
     return {
-        "protocol": {"name": rules.name, "version": rules.version, "statement": _statement(run, rules)},
+        "protocol": {
+            "name": rules.name, "version": rules.version, "statement": _statement(run, rules), "changed": _changed(run),
+        },
         "dataset": plan.dataset.name,
         "fingerprint": plan.dataset.fingerprint(category),
         "remark": plan.dataset.remark(category),

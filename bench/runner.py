@@ -258,7 +258,7 @@ def _cell(
                     batch_size=plan.run.batch_size or presets.get(plan.run.preset).batch_size,
                     device=plan.run.torch_device(), tick=tick,
                 )
-                record, scores = judged(plan, cell, fitted, category.test, outcome)
+                record, scores = judged(plan, cell, fitted, category.test, outcome, category.training.fit.ids)
         except Exception as error:
             reason = _reason(error, f"{attack.name} on {name}")
             return _write(failed(plan, cell, fitted.describe(), reason), None, folder), False

@@ -53,7 +53,7 @@ def distances(names: Sequence[str], training: Sequence[float] | Tensor) -> Tenso
 class FileOrder(Detector):
     """score = mean distance of the file's running number to those of the 3 nearest training normals.
 
-    The number is read from the image's id, which comes with the noise source: there is no other way in, and no gradient.
+    The number is read from the image's id, which comes with the noise source: there is no other way in, no gradient.
     """
 
     name = "file-order"

@@ -174,7 +174,8 @@ class Dataset(ABC):
 
         `per_class` keeps that many normals and that many anomalies at most, chosen by the hash of their ids: the same
         ones for every detector. Where samples have groups, as many normals as anomalies come from each
-        (`bench.data.groups`), whatever `per_class` is. Masks are there if every anomaly of the category has one. DataError as `validate`.
+        (`bench.data.groups`), whatever `per_class` is. Masks are there if every anomaly of the category has one.
+        DataError as `validate`.
         """
         return _decode(self._test(category, per_class), size, with_masks=self._split(category).unmasked == 0)
 

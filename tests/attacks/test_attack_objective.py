@@ -110,10 +110,10 @@ def test_non_finite_entries_become_zero_and_are_counted_for_their_image_alone():
 
 
 def test_objective_counts_passes_and_steps():
-    objective = Objective(NoisyWavy(), labels(2), eot=4)
+    objective = Objective(NoisyWavy(), labels(2))
     for step in range(3):
-        objective.gradient(images(2), source(2).sub(step))
-    objective.mean_loss(images(2), source(2, purpose="selection"), 5)
+        objective.gradient(images(2), source(2).sub(step), 4)
+    assert objective.losses(images(2), source(2, purpose="selection"), 5).shape == (5, 2)
     assert (objective.forwards, objective.gradients) == (3 * 4 + 5, 3 * 4)
     bpda = Objective(Saturated(), labels(2), differentiate="surrogate")
     bpda.gradient(images(2), source(2))
@@ -135,6 +135,6 @@ def test_objective_shares_are_per_image():
 
 
 def test_eot_of_a_deterministic_detector_costs_one_draw():
-    objective = Objective(Wavy(), labels(2), eot=20)
-    objective.gradient(images(2), source(2))
+    objective = Objective(Wavy(), labels(2))
+    objective.gradient(images(2), source(2), 20)
     assert (objective.forwards, objective.gradients) == (1, 1)

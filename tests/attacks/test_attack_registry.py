@@ -31,9 +31,10 @@ def test_every_attack_describes_itself_in_json(name):
 def test_pgd_defaults():
     description = attacks.get("pgd-linf").describe()
     assert description == {
-        "name": "pgd-linf", "revision": 1, "norm": "linf", "epsilon": 2 / 255, "steps": 40,
+        "name": "pgd-linf", "revision": 2, "norm": "linf", "epsilon": 2 / 255, "steps": 40,
         "step_size": 2.5 * (2 / 255) / 40, "random_start": False, "restarts": 1, "keep": "best", "eot": 1,
-        "momentum": 0.0, "differentiate": "auto", "selection_draws": 3,
+        "momentum": 0.0, "differentiate": "auto", "selection_draws": 16, "eot_last": None, "schedule": "constant",
+        "stochastic_steps": None,
     }  # fmt: skip
 
 

@@ -162,6 +162,6 @@ def test_pixel_figures_need_masks_with_both_kinds_of_pixels() -> None:
 
 def test_brightness_separates_whichever_class_is_brighter() -> None:
     labels = [1, 1, -1, -1]
-    assert metrics.brightness_separability([1, 2, 3, 4], labels) == 100.0
-    assert metrics.brightness_separability([4, 3, 2, 1], labels) == 100.0
-    assert metrics.brightness_separability([1, 4, 2, 3], labels) == 50.0
+    assert metrics.separability([1, 2, 3, 4], labels) == 100.0
+    assert metrics.separability([4, 3, 2, 1], labels) == 100.0
+    assert metrics.separability([1, 4, 2, 3], labels) == 50.0

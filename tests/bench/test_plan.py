@@ -88,19 +88,28 @@ def test_the_quick_protocol_averages_gradients_over_draws_and_steps_and_other_av
         return planning.make(run(detectors=("freerad", "brightness"), **changes)).limits_of(detector, "mono")
 
     described = planning.make(run()).attacks[0].describe()
-    assert (described["eot"], described["momentum"]) == (2, 0.75) and limits() == []
-    assert planning.make(run(eot=1, momentum=0.5)).attacks[0].describe() == described | {"eot": 1, "momentum": 0.5}
-    assert "--eot 1: fewer noise draws than the protocol's 2" in limits(eot=1)[0]
-    assert "--momentum 0.9: not the protocol's 0.75" in limits(momentum=0.9)[0]
+    assert (described["eot"], described["eot_last"], described["momentum"]) == (2, 6, 0.9) and limits() == []
+    changed = {"eot": 1, "eot_last": 1, "momentum": 0.5}
+    assert planning.make(run(eot=1, momentum=0.5)).attacks[0].describe() == described | changed
+    assert "30 gradients for each image, fewer than the protocol's 120" in limits(eot=1)[0]
+    assert "80 gradients for each image, fewer" in limits(steps=20, eot=4)[0]
+    assert "10 gradients for each image, fewer than the protocol's 20" in limits("brightness", steps=10)[0]
+    assert "--momentum 0.5: not the protocol's 0.9" in limits(momentum=0.5)[0]
     assert limits(eot=5) == [] and limits("brightness", eot=1, momentum=0.0) == []
     assert planning.make(run(protocol="paper")).attacks[0].describe()["momentum"] == 0
+
+
+def test_a_number_of_steps_that_the_user_gives_is_every_detectors() -> None:
+    (attack,) = planning.make(run(steps=60, eot=4)).attacks
+    assert (attack.settings.steps, attack.settings.stochastic_steps) == (60, 60)
+    assert attack.gradients(is_stochastic=True) == 240 and attack.gradients(is_stochastic=False) == 60
 
 
 def test_options_that_change_nothing_do_not_mark_a_run() -> None:
     """The record that they leave is one that a plain run takes over."""
     same = (Override("ae", "epochs", None, planning.build("ae", "mono", 128, run()).settings.epochs),)
     config = run(
-        detectors=("ae", "cflow"), eot=2, momentum=0.75, steps=20, keep="best", holdout=32, gradient="surrogate",
+        detectors=("ae", "cflow"), eot=2, momentum=0.9, steps=20, keep="best", holdout=32, gradient="surrogate",
         overrides=same,
     )
     plan = planning.make(config)

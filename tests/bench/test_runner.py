@@ -125,7 +125,7 @@ def test_an_image_that_is_left_alone_in_the_last_batch_counts_once() -> None:
     )
     assert rest.robust.shape == (10, 7) and rest.calibration.shape == (10, 4) and len(rest.last_worse) == 7
     np.testing.assert_array_equal(whole.robust, rest.robust)
-    np.testing.assert_array_equal(whole.trace, rest.trace)
+    np.testing.assert_array_equal(whole.gained, rest.gained)
 
 
 def test_out_of_memory_halves_the_batch_and_changes_no_score(caplog: pytest.LogCaptureFixture) -> None:

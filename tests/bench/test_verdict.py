@@ -56,14 +56,14 @@ def test_a_score_of_pure_noise_is_a_coin_toss_clean_and_robust() -> None:
 def test_attack_selection_and_verdict_draw_from_sources_of_their_own() -> None:
     fakes.PureNoise.sources.clear()
     outcome_of(fitted(fakes.PureNoise), normals=2, anomalies=2, batch_size=4, seed=5, verdict=10)
-    purposes = {
-        NoiseSeed(5).source(purpose, ["a"]).key: purpose for purpose in ("attack", "selection", "verdict")
-    }
+    indicator = ["more-draws-selection", "more-draws", "more-draws-verdict"]
+    expected = ["selection", "attack", "verdict", *indicator]
+    purposes = {NoiseSeed(5).source(purpose, ["a"]).key: purpose for purpose in expected}
     used = [purposes[source.key] for source in fakes.PureNoise.sources]
     # In this order: nothing of the attack comes after the first look at the verdict's noise.
-    assert list(dict.fromkeys(sorted(set(used), key=used.index))) == ["selection", "attack", "verdict"]
+    assert list(dict.fromkeys(used)) == expected
     first_verdict = used.index("verdict")
-    assert set(used[first_verdict:]) == {"verdict"}
+    assert not {"attack", "selection"} & set(used[first_verdict:])
 
 
 def test_what_an_attack_is_given_leads_to_no_noise_of_the_verdict() -> None:
@@ -111,9 +111,10 @@ def test_a_record_states_what_was_done_where_and_with_what_uncertainty(
     assert len(cell["fingerprint"]) == 64 and cell["subset"]["normals"] == cell["subset"]["anomalies"] == 6
     assert cell["detector"]["settings"] == {"knob": 1} and cell["detector"]["revision"] == 1
     assert len(cell["detector"]["checkpoint_sha256"]) == 64
-    assert cell["attack"]["steps"] == 20 and cell["attack"]["epsilon"] == pytest.approx(2 / 255)
-    assert cell["attack"]["step_size"] == pytest.approx(2.5 * 2 / 255 / 20)
-    assert cell["draws"] == {"verdict": 10, "selection": 3} and cell["seed"] == 0
+    assert cell["attack"]["steps"] == 30 and (cell["attack"]["eot"], cell["attack"]["eot_last"]) == (2, 6)
+    assert cell["attack"]["schedule"] == "cosine" and cell["attack"]["epsilon"] == pytest.approx(2 / 255)
+    assert cell["attack"]["step_size"] == pytest.approx(1 / 255)
+    assert cell["draws"] == {"verdict": 10, "selection": 16} and cell["seed"] == 0
     assert record.full_run and record.limits == []
     assert record.checkpoint["origin"] == "fitted" and len(record.checkpoint["key"]) == 64
     assert {"python", "torch", "timm", "numpy", "device", "commit", "cpu", "threads"} <= record.environment.keys()
@@ -181,17 +182,30 @@ def test_the_pictures_of_a_cell_are_there_as_soon_as_its_record_is(
 
 
 @pytest.mark.parametrize(
-    ("trace", "share"),
+    ("gained", "late", "share"),
     [
-        ([0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10], 0.2),  # still climbing: a fifth of the gain in the last fifth of the steps
-        ([0, 8, 10, 10, 10, 10, 10, 10, 10, 10, 10], 0.0),
-        ([5, 5, 5, 5], None),
-        ([0, float("nan"), 1, 2], None),
-        ([0, 1], None),
+        ([10, 10], [2, 2], 0.2),  # still climbing: a fifth of the gain in the last fifth of the steps
+        ([10, 0], [1, 0], 0.1),
+        ([10, 10], [0, 0], 0.0),
+        ([0, 0], [0, 0], None),
+        ([-1, 0], [1, 0], None),
+        ([float("nan"), 1], [0, 0], None),
     ],
 )
-def test_late_gain_tells_an_attack_that_has_not_converged(trace: list[float], share: float | None) -> None:
-    assert late_gain(np.array(trace, dtype=float)) == share
+def test_late_gain_tells_an_attack_that_has_not_converged(
+    gained: list[float], late: list[float], share: float | None
+) -> None:
+    assert late_gain(np.array(gained, dtype=float), np.array(late, dtype=float)) == share
+    assert late_gain(None, None) is None
+
+
+def test_a_baseline_that_sees_no_pixels_is_judged_and_not_attacked(
+    tmp_path: Path, folder: Path, register: Register
+) -> None:
+    (record,) = fakes.run(fakes.config(tmp_path, folder, "file-order", categories=("bolt",))).records
+    assert record.ok and record.clean == record.robust
+    assert record.indicators["gradients_per_image"] == record.indicators["forward_passes_per_image"] == 0
+    assert record.indicators["zero_gradient_share"] is None and record.indicators["late_gain_share"] is None
 
 
 def test_images_that_an_attack_leaves_outside_the_ball_are_brought_back_and_counted() -> None:

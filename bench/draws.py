@@ -1,0 +1,103 @@
+"""Whether an attack averaged enough noise: on a few images it is made once more with four times the draws.
+
+A defence that consists of noise looks strong to an attack that averages little of it, and no other sign shows it: the
+loss levels off, gradients are neither zero nor wrong. So what four times the draws find beyond the attack's own images
+is a figure of each record of a stochastic detector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attacks.base import Attack
+from bench.data.base import ANOMALOUS, NORMAL, ImageSet
+from detectors.base import Detector
+from detectors.noise import Noise, NoiseSeed
+
+FACTOR = 4
+PER_CLASS = 3
+COMPARISON_DRAWS = 16
+
+
+@dataclass(frozen=True)
+class MoreDraws:
+    """What `FACTOR` times the draws found on a few images.
+
+    Attributes:
+        images: how many.
+        gain: by how much they raised y * A(x) beyond the attack's own images, as a share of what the attack had gained
+            over the clean images; means over images and common draws that no attack has seen.
+        standard_errors: the same difference in its standard errors, over draws.
+    """
+
+    images: int
+    gain: float
+    standard_errors: float
+
+    @property
+    def speaks(self) -> bool:
+        """Whether the difference is more than noise, and not negligible."""
+        return self.standard_errors > 2 and self.gain > 0.05
+
+    def describe(self) -> dict[str, Any]:
+        """For the record."""
+        return {
+            "factor": FACTOR, "images": self.images, "gain_share": round(self.gain, 4),
+            "standard_errors": round(self.standard_errors, 2), "speaks": self.speaks,
+        }
+
+
+def few(test: ImageSet) -> list[int]:
+    """`PER_CLASS` images of each class, evenly spaced among those of their label: not picked by how they look."""
+    found: list[int] = []
+    for label in (NORMAL, ANOMALOUS):
+        of_label = [i for i in range(len(test)) if int(test.labels[i]) == label]
+        count = min(PER_CLASS, len(of_label))
+        found += [of_label[(2 * place + 1) * len(of_label) // (2 * count)] for place in range(count)]
+    return sorted(found)
+
+
+def more_draws(
+    detector: Detector, attack: Attack, test: ImageSet, adversarial: Tensor, seed: int, device: torch.device
+) -> MoreDraws | None:
+    """Attack a few images with `FACTOR` times the draws.
+
+    Args:
+        detector: fitted, on the device.
+        attack: as it was made.
+        test: the images that were attacked; adversarial: what came out, (N, 3, S, S), anywhere.
+        seed: of the noise: its sources are neither the attack's nor the verdict's.
+
+    Returns:
+        None where the detector is deterministic or the attack averages no noise.
+    """
+    stronger = attack.with_draws(FACTOR)
+    chosen = few(test)
+    if not detector.is_stochastic or stronger is None or not chosen:
+        return None
+    ids = [test.ids[i] for i in chosen]
+    x, y = test.pixels(chosen).to(device), test.labels[chosen].to(device)
+    root = NoiseSeed(seed)
+    more = stronger.run(
+        detector, x, y, noise=root.source("more-draws", ids), selection=root.source("more-draws-selection", ids)
+    )
+    clean, found, beyond = (
+        _losses(detector, images, y, root.source("more-draws-verdict", ids))
+        for images in (x, adversarial[chosen].to(device), more.images)
+    )
+    ahead = (beyond - found).mean(dim=1)  # (D,): the mean over images on each draw
+    gained = float((found - clean).mean())
+    error = float(ahead.std()) / COMPARISON_DRAWS**0.5
+    mean = float(ahead.mean())
+    return MoreDraws(len(chosen), mean / gained if gained > 0 else 0.0, mean / error if error > 0 else 0.0)
+
+
+def _losses(detector: Detector, images: Tensor, y: Tensor, noise: Noise) -> Tensor:
+    """y * A(x) on common draws, float64 (D, B)."""
+    with torch.no_grad():
+        found = [y * detector.score(images, noise=noise.at(draw)) for draw in range(COMPARISON_DRAWS)]
+    return torch.stack(found).double()

@@ -1,0 +1,133 @@
+"""Draws of noise: enough of them in a verdict, and a sign that an attack averaged too few."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import bench_fakes as fakes
+import numpy as np
+import pytest
+import torch
+from fake_records import make_record
+from torch import Tensor
+
+import attacks
+from bench import draws as module
+from bench import intervals
+from bench.cell import Draws
+from bench.claims import failure_flags
+from bench.verdict import MOST_DRAWS, NOISE_SHARE, Judge, batch, is_settled
+from detectors.base import Detector
+from detectors.noise import Noise, NoiseSeed
+
+CPU = torch.device("cpu")
+SIDE = 16
+
+
+class Drowned(fakes.Noisy):
+    """<w + 9 z, x>: its useful slope drowns in a random one."""
+
+    name = "drowned"
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        w = fakes.linear_weights(SIDE).to(x)
+        return ((w + 9 * noise.normal(x.shape[1:], stream="slope", like=x)) * (x - 0.5)).sum(dim=(1, 2, 3))
+
+
+class Steady(fakes.Noisy):
+    """The same slope under all noise."""
+
+    name = "steady"
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        w = fakes.linear_weights(SIDE).to(x)
+        return (w * x).sum(dim=(1, 2, 3)) + noise.normal((), stream="offset", like=x)
+
+
+def more(detector: Detector, **settings: object) -> module.MoreDraws | None:
+    test = fakes.image_set(8, 8, side=SIDE)
+    attack = attacks.get("pgd-linf", epsilon=0.05, image_size=SIDE, **settings)
+    found = attack.run(detector, test.pixels(), test.labels, noise=NoiseSeed(0).source("attack", test.ids))
+    return module.more_draws(detector, attack, test, found.images, 0, CPU)
+
+
+def test_an_attack_that_averages_too_little_noise_is_told_so() -> None:
+    found = more(fakes.fitted(Drowned, SIDE), steps=3, keep="last")
+    assert found is not None and found.speaks
+    assert found.gain > 0.2 and found.standard_errors > 3 and found.images == 6
+
+
+def test_one_whose_gradient_has_no_noise_is_not() -> None:
+    found = more(fakes.fitted(Steady, SIDE), steps=10, keep="last")
+    assert found is not None and not found.speaks and found.gain == pytest.approx(0, abs=1e-3)
+    pure = more(fakes.fitted(fakes.PureNoise, SIDE), steps=3)
+    assert pure is not None and not pure.speaks
+
+
+def test_a_deterministic_detector_has_no_draws_to_compare() -> None:
+    assert more(fakes.fitted(fakes.Fake, SIDE), steps=3) is None
+
+
+def test_the_few_images_are_of_both_classes_and_spread_over_the_set() -> None:
+    assert module.few(fakes.image_set(9, 6)) == [1, 4, 7, 10, 12, 14]
+    assert module.few(fakes.image_set(1, 2)) == [0, 1, 2]
+
+
+def test_the_comparison_uses_noise_that_neither_attack_nor_verdict_has() -> None:
+    fakes.PureNoise.sources.clear()
+    more(fakes.fitted(fakes.PureNoise, SIDE), steps=3)
+    used = {source.key for source in fakes.PureNoise.sources[-16 * 3 :]}
+    root = NoiseSeed(0)
+    known = {root.source(purpose, ["a"]).key for purpose in ("attack", "selection", "verdict")}
+    assert used == {root.source("more-draws-verdict", ["a"]).key} and not used & known
+
+
+def test_the_flag_says_how_much_more_was_found() -> None:
+    record = make_record()
+    told = {"factor": 4, "images": 6, "gain_share": 0.31, "standard_errors": 5.0, "speaks": True}
+    (flag,) = failure_flags(replace(record, indicators={"more_draws": told}))
+    assert "4 times as many" in flag and "31 % more on 6 images" in flag
+    assert failure_flags(replace(record, indicators={"more_draws": told | {"speaks": False}})) == []
+
+
+# -- the verdict ------------------------------------------------------------------------------------------------------
+
+
+def judge(detector: Detector, verdict: int = 10) -> Judge:
+    return Judge(detector, Draws(verdict, 0), 20, CPU)
+
+
+def test_a_verdict_takes_more_draws_while_their_noise_is_more_than_its_share_of_the_interval() -> None:
+    test = fakes.image_set(40, 40, side=SIDE)
+    labels = test.labels.numpy().astype(np.int64)
+
+    class Widely(fakes.Noisy):
+        """All images of a draw share half of the noise of their class: the AUC of a draw is anywhere."""
+
+        name = "widely"
+
+        def value(self, x: Tensor, noise: Noise) -> Tensor:
+            shift = torch.tensor(float(np.random.default_rng(noise.draw[0]).normal(0, 2)))
+            anomalous = torch.tensor([int(i[5:8]) >= 40 for i in noise.image_ids])
+            return noise.normal((), stream="own", like=x) + shift * anomalous
+
+    clean, robust = judge(fakes.fitted(Widely, SIDE)).both(test, test.pixels())
+    assert clean.shape == robust.shape and len(clean) > 10
+    first = intervals.summary(clean[:10], labels)
+    assert first["sd"] / 10**0.5 > NOISE_SHARE * (first["high"] - first["low"]) / 2
+    assert len(clean) <= MOST_DRAWS * 10 and len(clean) % 10 == 0
+    settled = is_settled([clean, robust], labels)
+    assert settled or len(clean) == MOST_DRAWS * 10
+    again, _ = judge(fakes.fitted(Widely, SIDE)).both(test, test.pixels())
+    np.testing.assert_array_equal(clean, again)
+
+
+def test_a_quiet_verdict_takes_the_protocols_draws_and_a_deterministic_one_a_single() -> None:
+    test = fakes.image_set(6, 6, side=SIDE)
+    clean, robust = judge(fakes.fitted(Steady, SIDE), verdict=4).both(test, test.pixels())
+    assert clean.shape == robust.shape == (4, 12)
+    assert judge(fakes.fitted(fakes.Fake, SIDE)).both(test, test.pixels())[0].shape == (1, 12)
+
+
+def test_batches_cover_each_image_once_and_take_a_lone_one_twice() -> None:
+    assert [batch(start, 3, 7) for start in (0, 3, 6)] == [[0, 1, 2], [3, 4, 5], [6, 6]]
