@@ -95,13 +95,14 @@ def _with_ranges(words: Sequence[str], numbers: Sequence[Sequence[str]], fits: i
 
 def sentences(records: Iterable[Record]) -> list[str]:
     """What the heading of a table of these records says of fits and of what its brackets cover."""
-    found: dict[str, dict[str, set[int]]] = {}
+    found: dict[tuple[str, str], dict[str, set[int]]] = {}  # title and name: category, settings and seed: fits
     for record in records:
-        of_detector = found.setdefault(one_line(record.detector_title, 40), {})
-        of_detector.setdefault(record.category, set()).add(fit_seed(record))
-    counts = {title: {len(seeds) for seeds in of_detector.values()} for title, of_detector in found.items()}
+        of_detector = found.setdefault((one_line(record.detector_title, 40), record.detector_name), {})
+        cell = repr((record.category, record.detector.get("settings"), record.seed))
+        of_detector.setdefault(cell, set()).add(fit_seed(record))
+    counts = {names: {len(seeds) for seeds in of_detector.values()} for names, of_detector in found.items()}
     several: dict[str, list[str]] = {}
-    for title, numbers in sorted(counts.items()):
+    for (title, _), numbers in sorted(counts.items()):
         if max(numbers) > 1:
             text = str(max(numbers)) if len(numbers) == 1 else f"{min(numbers)} to {max(numbers)}"
             several.setdefault(text, []).append(title)

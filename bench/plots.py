@@ -122,15 +122,15 @@ def security_curve_figure(records: Sequence[Record]) -> Figure:
 def _curve(axes: Axes, records: Sequence[Record], label: str, index: int, band: float) -> None:
     at, value, low, high = np.array(_points(records)).T
     colour = COLOURS[index % len(COLOURS)]
-    seeds = sorted({fits.fit_seed(r) for r in records})
-    for seed in seeds if len(seeds) > 1 else []:
-        of_fit = np.array(_points([r for r in records if fits.fit_seed(r) == seed]))
-        axes.plot(of_fit[:, 0], of_fit[:, 1], color=colour, alpha=0.5, linewidth=0.5)
     axes.fill_between(at, low, high, color=colour, alpha=band, linewidth=0)
     axes.plot(
         at, value, color=colour, linestyle=LINES[index % len(LINES)], marker=MARKERS[index % len(MARKERS)],
         label=plain(label, 40), clip_on=False,
     )  # fmt: skip
+    seeds = sorted({fits.fit_seed(r) for r in records})
+    for seed in seeds if len(seeds) > 1 else []:
+        of_fit = np.array(_points([r for r in records if fits.fit_seed(r) == seed]))
+        axes.plot(of_fit[:, 0], of_fit[:, 1], color=colour, alpha=0.5, linewidth=0.5)
 
 
 def _points(records: Sequence[Record]) -> list[tuple[float, float, float, float]]:
