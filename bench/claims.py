@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from bench import fits
 from bench.intervals import Estimate, score_interval
 from bench.markup import epsilon_text, norm_text, one_line
 from bench.records import Record
@@ -95,7 +96,7 @@ def facts(records: Sequence[Record]) -> tuple[str, ...]:
         f"Verdict draws: {'/'.join(map(str, verdicts))} (1 where the detector is deterministic); an AUC is the mean of "
         "single-draw AUCs, anomalous the positive class, in per cent"
         + (", ties counted as lost." if counts_ties_as_lost(first) else "."),
-        "Brackets: 95 % intervals over images and noise, not over training seeds.",
+        *fits.sentences(records),
     ]
     both = sorted({one_line(r.detector_title, 40) for r in records if r.attack.get("differentiate") == "auto"})
     if both:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +35,12 @@ Categories = Annotated[str, typer.Option(help="Comma-separated, or all.")]
 PresetName = Annotated[str, typer.Option(help="quick or paper: image size and network sizes.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
 FitSeed = Annotated[int, typer.Option(help="Seed of fitting; shipped checkpoints have 0.")]
+FitSeeds = Annotated[
+    str, typer.Option(help="Several, e.g. 0,1,2: fit as often, and show the mean and the spread over fits.")
+]
+FitSeedsFor = Annotated[
+    str, typer.Option(help="Who gets all of --fit-seeds: all whose fit is random, or chaotic (the others the first).")
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="DETECTOR.SETTING[@CATEGORY]=VALUE, e.g. freerad.k@mono=100.")
 ]
@@ -72,6 +79,8 @@ def run(
     ] = "auto",
     seed: Annotated[int, typer.Option(help="Seed of attack, selection and verdict noise.")] = 0,
     fit_seed: FitSeed = 0,
+    fit_seeds: FitSeeds = "",
+    fit_seeds_for: FitSeedsFor = "all",
     limit: Limit = None,
     holdout: Holdout = None,
     image_size: ImageSize = None,
@@ -95,9 +104,9 @@ def run(
         epsilons=tuple(_radius("--epsilon", e, attack) for e in _names(epsilon)), steps=steps,
         step_size=_radius("--step-size", step_size, attack) if step_size else None, restarts=restarts, eot=eot,
         momentum=momentum, random_start=random_start, keep=keep or None, gradient=gradient, holdout=holdout,
-        seed=seed, fit_seed=fit_seed, limit=limit, image_size=image_size, batch_size=batch_size, device=device,
-        refit=refit, overrides=tuple(Override.parse(s) for s in settings or ()), out=out,
-        cache=cache or default_cache(),
+        seed=seed, fit_seed=fit_seed, fit_seeds=_seeds(fit_seeds), fit_seeds_for=fit_seeds_for, limit=limit,
+        image_size=image_size, batch_size=batch_size, device=device, refit=refit,
+        overrides=tuple(Override.parse(s) for s in settings or ()), out=out, cache=cache or default_cache(),
     )
     if dry_run:
         _show_costs(planning.make(config), console)
@@ -107,7 +116,7 @@ def run(
         for folder in (config.out, config.cache):
             disk.check_writable(folder)
         runner.deterministic(config.torch_device())
-        with ConsoleReporter(console, plan.cells) as reporter:
+        with ConsoleReporter(console, plan.cells, plan.several_fits) as reporter:
             drawing = terminal.DrawingReporter(reporter, out)
             result = runner.run_plan(plan, drawing, workers=processes.count(plan, workers), crew=crew)
     terminal.write_results(out, console)
@@ -118,10 +127,10 @@ def run(
 
 def _show_costs(plan: planning.Plan, console: Console) -> None:
     rows, estimates = [], costs.Estimates(plan)
-    for category in plan.categories:
-        for name in plan.detectors:
-            origin = fitting.origin(plan.built[name, category], plan.dataset, category, plan.run)
-            rows.append((name, category, origin, estimates.seconds(name, fits=origin == "to be fitted")))
+    for job in plan.jobs:
+        detector = plan.built[job.detector, job.category]
+        origin = fitting.origin(detector, plan.dataset, job.category, plan.at(job.fit_seed).run)
+        rows.append((job, origin, estimates.seconds(job.detector, fits=origin == "to be fitted")))
     terminal.show_plan(plan, rows, console)
 
 
@@ -133,6 +142,8 @@ def fit(
     categories: Categories = "all",
     preset: PresetName = "quick",
     fit_seed: FitSeed = 0,
+    fit_seeds: FitSeeds = "",
+    fit_seeds_for: FitSeedsFor = "all",
     limit: Limit = None,
     holdout: Holdout = None,
     image_size: ImageSize = None,
@@ -147,6 +158,7 @@ def fit(
     console = _console(verbose)
     config = RunConfig(
         detectors=_names(detectors), dataset=dataset, data_root=data_root, preset=preset, fit_seed=fit_seed,
+        fit_seeds=_seeds(fit_seeds), fit_seeds_for=fit_seeds_for,
         categories=None if categories == "all" else _names(categories), limit=limit, holdout=holdout,
         image_size=image_size, device=device, refit=refit, overrides=tuple(Override.parse(s) for s in settings or ()),
         cache=cache or default_cache(),
@@ -158,21 +170,24 @@ def fit(
     runner.deterministic(config.torch_device())
     plan.built.clear()  # they are built again one by one
     problems: list[str] = []
-    with ConsoleReporter(console, len(plan.categories) * len(plan.detectors)) as reporter:
-        for category in plan.categories:
+    with ConsoleReporter(console, len(plan.jobs), plan.several_fits) as reporter:
+        for category, jobs in groupby(plan.jobs, key=lambda job: job.category):
             data = fitting.training_data(plan.dataset, category, plan.image_size, config)
-            for name in plan.detectors:
-                fitted = runner.obtain(plan, category, data, name, reporter)
+            for _, name, seed in jobs:
+                several = name in plan.several_fits
+                what = f"{name} on {category}" + (f", fit {seed}" if several else "")
+                fitted = runner.obtain(plan.at(seed), category, data, name, reporter)
                 if isinstance(fitted, str):
-                    problems.append(f"{name} on {category}: {fitted}")
+                    problems.append(f"{what}: {fitted}")
                     continue
                 path = fitted.path
                 if export is not None:
                     # One checkpoint's name says nothing of its detector: it lies in the detector's own folder.
                     folder = export if len(plan.detectors) == 1 else export / safe_name(name)
-                    path = fitting.export(fitted, folder, safe_name(f"{plan.dataset.name}-{category}-{preset}"))
+                    stem = f"{plan.dataset.name}-{category}-{preset}" + (f"-fit{seed}" if several else "")
+                    path = fitting.export(fitted, folder, safe_name(stem))
                 console.print(
-                    f"{name} on {category}: {fitted.origin}, {fitted.fit_seconds:.0f} s of fitting: {path}",
+                    f"{what}: {fitted.origin}, {fitted.fit_seconds:.0f} s of fitting: {path}",
                     markup=False, highlight=False, soft_wrap=True,
                 )
     shell.say(*problems)
@@ -270,6 +285,12 @@ def _radius(option: str, text: str, attack: str) -> float:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    if not all(part.removeprefix("-").isdecimal() for part in _names(text)):
+        raise BenchError(f"--fit-seeds takes whole numbers with commas between them, e.g. 0,1,2; got {text!r}.")
+    return tuple(map(int, _names(text)))
 
 
 def _console(verbose: bool) -> Console:

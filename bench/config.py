@@ -18,6 +18,7 @@ from bench.names import nearest
 
 SMALLEST_SIDE, LARGEST_SIDE = 8, 4096  # as for the checkpoints that `detectors.load` takes
 GRADIENTS = ("auto", "score", "surrogate")
+FIT_SEEDS_FOR = ("all", "chaotic")
 DEVICES = ("cpu", "cuda", "xpu")  # "mps" has no float64
 
 
@@ -76,6 +77,9 @@ class RunConfig:
             was used).
         gradient: "auto" (the score's, and the surrogate's of a detector that has one), "score" or "surrogate" (BPDA).
         seed: of attack, selection and verdict noise. fit_seed: of fitting.
+        fit_seeds: of several fits of each detector, instead of `fit_seed`; empty means that one alone.
+        fit_seeds_for: "all" detectors whose fit is random get all of `fit_seeds`, or only those whose training is
+            "chaotic" (`Detector.training_is_chaotic`); the others get the first.
         holdout: training normals kept from every fit (a tenth at most); None means the preset's.
         limit: at most this many training normals, and test images per class; marked in the record.
         device: "auto", "cpu", "cuda", "cuda:1".
@@ -101,6 +105,8 @@ class RunConfig:
     gradient: str = "auto"
     seed: int = 0
     fit_seed: int = 0
+    fit_seeds: tuple[int, ...] = ()
+    fit_seeds_for: str = "all"
     holdout: int | None = None
     limit: int | None = None
     image_size: int | None = None
@@ -124,6 +130,12 @@ class RunConfig:
             raise BenchError(f"--image-size must lie in {SMALLEST_SIDE}..{LARGEST_SIDE} pixels; got {self.image_size}.")
         if self.gradient not in GRADIENTS:
             raise BenchError(f"--gradient is one of {', '.join(GRADIENTS)}; got {self.gradient!r}.")
+        if self.fit_seeds and self.fit_seed:
+            raise BenchError("--fit-seed is for one fit and --fit-seeds for several; give one of them.")
+        if min(self.fit_seeds, default=0) < 0:
+            raise BenchError(f"--fit-seeds are whole numbers, 0 or more; got {min(self.fit_seeds)}.")
+        if self.fit_seeds_for not in FIT_SEEDS_FOR:
+            raise BenchError(f"--fit-seeds-for is one of {', '.join(FIT_SEEDS_FOR)}; got {self.fit_seeds_for!r}.")
         if self.momentum is not None and not 0 <= self.momentum < 1:
             raise BenchError(f"--momentum is a number from 0 to below 1; got {self.momentum}.")
         if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size > 0):

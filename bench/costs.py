@@ -19,7 +19,7 @@ import torch
 
 from attacks.base import Attack
 from bench import protocol
-from bench.plan import Plan
+from bench.plan import Job, Plan
 from bench.records import Record, read_all
 
 TABLE = Path(__file__).with_name("costs.json")
@@ -106,16 +106,16 @@ class Estimates:
         return matrix_gflops()
 
 
-def longest_first(plan: Plan, jobs: Sequence[tuple[str, str]]) -> list[int]:
-    """The order in which several processes should take (category, detector): what takes long first, so that none is
+def longest_first(plan: Plan, jobs: Sequence[Job]) -> list[int]:
+    """The order in which several processes should take jobs: what takes long first, so that none is
     left with it at the end. A process that comes to another category is sent its pictures within milliseconds."""
     table = _table()
 
     def key(number: int) -> tuple[float, int]:
-        category, detector = jobs[number]
-        cost = _find(table, plan, detector)
-        expected = math.inf if cost is None else _seconds(cost, plan, detector, fits=True)
-        return -expected, plan.categories.index(category)
+        job = jobs[number]
+        cost = _find(table, plan, job.detector)
+        expected = math.inf if cost is None else _seconds(cost, plan, job.detector, fits=True)
+        return -expected, plan.categories.index(job.category)
 
     return sorted(range(len(jobs)), key=key)
 

@@ -1,8 +1,9 @@
 """Leaderboards, computed from records and from nothing else.
 
 One leaderboard holds what may be compared: the same dataset, preset, resolution, protocol, attack with its budget, and
-threat model. A missing or failed cell is a dash, and a detector without all cells has no average: a mean over the easy
-categories would rank it by what it left out.
+threat model. Records that differ in the seed of the fit alone are one cell: the mean over fits (`bench.fits`). A
+missing or failed cell is a dash, and a detector without all cells has no average: a mean over the easy categories would
+rank it by what it left out.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench import fits
 from bench.claims import claim, estimate, facts, failure_flags
+from bench.fits import Spread
 from bench.intervals import Estimate, average_interval
 from bench.markup import epsilon_text, norm_text, one_line
 from bench.records import Figures, Record, Revisions, is_stale, safe_name
@@ -33,7 +36,7 @@ MEANING = {
     "other images": "not the test images that the other rows were measured on",
     "ties": "normal and anomalous scores tie; the AUC counts a tie as half",
     "indicator": "a failure indicator is up: this is not a claim of robustness",
-    "failed": "the cell failed",
+    "failed": "the cell failed, or one of its fits, which the mean leaves out",
 }
 BRIGHTNESS_MARK = "*"
 BRIGHTNESS_MEANING = "mean brightness alone separates normal from anomalous images here (AUC above 90)"
@@ -41,24 +44,45 @@ BRIGHTNESS_MEANING = "mean brightness alone separates normal from anomalous imag
 
 @dataclass(frozen=True)
 class Cell:
-    """One detector in one category."""
+    """One detector in one category.
 
-    record: Record
+    Attributes:
+        records: one for each fit, failed ones included, in the order of their seeds.
+        clean, robust: the mean over the fits that did not fail (`fits.over_fits`); None where all did.
+        clean_spread, robust_spread: over these fits; None where there is one.
+        marks, reasons: whatever is to be said of any of the fits.
+    """
+
+    records: tuple[Record, ...]
     clean: Estimate | None
     robust: Estimate | None
     marks: tuple[str, ...]
     reasons: tuple[str, ...]
+    clean_spread: Spread | None = None
+    robust_spread: Spread | None = None
+
+    @property
+    def record(self) -> Record:
+        """The first fit that did not fail, for what is the same in all of them."""
+        return next((r for r in self.records if r.ok), self.records[0])
+
+    def values(self, which: str) -> dict[int, float]:
+        """The clean or robust AUC of each fit that did not fail, by its seed."""
+        return {fits.fit_seed(r): e.value for r in self.records if (e := estimate(r, which)) is not None}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One detector. The averages are None unless every category of the leaderboard is there."""
+    """One detector. The averages are None unless every category of the leaderboard is there; their spreads over fits,
+    unless every category has the same fits, several of them."""
 
     name: str
     label: str
     cells: Mapping[str, Cell]
     clean: Estimate | None
     robust: Estimate | None
+    clean_spread: Spread | None = None
+    robust_spread: Spread | None = None
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -101,8 +125,8 @@ class Leaderboard:
             notes.append("– is a cell that was not run or failed; a row with one has no average and no rank.")  # noqa: RUF001
         if self.superseded:
             notes.append(
-                f"{self.superseded} more records of the same cells are not shown: another EOT, momentum, fit or "
-                "revision; of comparable ones the lowest robust AUC counts."
+                f"{self.superseded} more records of the same cells are not shown: another EOT, momentum or "
+                "revision, or another fit with the same seed; of comparable ones the lowest robust AUC counts."
             )
         return notes
 
@@ -140,13 +164,21 @@ def _board(records: list[Record], revisions: Revisions) -> Leaderboard:
     shown, superseded = _strongest(records, revisions)
     first = shown[0]
     categories = tuple(sorted({r.category for r in shown}))
-    usual = {c: Counter(_images(r) for r in shown if r.category == c and r.ok) for c in categories}
+    rows_of = rows_by_label(shown)
+    # Of each row once, however many fits it has.
+    seen = {(label, r.category, _images(r)) for label, own in rows_of.items() for r in own if r.ok}
+    usual = {c: Counter(images for _, category, images in sorted(seen) if category == c) for c in categories}
     rows = []
-    for label, own in rows_by_label(shown).items():
-        cells = {
-            r.category: _cell(r, revisions, usual[r.category]) for r in sorted(own, key=lambda record: record.category)
-        }
-        rows.append(Row(own[0].detector_name, label, cells, *_averages(cells, categories)))
+    for label, own in rows_of.items():
+        by_category = {c: [r for r in own if r.category == c] for c in categories}
+        cells = {c: _cell(found, revisions, usual[c]) for c, found in by_category.items() if found}
+        rows.append(
+            Row(
+                own[0].detector_name, label, cells, _average(cells, categories, "clean"),
+                _average(cells, categories, "robust"), _spread(cells, categories, "clean"),
+                _spread(cells, categories, "robust"),
+            )
+        )
     rows.sort(key=_rank)
     epsilon = epsilon_text(first.epsilon, first.norm)
     return Leaderboard(
@@ -163,10 +195,11 @@ def _board(records: list[Record], revisions: Revisions) -> Leaderboard:
 
 
 def _strongest(records: list[Record], revisions: Revisions) -> tuple[list[Record], int]:
-    """Of records of one detector (settings, seed) in one category: current before stale, a success before a failure,
-    full before partial, then the one in which the attack found most. What differs among them (EOT, momentum, the
-    gradient that is followed, the training seed) must never let a weaker attack that ran later hide a stronger one."""
-    best: dict[tuple[str, ...], Record] = {}
+    """Of records of one fit of a detector (settings, seeds) in one category: current before stale, a success before a
+    failure, full before partial, then the one in which the attack found most. What differs among them (EOT, momentum,
+    the gradient that is followed) must never let a weaker attack that ran later hide a stronger one. Fits of several
+    seeds do not compete: the unluckiest would win. Also returns how many records are left out."""
+    best: dict[tuple[str, ...], dict[int, Record]] = {}
 
     def worth(record: Record) -> tuple[bool, bool, bool, float, str]:
         robust = estimate(record, "robust")
@@ -174,26 +207,30 @@ def _strongest(records: list[Record], revisions: Revisions) -> tuple[list[Record
         return (not is_stale(record, revisions), record.ok, record.full_run, found, record.written)
 
     for record in records:
-        key = (record.detector_name, _variant(record), record.category)
-        if key not in best or worth(record) > worth(best[key]):
-            best[key] = record
-    return list(best.values()), len(records) - len(best)
+        by_fit = best.setdefault((record.detector_name, _variant(record), record.category), {})
+        seed = fits.fit_seed(record)
+        if seed not in by_fit or worth(record) > worth(by_fit[seed]):
+            by_fit[seed] = record
+    shown = [r for by_fit in best.values() for r in fits.comparable(list(by_fit.values()), revisions)]
+    return shown, len(records) - len(shown)
 
 
 def _variant(record: Record) -> str:
+    """What makes a row of its own; the seed of the fit does not."""
     return json.dumps([record.detector.get("settings"), record.seed], sort_keys=True, default=str)
 
 
 def rows_by_label(records: list[Record]) -> dict[str, list[Record]]:
-    """Records by row. Settings may differ from category to category (FreeRAD's timestep does); only where one category
-    has several settings do they become rows of their own, named by what differs."""
+    """Records by row, those of several fits in one. Settings may differ from category to category (FreeRAD's timestep
+    does); only where one category has several settings do they become rows of their own, named by what differs."""
     rows: dict[str, list[Record]] = {}
     for name in sorted({r.detector_name for r in records}):
         own = [r for r in records if r.detector_name == name]
         title = own[0].detector_title
         if title in rows:
             title = f"{title} ({name})"
-        if len({(r.category, r.epsilon) for r in own}) == len(own):
+        variants = {(r.category, r.epsilon, _variant(r)) for r in own}
+        if len({(category, epsilon) for category, epsilon, _ in variants}) == len(variants):
             rows[title] = own
             continue
         for record in own:
@@ -221,33 +258,37 @@ def _flat(settings: Mapping[str, Any], within: str = "") -> dict[str, str]:
     return flat
 
 
-def _cell(record: Record, revisions: Revisions, usual: Counter[str]) -> Cell:
-    marks, reasons = [], []
-    if not record.ok:
-        marks.append("failed")
-        reasons.append(f"failed: {one_line(record.reason) or 'no reason given'}")
-    if not record.full_run:
-        marks.append("partial")
-    if is_stale(record, revisions):
-        marks.append("stale")
-    if record.ok and usual.most_common(1)[0][0] != _images(record):
-        marks.append("other images")
-    if record.ok and any(_has_ties(f) for f in (record.clean, record.robust)):
-        marks.append("ties")
-    flags = failure_flags(record)
-    if flags:
-        marks.append("indicator")
-        reasons += flags
-    return Cell(record, estimate(record, "clean"), estimate(record, "robust"), tuple(marks), tuple(reasons))
+def _cell(records: Sequence[Record], revisions: Revisions, usual: Counter[str]) -> Cell:
+    """The cell of one detector's fits: whatever is up for one of them is up for the cell."""
+    usable = [r for r in records if r.ok]
+    flags = fits.merged([failure_flags(r) for r in usable]) if usable else []
+    is_up = {
+        "partial": any(not r.full_run for r in records),
+        "stale": any(is_stale(r, revisions) for r in records),
+        "other images": any(usual.most_common(1)[0][0] != _images(r) for r in usable),
+        "ties": any(_has_ties(f) for r in usable for f in (r.clean, r.robust)),
+        "indicator": bool(flags),
+        "failed": len(usable) < len(records),
+    }
+    failures = [
+        (f"fit {fits.fit_seed(r)} " if len(records) > 1 else "") + f"failed: {one_line(r.reason) or 'no reason given'}"
+        for r in records if not r.ok
+    ]  # fmt: skip
+    figures = {which: [e for r in usable if (e := estimate(r, which)) is not None] for which in ("clean", "robust")}
+    clean, robust = (fits.over_fits(figures[which]) for which in ("clean", "robust"))
+    spreads = (fits.spread([e.value for e in figures[which]]) for which in ("clean", "robust"))
+    marks = tuple(mark for mark in MARKS if is_up[mark])
+    return Cell(tuple(records), clean, robust, marks, (*failures, *flags), *spreads)
 
 
-def _averages(cells: Mapping[str, Cell], categories: Sequence[str]) -> tuple[Estimate | None, Estimate | None]:
-    def over(estimates: list[Estimate | None]) -> Estimate | None:
-        present = [e for e in estimates if e is not None]
-        return average_interval(present) if len(present) == len(categories) else None
+def _average(cells: Mapping[str, Cell], categories: Sequence[str], which: str) -> Estimate | None:
+    estimates: list[Estimate | None] = [getattr(cells[c], which) if c in cells else None for c in categories]
+    present = [e for e in estimates if e is not None]
+    return average_interval(present) if len(present) == len(categories) else None
 
-    chosen = [cells.get(category) for category in categories]
-    return over([c.clean if c else None for c in chosen]), over([c.robust if c else None for c in chosen])
+
+def _spread(cells: Mapping[str, Cell], categories: Sequence[str], which: str) -> Spread | None:
+    return fits.spread_of_average([cells[c].values(which) if c in cells else {} for c in categories])
 
 
 def _rank(row: Row) -> tuple[bool, float, str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from bench import fits
 from bench.claims import estimate, failure_flags
 from bench.errors import RecordError
 from bench.intervals import Estimate
@@ -45,7 +46,8 @@ def tidy(records: Iterable[Record], revisions: Revisions | None = None) -> pd.Da
 
 
 def frame(board: Leaderboard) -> pd.DataFrame:
-    """Rows by detector; columns (category or "average", clean/robust, value/low/high), NaN where not there."""
+    """Rows by detector; columns (category or "average", clean/robust, value/low/high/sd), NaN where not there; sd is
+    the standard deviation over fits."""
     import pandas as pd
 
     columns: dict[tuple[str, str, str], list[float]] = {}
@@ -54,6 +56,8 @@ def frame(board: Leaderboard) -> pd.DataFrame:
             found = [_estimate(row, category, which) for row in board.rows]
             for part in Estimate._fields:
                 columns[category, which, part] = [float("nan") if e is None else getattr(e, part) for e in found]
+            spreads = [_spread(row, category, which) for row in board.rows]
+            columns[category, which, "sd"] = [float("nan") if s is None else s.sd for s in spreads]
     return pd.DataFrame(columns, index=pd.Index([row.label for row in board.rows], name="detector"))
 
 
@@ -83,7 +87,7 @@ def terminal(board: Leaderboard) -> Table:
     for category in shown:
         name = one_line(category, 40) + (BRIGHTNESS_MARK if category in board.flagged else "")
         for number, row in enumerate(board.rows):
-            figures = [_figure(row, category, which) for which in ("clean", "robust")]
+            figures = [_figure(row, category, which, line_break="\n") for which in ("clean", "robust")]
             table.add_row(Text(name if number == 0 else ""), Text(one_line(row.label, 60)), *figures)
         table.add_section()
     return table
@@ -128,9 +132,11 @@ def _cells(board: Leaderboard, escape: Callable[[object], str]) -> tuple[list[st
     return header, rows
 
 
-def _figure(row: Row, category: str, which: str) -> str:
-    found = _estimate(row, category, which)
+def _figure(row: Row, category: str, which: str, *, line_break: str = " ") -> str:
+    """ "62.1 [55.0, 68.7] ±3.2 (3 fits) †"; the spread, where there is one, after `line_break`."""
+    found, spread = _estimate(row, category, which), _spread(row, category, which)
     text = interval_text(*found) if found is not None else MISSING
+    text += f"{line_break}{spread}" if found is not None and spread is not None else ""
     holder = _holder(row, category)
     # An average that is missing needs no marks: its dash is explained.
     marked = holder is not None and which == "robust" and (isinstance(holder, Cell) or found is not None)
@@ -149,6 +155,13 @@ def _estimate(row: Row, category: str, which: str) -> Estimate | None:
     return holder.clean if which == "clean" else holder.robust
 
 
+def _spread(row: Row, category: str, which: str) -> fits.Spread | None:
+    holder = _holder(row, category)
+    if holder is None:
+        return None
+    return holder.clean_spread if which == "clean" else holder.robust_spread
+
+
 def _line(record: Record, revisions: Revisions) -> dict[str, object]:
     cell, attack, results = record.cell, record.attack, record.results
     line: dict[str, object] = {
@@ -161,6 +174,7 @@ def _line(record: Record, revisions: Revisions) -> dict[str, object]:
         "detector": record.detector_name,
         "detector_revision": cell["detector"]["revision"],
         "seed": record.seed,
+        "fit_seed": fits.fit_seed(record),
         "attack": record.attack_name,
         "norm": record.norm,
         "epsilon": record.epsilon,

@@ -18,6 +18,7 @@ from safetensors.numpy import load
 
 from bench.errors import RecordError
 from bench.figures import TEXT_WIDTH, is_drawn, save, style
+from bench.fits import fit_seed
 from bench.markup import epsilon_text, norm_text, one_line, plain
 from bench.metrics import Floats
 from bench.records import EXAMPLES_SUFFIX, Record, companion, safe_name
@@ -162,7 +163,8 @@ def panel_figure(record: Record, examples: Examples) -> Figure:
         epsilon = epsilon_text(record.epsilon, record.norm)
         figure.suptitle(
             f"{plain(record.detector_title, 24)}, {plain(record.dataset, 20)} {plain(record.category, 24)}, "
-            f"{plain(record.attack_name, 24)}, {plain(norm_text(record.norm), 10)} {epsilon}",
+            f"{plain(record.attack_name, 24)}, {plain(norm_text(record.norm), 10)} {epsilon}, "
+            f"fit {fit_seed(record)}",
             fontsize=8.5, y=1 - 0.06 / figure.get_figheight(),
         )
     return figure

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, NamedTuple
 
 import attacks
 from attacks.base import Attack
@@ -19,6 +19,14 @@ from bench.errors import BenchError
 from bench.fitting import build, check_counts
 from detectors import registry as detector_registry
 from detectors.base import Detector
+
+
+class Job(NamedTuple):
+    """What shares a fit, and is not divided among processes: all attacks on one fit of a detector on a category."""
+
+    category: str
+    detector: str
+    fit_seed: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +57,33 @@ class Plan:
 
     @property
     def cells(self) -> int:
-        return len(self.categories) * len(self.detectors) * len(self.attacks)
+        return len(self.jobs) * len(self.attacks)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """In the order in which they are done."""
+        return [
+            Job(category, name, seed)
+            for category in self.categories for name in self.detectors for seed in self.fit_seeds(name)
+        ]  # fmt: skip
+
+    @property
+    def several_fits(self) -> frozenset[str]:
+        """The detectors that are fitted with several seeds."""
+        return frozenset(name for name in self.detectors if len(self.fit_seeds(name)) > 1)
+
+    def fit_seeds(self, detector: str) -> tuple[int, ...]:
+        """The seeds that a detector is fitted with. One whose fit draws nothing has one fit, which is called fit 0
+        whatever was asked for: others would be copies of it."""
+        cls, run = detector_registry.get(detector), self.run
+        seeds = tuple(dict.fromkeys(run.fit_seeds)) or (run.fit_seed,)
+        if not cls.fit_is_seeded:
+            return (0,)
+        return seeds[:1] if run.fit_seeds_for == "chaotic" and not cls.training_is_chaotic else seeds
+
+    def at(self, fit_seed: int) -> Plan:
+        """The same plan with this seed for every fit."""
+        return replace(self, run=replace(self.run, fit_seed=fit_seed, fit_seeds=()))
 
     @property
     def per_class(self) -> int | None:

@@ -18,8 +18,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from bench import fits
 from bench.errors import RecordError
 from bench.figures import ANOMALOUS, COLOURS, LINES, MARKERS, NORMAL, TEXT_WIDTH, is_drawn, save, style
+from bench.intervals import Estimate
 from bench.leaderboard import Leaderboard, build, curve_key, rows_by_label
 from bench.markup import MISSING, epsilon_text, norm_text, plain
 from bench.metrics import Floats
@@ -69,7 +71,8 @@ def write_histograms(records: Sequence[Record], folder: Path) -> tuple[list[Path
 
 
 def security_curve_figure(records: Sequence[Record]) -> Figure:
-    """Robust AUC over epsilon with its 95 % band, the clean AUC at 0; one panel per category, one line per detector.
+    """Robust AUC over epsilon with its 95 % band, the clean AUC at 0; one panel per category, one line per detector:
+    the mean over its fits, and a thin line for each of several.
 
     The records share dataset, preset, protocol and attack and differ in category, detector and epsilon; failed ones are
     left out. l-inf epsilons are in units of 1/255.
@@ -105,7 +108,9 @@ def security_curve_figure(records: Sequence[Record]) -> Figure:
                 axes.set_xlabel(f"{plain(norm_text(first.norm), 10)} epsilon{unit}")
             figure.supylabel("AUC (%)", fontsize=8)
             title = f"{first.dataset}, {first.attack_name}, protocol {first.protocol}, {first.image_size} px"
-            figure.suptitle(plain(f"{title} – 95 % bands, grey line: chance", 110), fontsize=8.5)  # noqa: RUF001
+            has_fits = len({fits.fit_seed(r) for r in usable}) > 1
+            note = "95 % bands, thin: single fits, grey: chance" if has_fits else "95 % bands, grey line: chance"
+            figure.suptitle(plain(f"{title} – {note}", 120), fontsize=8.5)  # noqa: RUF001
             handles: dict[str, Artist] = {}
             for axes in grid.flat:
                 handles |= {str(label): line for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -115,18 +120,27 @@ def security_curve_figure(records: Sequence[Record]) -> Figure:
 
 
 def _curve(axes: Axes, records: Sequence[Record], label: str, index: int, band: float) -> None:
-    ordered = sorted(records, key=lambda r: r.epsilon)
-    scale = 255.0 if ordered[0].norm == "linf" else 1.0
-    figures = [ordered[0].clean, *(r.robust for r in ordered)]
-    x = [0.0, *(r.epsilon * scale for r in ordered)]
-    points = [(at, f.auc, f.low, f.high) for at, f in zip(x, figures, strict=True) if f is not None]
-    at, value, low, high = np.array(points).T
+    at, value, low, high = np.array(_points(records)).T
     colour = COLOURS[index % len(COLOURS)]
     axes.fill_between(at, low, high, color=colour, alpha=band, linewidth=0)
     axes.plot(
         at, value, color=colour, linestyle=LINES[index % len(LINES)], marker=MARKERS[index % len(MARKERS)],
         label=plain(label, 40), clip_on=False,
     )  # fmt: skip
+    seeds = sorted({fits.fit_seed(r) for r in records})
+    for seed in seeds if len(seeds) > 1 else []:
+        of_fit = np.array(_points([r for r in records if fits.fit_seed(r) == seed]))
+        axes.plot(of_fit[:, 0], of_fit[:, 1], color=colour, alpha=0.5, linewidth=0.5)
+
+
+def _points(records: Sequence[Record]) -> list[tuple[float, float, float, float]]:
+    """Epsilon, AUC and its bounds (means over fits) at 0, where it is the clean one, and at each radius."""
+    by_epsilon = {e: [r for r in records if r.epsilon == e] for e in sorted({r.epsilon for r in records})}
+    scale = 255.0 if records[0].norm == "linf" else 1.0
+    figures = [(0.0, [r.clean for r in next(iter(by_epsilon.values()))])]
+    figures += [(epsilon * scale, [r.robust for r in found]) for epsilon, found in by_epsilon.items()]
+    means = [(at, fits.over_fits([Estimate(f.auc, f.low, f.high) for f in found if f])) for at, found in figures]
+    return [(at, *mean) for at, mean in means if mean is not None]
 
 
 def histogram_figure(record: Record, scores: Scores) -> Figure:
@@ -156,7 +170,8 @@ def histogram_figure(record: Record, scores: Scores) -> Figure:
         epsilon = epsilon_text(record.epsilon, record.norm)
         figure.suptitle(
             f"{plain(record.detector_title, 24)}, {plain(record.category, 24)}\n"
-            f"{plain(record.attack_name, 24)}, {plain(norm_text(record.norm), 10)} {epsilon}",
+            f"{plain(record.attack_name, 24)}, {plain(norm_text(record.norm), 10)} {epsilon}, "
+            f"fit {fits.fit_seed(record)}",
             fontsize=8.5,
         )
         handles, names = panels[0].get_legend_handles_labels()
@@ -195,8 +210,8 @@ def _bins(values: Floats, count: int = 30) -> tuple[Floats, bool]:
 
 
 def heat_map_figure(board: Leaderboard) -> Figure:
-    """Clean (left) and robust AUC (right) of detectors (rows) in categories and on average (columns), numbers written
-    in the cells; a hatched dash is a cell that is missing or failed."""
+    """Clean (left) and robust AUC (right) of detectors (rows) in categories and on average (columns), means over fits
+    written in the cells; a hatched dash is a cell that is missing or failed."""
     columns = [*board.categories, "average"]
     with style():
         wide = len(columns) > 6
@@ -223,7 +238,8 @@ def heat_map_figure(board: Leaderboard) -> Figure:
             axes.spines[:].set_visible(False)
         if image is not None:
             figure.colorbar(image, ax=list(halves), label="AUC (%)", fraction=0.03, pad=0.01)
-        figure.suptitle(plain(board.title, 90), fontsize=8.5)
+        has_fits = any(len(cell.records) > 1 for row in board.rows for cell in row.cells.values())
+        figure.suptitle(plain(board.title, 90) + (" – means over fits" if has_fits else ""), fontsize=8.5)  # noqa: RUF001
     return figure
 
 
@@ -244,10 +260,10 @@ def _curve_groups(boards: Iterable[Leaderboard]) -> dict[str, list[Record]]:
     for board in boards:
         for row in board.rows:
             for cell in row.cells.values():
-                r = cell.record
+                r = cell.record  # the others are fits of the same
                 parts = (r.dataset, r.preset, r.protocol, r.attack_name, f"{r.image_size}px", r.attack.get("steps"))
                 alike = hashlib.sha256(curve_key(r).encode()).hexdigest()[:6]
-                groups.setdefault(safe_name("-".join(map(str, (*parts, alike)))), []).append(r)
+                groups.setdefault(safe_name("-".join(map(str, (*parts, alike)))), []).extend(cell.records)
     return {key: found for key, found in groups.items() if any(r.ok for r in found)}
 
 

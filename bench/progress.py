@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -11,7 +11,9 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from bench.fits import fit_seed as fit_seed_of
 from bench.markup import one_line
+from bench.plan import Job
 from bench.records import Record
 from detectors.base import Progress as FitProgress
 
@@ -19,10 +21,16 @@ QUIET_SECONDS = 30.0  # between two plain lines about the same job
 
 
 class ConsoleReporter:
-    """A `runner.Reporter` on a console; use it in a `with` statement."""
+    """A `runner.Reporter` on a console; use it in a `with` statement.
 
-    def __init__(self, console: Console, cells: int) -> None:
-        self.console = console
+    Args:
+        console: where to.
+        cells: how many there will be.
+        several: the detectors whose fits have to be told apart, since there are several.
+    """
+
+    def __init__(self, console: Console, cells: int, several: Collection[str] = ()) -> None:
+        self.console, self._several = console, several
         self._bars = Progress(
             SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=18),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"), TimeElapsedColumn(), TimeRemainingColumn(compact=True),
@@ -30,7 +38,7 @@ class ConsoleReporter:
         )
         self._cells = self._bars.add_task("cells", total=cells)
         self._count, self._total = 0, cells
-        self._fits: dict[tuple[str, str], TaskID] = {}  # several where several processes work
+        self._fits: dict[Job, TaskID] = {}  # several where several processes work
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -41,14 +49,14 @@ class ConsoleReporter:
     ) -> None:
         self._bars.stop()
 
-    def fitting(self, detector: str, category: str) -> FitProgress:
+    def fitting(self, detector: str, category: str, fit_seed: int) -> FitProgress:
         """Shows a fit; the bar appears with the first step, so a loaded checkpoint shows none."""
-        job = (detector, category)
-        plain = _PlainLines(self.console, f"fitting {detector} on {category}")
+        job = Job(category, detector, fit_seed)
+        plain = _PlainLines(self.console, f"fitting {detector} on {self._where(job)}")
         self._end_fit(job)
 
         def show(done: int, total: int, note: str = "") -> None:
-            what = f"fit {detector} {category}"
+            what = f"fit {detector} {self._where(job)}"
             if job not in self._fits:
                 self._fits[job] = self._bars.add_task(what, total=total)
             self._bars.update(self._fits[job], completed=done, total=total, description=f"{what} {note}")
@@ -58,17 +66,23 @@ class ConsoleReporter:
 
         return show
 
-    def _end_fit(self, job: tuple[str, str]) -> None:
+    def _where(self, job: Job) -> str:
+        return f"{job.category} fit {job.fit_seed}" if job.detector in self._several else job.category
+
+    def _end_fit(self, job: Job) -> None:
         """Also of a fit that stopped before its last step."""
         task = self._fits.pop(job, None)
         if task is not None:
             self._bars.remove_task(task)
 
     @contextmanager
-    def attacking(self, detector: str, category: str, attack: str, images: int) -> Iterator[Callable[[int, str], None]]:
+    def attacking(
+        self, detector: str, category: str, fit_seed: int, attack: str, images: int
+    ) -> Iterator[Callable[[int, str], None]]:
         """Shows the images of a cell."""
-        what = f"{attack} on {detector} {category}"
-        self._end_fit((detector, category))
+        job = Job(category, detector, fit_seed)
+        what = f"{attack} on {detector} {self._where(job)}"
+        self._end_fit(job)
         task = self._bars.add_task(what, total=images)
         plain, count = _PlainLines(self.console, what), 0
 
@@ -86,9 +100,10 @@ class ConsoleReporter:
     def done(self, record: Record, reused: bool) -> None:
         """One line for each cell that was computed."""
         self._count += 1
-        self._end_fit((record.detector_name, record.category))
+        job = Job(record.category, record.detector_name, fit_seed_of(record))
+        self._end_fit(job)
         self._bars.update(self._cells, completed=self._count)
-        what = one_line(f"{record.detector_name} {record.category} {record.attack_name}", 120)
+        what = one_line(f"{record.detector_name} {self._where(job)} {record.attack_name}", 120)
         head = f"[{self._count}/{self._total}] {what}"
         if not record.ok:
             self.console.print(f"{head} FAILED: {record.reason}", style="bold red", markup=False, highlight=False)

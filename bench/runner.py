@@ -12,6 +12,8 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -28,7 +30,7 @@ from bench.judging import CALIBRATION_FPR as CALIBRATION_FPR
 from bench.judging import failed, judged
 from bench.judging import figures as figures
 from bench.markup import one_line
-from bench.plan import Plan, cell_of
+from bench.plan import Job, Plan, cell_of
 from bench.records import Record
 from bench.scores import Scores
 from detectors.base import Detector, Progress
@@ -44,23 +46,29 @@ log = logging.getLogger(__name__)
 class Reporter(Protocol):
     """Shows how far a run is."""
 
-    def fitting(self, detector: str, category: str) -> Progress: ...
+    def fitting(self, detector: str, category: str, fit_seed: int) -> Progress: ...
 
-    def attacking(self, detector: str, category: str, attack: str, images: int) -> Any: ...
+    def attacking(self, detector: str, category: str, fit_seed: int, attack: str, images: int) -> Any: ...
 
     def done(self, record: Record, reused: bool) -> None: ...
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The cells of one detector on one category: they share a fit, and one process does them all."""
+    """The cells of one fit of a detector on one category: one process does them all."""
 
     category: Category
     detector: str
+    fit_seed: int
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The category's, with this seed for the fit."""
+        return self.category.plan.at(self.fit_seed)
 
     @property
-    def plan(self) -> Plan:
-        return self.category.plan
+    def job(self) -> Job:
+        return Job(self.category.name, self.detector, self.fit_seed)
 
     def known_records(self) -> list[Record] | None:
         """The records of all its cells, if they are all there and belong to a checkpoint that is.
@@ -142,8 +150,8 @@ def run_plan(plan: Plan, reporter: Reporter, *, workers: int = 1, crew: Crew | N
     with ExitStack() as stack:
         if workers > 1 and crew is None and not _has_records(plan):
             crew = stack.enter_context(_crew(workers))  # they import their modules while this process reads pictures
-        categories = [Category(plan, name) for name in plan.categories]
-        groups = [Group(category, detector) for category in categories for detector in plan.detectors]
+        categories = {name: Category(plan, name) for name in plan.categories}
+        groups = [Group(categories[job.category], job.detector, job.fit_seed) for job in plan.jobs]
         finished = _finished(groups, reporter)
         plan.built.clear()
         missing = [group for group in groups if group not in finished]
@@ -158,14 +166,13 @@ def run_plan(plan: Plan, reporter: Reporter, *, workers: int = 1, crew: Crew | N
             raise DataError(next(iter(problems.values())))
         reused = sum(len(finished[group]) for group in groups if group in finished)
         if workers > 1 and crew is not None and missing:
-            shared = crew.run(plan, [(group.category.name, group.detector) for group in missing], reporter)
+            shared = crew.run(plan, [group.job for group in missing], reporter)
             outcomes = list(zip(missing, shared, strict=True))
         else:
             outcomes = []
-            for group in missing:
-                outcomes.append((group, group.run(reporter)))
-                if group.detector == plan.detectors[-1]:
-                    group.category.forget()
+            for category, own in groupby(missing, key=lambda group: group.category):
+                outcomes += [(group, group.run(reporter)) for group in own]
+                category.forget()
     for group, found in outcomes:
         finished[group] = [record for record, _ in found]
         reused += sum(was_there for _, was_there in found)
@@ -223,8 +230,9 @@ def obtain(plan: Plan, category: str, training: TrainingData, name: str, reporte
         with disk.guarded(plan.run.cache):
             detector = fitting.build(name, category, plan.image_size, plan.run)
             return fitting.obtain(
-                detector, plan.dataset, category, training, plan.run, reporter.fitting(name, category)
-            )
+                detector, plan.dataset, category, training, plan.run,
+                reporter.fitting(name, category, plan.run.fit_seed),
+            )  # fmt: skip
     except Exception as error:
         return _reason(error, f"fitting {name}")
 
@@ -248,7 +256,7 @@ def _cell(
     known = _known(folder, cell)
     if known is not None:
         return known, True
-    with reporter.attacking(name, category.name, attack.name, len(category.test)) as tick:
+    with reporter.attacking(name, category.name, plan.run.fit_seed, attack.name, len(category.test)) as tick:
         try:
             with disk.guarded(plan.run.out):
                 gate.check(fitted.detector, category.test, plan.run.torch_device())

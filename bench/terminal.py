@@ -13,11 +13,11 @@ from rich.text import Text
 
 import attacks
 from attacks.registry import get_class
-from bench import leaderboard, leaderboard_files, presets, protocol
+from bench import fits, leaderboard, leaderboard_files, presets, protocol
 from bench.data import registry as datasets
 from bench.errors import BenchError
 from bench.markup import one_line
-from bench.plan import Plan
+from bench.plan import Job, Plan
 from bench.records import Record, Revisions, read_all
 from bench.runner import Reporter, RunResult
 from detectors import registry as detector_registry
@@ -105,9 +105,10 @@ def show_result(plan: Plan, result: RunResult, console: Console) -> None:
         for note in (*board.notes(), *_brightness(board), MEANING):
             console.print(note, markup=False, highlight=False)
     for record in result.failed:
+        fit = f", fit {fits.fit_seed(record)}" if record.detector_name in plan.several_fits else ""
         console.print(
-            f"Failed: {record.detector_name} on {record.category}: {record.reason}", style="bold red", markup=False,
-            highlight=False,
+            f"Failed: {record.detector_name} on {record.category}{fit}: {record.reason}", style="bold red",
+            markup=False, highlight=False,
         )
     out = plan.run.out
     console.print(
@@ -135,14 +136,15 @@ def _brightness(board: leaderboard.Leaderboard) -> list[str]:
     return [f"Separable by brightness alone (AUC, or 100 - AUC where darker is anomalous): {listed}."]
 
 
-def show_plan(plan: Plan, estimates: Sequence[tuple[str, str, str, float | None]], console: Console) -> None:
-    """What a run would do: rows of (detector, category, checkpoint, seconds)."""
+def show_plan(plan: Plan, estimates: Sequence[tuple[Job, str, float | None]], console: Console) -> None:
+    """What a run would do: rows of (job, checkpoint, seconds)."""
     table = Table(title=Text(f"{plan.cells} cells on {plan.dataset.name} at {plan.image_size} px"))
     for column, justify in (("detector", "left"), ("category", "left"), ("checkpoint", "left"), ("about", "right")):
         table.add_column(column, justify="right" if justify == "right" else "left")
-    for detector, category, origin, seconds in estimates:
+    for job, origin, seconds in estimates:
         about = "not known" if seconds is None else duration(seconds)
-        table.add_row(Text(one_line(detector, 40)), Text(one_line(category, 40)), origin, about)
+        fit = f", fit {job.fit_seed}" if job.detector in plan.several_fits else ""
+        table.add_row(Text(one_line(job.detector, 40) + fit), Text(one_line(job.category, 40)), origin, about)
     console.print(table)
     known = [seconds for *_, seconds in estimates if seconds is not None]
     console.print(f"Attacks: {', '.join(_attack_text(a.describe()) for a in plan.attacks)}.", highlight=False)

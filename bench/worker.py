@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bench.errors import BenchError, DataError, RecordError
-from bench.plan import Outline, Plan
+from bench.plan import Job, Outline, Plan
 from bench.records import Record
 from bench.runner import Category, Group, deterministic
 from detectors import registry as detector_registry
@@ -46,6 +46,7 @@ class Run:
     number: int
     category: str
     detector: str
+    fit_seed: int
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def _do_jobs(plan: Plan, channel: Channel) -> None:
                 category.unpack(channel.pipe.recv_bytes())
             except EOFError:  # the parent is gone
                 return
-        channel.said.put(("end", job.number, Group(category, job.detector).run(_Speaker(channel.said))))
+        group = Group(category, job.detector, job.fit_seed)
+        channel.said.put(("end", job.number, group.run(_Speaker(channel.said))))
 
 
 def _check(category: Category, channel: Channel) -> None:
@@ -122,8 +124,8 @@ class _Speaker:
     def __init__(self, said: Any) -> None:
         self._said = said
 
-    def fitting(self, detector: str, category: str) -> Progress:
-        job = (category, detector)
+    def fitting(self, detector: str, category: str, fit_seed: int) -> Progress:
+        job = Job(category, detector, fit_seed)
         self._said.put(("fitting", job))
 
         def show(done: int, total: int, note: str = "") -> None:
@@ -132,8 +134,10 @@ class _Speaker:
         return show
 
     @contextmanager
-    def attacking(self, detector: str, category: str, attack: str, images: int) -> Iterator[Callable[[int, str], None]]:
-        job = (category, detector)
+    def attacking(
+        self, detector: str, category: str, fit_seed: int, attack: str, images: int
+    ) -> Iterator[Callable[[int, str], None]]:
+        job = Job(category, detector, fit_seed)
         self._said.put(("attacking", job, attack, images))
         try:
             yield lambda done, note: self._said.put(("attack", job, done, note))

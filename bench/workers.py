@@ -1,4 +1,4 @@
-"""Several processes that share a run: each takes one detector on one category at a time.
+"""Several processes that share a run: each takes one fit of a detector on one category at a time.
 
 Small networks gain little from a second thread, and independent cells all from a second process. The number of threads
 that a cell gets depends on the whole plan, not on what is left of it, so that a run that goes on after a kill rounds as
@@ -24,13 +24,12 @@ import torch
 from bench import costs
 from bench.config import RunConfig
 from bench.errors import BenchError, DataError
-from bench.plan import Outline, Plan
+from bench.plan import Job, Outline, Plan
 from bench.records import Record, safe_name
 from bench.runner import Reporter
 from bench.worker import POLL_SECONDS, Channel, Check, Run, Told, work
 from detectors.base import Progress
 
-Job = tuple[str, str]  # category, detector
 Found = list[tuple[Record, bool]]
 
 
@@ -42,7 +41,7 @@ def count(plan: Plan, asked: int | None) -> int:
         asked: by the user; None: as many as there are threads (`OMP_NUM_THREADS`, or the cores), and 1 on a GPU, which
             one process fills.
     """
-    return max(1, min(_wanted(plan.run, asked), len(plan.categories) * len(plan.detectors)))
+    return max(1, min(_wanted(plan.run, asked), len(plan.jobs)))
 
 
 def early(run: RunConfig, asked: int | None) -> AbstractContextManager[Crew | None]:
@@ -50,7 +49,7 @@ def early(run: RunConfig, asked: int | None) -> AbstractContextManager[Crew | No
     and so does planning. None where the plan may show that an earlier run has left nothing to do."""
     wanted = _wanted(run, asked)
     if run.categories is not None and run.detectors != ("all",):
-        wanted = min(wanted, len(set(run.categories)) * len(set(run.detectors)))
+        wanted = min(wanted, len(set(run.categories)) * len(set(run.detectors)) * len(run.fit_seeds or (0,)))
     has_records = (run.out / "records" / safe_name(run.dataset)).is_dir()
     return nullcontext() if wanted < 2 or has_records else Crew(wanted)
 
@@ -153,16 +152,17 @@ class Crew:
         for _ in self._members:
             self._todo.put(None)
         relay, found = _Relay(reporter), dict[int, Found]()
-        left = Counter(category for category, _ in jobs)
+        left = Counter(job.category for job in jobs)
         messages = self._messages()
         while len(found) < len(jobs):
             kind, *rest = next(messages)
             if kind == "end":
                 number, records = rest
                 found[number] = records
-                left[jobs[number][0]] -= 1
-                if not left[jobs[number][0]]:
-                    self._pictures.forget(jobs[number][0])
+                category = jobs[number].category
+                left[category] -= 1
+                if not left[category]:
+                    self._pictures.forget(category)
             elif kind == "pictures":
                 self._pictures.send(*rest)
             else:
@@ -266,14 +266,14 @@ class _Relay:
         if kind == "done":
             self._reporter.done(*rest)
             return
-        job = rest[0]
+        job: Job = rest[0]
         if kind == "fitting":
-            self._fits[job] = self._reporter.fitting(job[1], job[0])
+            self._fits[job] = self._reporter.fitting(job.detector, job.category, job.fit_seed)
         elif kind == "fit":
             self._fits[job](*rest[1:])
         elif kind == "attacking":
             attack, images = rest[1:]
-            showing = self._reporter.attacking(job[1], job[0], attack, images)
+            showing = self._reporter.attacking(job.detector, job.category, job.fit_seed, attack, images)
             self._attacks[job] = (showing, showing.__enter__())
         elif kind == "attack":
             self._attacks[job][1](*rest[1:])

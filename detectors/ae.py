@@ -29,6 +29,7 @@ class AE(AutoencoderDetector):
     title = "AE"
     paper = "plain convolutional autoencoder (as attacked by Goodge et al., IJCAI 2020)"
     revision = 2  # last bits: Adam in one kernel, channels together in memory
+    training_is_chaotic = True
 
     @classmethod
     def settings_for(cls, preset: str, image_size: int) -> AESettings:

@@ -30,6 +30,7 @@ class Brightness(Detector):
     name = "brightness"
     title = "Brightness"
     paper = "trivial baseline"
+    fit_is_seeded = False
     min_normals = 1
 
     mean_brightness: Tensor

@@ -61,6 +61,7 @@ class FileOrder(Detector):
     paper = "trivial baseline"
     min_normals = 1
     sees_pixels = False
+    fit_is_seeded = False
     elastic_buffers: ClassVar[frozenset[str]] = frozenset({"numbers"})
 
     numbers: Tensor

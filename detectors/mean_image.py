@@ -32,6 +32,7 @@ class MeanImage(Detector):
     name = "mean-image"
     title = "Mean image"
     paper = "trivial baseline"
+    fit_is_seeded = False
     min_normals = 1
     has_map = True
 

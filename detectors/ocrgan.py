@@ -95,6 +95,7 @@ class OCRGAN(Detector):
     title = "OCR-GAN"
     paper = "Liang et al. 2022, arXiv 2203.00259"
     revision = 3  # last bits: convolutions against their stride go through cells, one pass of the discriminator
+    training_is_chaotic = True
     has_map = True
     has_reconstruction = True
 

@@ -63,6 +63,7 @@ class RAE(AutoencoderDetector):
     title = "RAE"
     paper = "Zhou & Paffenroth 2017, KDD"
     revision = 2  # last bits: Adam in one kernel, channels together in memory
+    training_is_chaotic = True
 
     def __init__(self, settings: RAESettings, image_size: int) -> None:
         """Raises DetectorError for settings that cannot be."""

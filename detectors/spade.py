@@ -57,6 +57,7 @@ class SPADE(Detector):
     title = "SPADE"
     paper = "Cohen & Hoshen 2020, arXiv 2005.02357"
     revision = 3  # last bits: a backbone's convolutions in chains
+    fit_is_seeded = False
     frozen_prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)
 
     bank: Tensor

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from bench.fits import fit_seed, over_fits
 from bench.intervals import Estimate, average_interval
 from bench.leaderboard import MARKS, MEANING
 from bench.markup import epsilon_text, norm_text
@@ -32,8 +33,9 @@ _PRINTED_TO = 0.05 + 1e-9  # tables are printed to one decimal
 class Row:
     """One cell or one average, in per cent.
 
-    `paper_*` is None where unreadable, `measured_*` where not run. An average's `computed_*` is the mean of the printed
-    rows, None where one of them is unreadable; `measured_*` of an average is None unless every category was run.
+    `paper_*` is None where unreadable, `measured_*` where not run; what was measured is the mean over `fits` fits. An
+    average's `computed_*` is the mean of the printed rows, None where one of them is unreadable; `measured_*` of an
+    average is None unless every category was run.
     """
 
     category: str
@@ -48,6 +50,7 @@ class Row:
     computed_clean: float | None = None
     computed_robust: float | None = None
     status: str = ""
+    fits: int = 1
 
     @property
     def clean_difference(self) -> float | None:
@@ -118,6 +121,10 @@ def reproduce(
     used = [mark for mark in MARKS if any(MARKS[mark] in row.status for row in rows)]
     notes += [f"{MARKS[mark]} {MEANING[mark]}." for mark in used]
     notes += [
+        f"{row.category}, {row.detector}, {norm_text(row.norm)}: the mean over {row.fits} fits."
+        for row in rows if row.fits > 1
+    ]  # fmt: skip
+    notes += [
         f"For {norm_text(t.norm)} the column 'scaled' has epsilon {epsilon_text(t.also, t.norm)}: 0.2 at 256 pixels "
         "scaled to this side, equal energy per pixel."
         for t in chosen.threats
@@ -128,7 +135,7 @@ def reproduce(
 
 def sensitivity(table: str, records: Iterable[Record], *, recipe: Recipe | None = None) -> pd.DataFrame:
     """How the robust AUC moves with steps and step size, which the paper does not give: every cell of the table that
-    was measured under more than one of them (same images, settings and seed). Empty where there is none."""
+    was measured under more than one of them (same images, settings, seed and fit). Empty where there is none."""
     chosen = recipe or recipe_of(table)
     lines: dict[tuple[object, ...], dict[tuple[object, ...], Record]] = {}
     for record in sorted(records, key=lambda r: r.written):
@@ -139,7 +146,7 @@ def sensitivity(table: str, records: Iterable[Record], *, recipe: Recipe | None 
             continue
         cell = (
             record.category, record.detector_name, record.norm, str(record.detector["settings"]), record.seed,
-            record.fingerprint, record.subset["sha256"],
+            record.fingerprint, record.subset["sha256"], fit_seed(record),
         )  # fmt: skip
         budget = tuple(attack.get(k) for k in ("steps", "step_size", "keep", "restarts"))
         lines.setdefault(cell, {})[budget] = record
@@ -147,34 +154,47 @@ def sensitivity(table: str, records: Iterable[Record], *, recipe: Recipe | None 
         {
             "category": r.category, "detector": r.detector_name, "norm": r.norm, "steps": r.attack.get("steps"),
             "step_size": r.attack.get("step_size"), "keep": r.attack.get("keep"), "protocol": r.protocol,
-            "robust_auc": f.auc, "low": f.low, "high": f.high,
+            "fit_seed": fit_seed(r), "robust_auc": f.auc, "low": f.low, "high": f.high,
         }
         for cell in lines.values() if len(cell) > 1
         for r in sorted(cell.values(), key=_budget)
         for f in [r.robust] if f is not None
     ]  # fmt: skip
-    columns = ["category", "detector", "norm", "steps", "step_size", "keep", "protocol", "robust_auc", "low", "high"]
+    columns = [
+        "category", "detector", "norm", "steps", "step_size", "keep", "protocol", "fit_seed", "robust_auc", "low",
+        "high",
+    ]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 
 def _measured(
     cell: PaperRow, threat: Threat, recipe: Recipe, records: Sequence[Record], revisions: Revisions
 ) -> Row:  # fmt: skip
-    def best(epsilon: float | None) -> Record | None:
+    def best(epsilon: float | None) -> list[Record]:
         fitting = [r for r in records if epsilon is not None and _fits(r, cell, recipe, threat, epsilon)]
-        return max(fitting, key=lambda r: _worth(r, revisions), default=None)
+        return _best_of_each_fit(fitting, revisions)
 
-    record, also = best(threat.epsilon), best(threat.also)
+    shown, also = best(threat.epsilon), best(threat.also)
     marks = ""
-    if record is not None:
-        marks += MARKS["failed"] if not record.ok else ""
-        marks += MARKS["partial"] if not record.full_run else ""
-        marks += MARKS["stale"] if is_stale(record, revisions) else ""
+    if shown:  # all of one worth
+        marks += MARKS["failed"] if not shown[0].ok else ""
+        marks += MARKS["partial"] if not shown[0].full_run else ""
+        marks += MARKS["stale"] if is_stale(shown[0], revisions) else ""
     return Row(
         cell.category, cell.detector, cell.norm, threat.epsilon, cell.clean, cell.robust,
-        _estimate(record.clean if record else None), _estimate(record.robust if record else None),
-        _estimate(also.robust if also else None), status=f" {marks}" if marks else "",
+        _estimate([r.clean for r in shown]), _estimate([r.robust for r in shown]), _estimate([r.robust for r in also]),
+        status=f" {marks}" if marks else "", fits=len(shown),
     )  # fmt: skip
+
+
+def _best_of_each_fit(records: Sequence[Record], revisions: Revisions) -> list[Record]:
+    """One record for each fit seed, over which the mean is taken: of those that are worth most, the newest."""
+    most = max((_worth(r, revisions) for r in records), default=None)
+    by_seed: dict[int, Record] = {}
+    for record in sorted(records, key=lambda r: r.written):
+        if _worth(record, revisions) == most:
+            by_seed[fit_seed(record)] = record
+    return [by_seed[seed] for seed in sorted(by_seed)]
 
 
 def _average(printed: PaperRow, threat: Threat, rows: Sequence[Row]) -> Row:
@@ -225,14 +245,14 @@ def _in_ball(record: Record, recipe: Recipe, threat: Threat, epsilon: float) -> 
     )
 
 
-def _worth(record: Record, revisions: Revisions) -> tuple[bool, bool, bool, bool, str]:
-    """Which of several fitting records is shown: current, successful, complete, at the protocol's 40 steps and step
-    size 2.5 epsilon / steps, newest."""
+def _worth(record: Record, revisions: Revisions) -> tuple[bool, bool, bool, bool]:
+    """Which of several fitting records are shown: current, successful, complete, at the protocol's 40 steps and step
+    size 2.5 epsilon / steps."""
     attack: Mapping[str, object] = record.attack
     steps, size = attack.get("steps"), attack.get("step_size")
     expected = 2.5 * record.epsilon / PAPER_STEPS
     usual = steps == PAPER_STEPS and isinstance(size, float) and abs(size - expected) <= 1e-6 * expected
-    return (not is_stale(record, revisions), record.ok, record.full_run, usual, record.written)
+    return (not is_stale(record, revisions), record.ok, record.full_run, usual)
 
 
 def _budget(record: Record) -> tuple[float, float]:
@@ -240,9 +260,9 @@ def _budget(record: Record) -> tuple[float, float]:
     return tuple(float(v) if isinstance(v, int | float) else 0.0 for v in (steps, size))  # type: ignore[return-value]
 
 
-def _estimate(figures: Figures | None) -> Estimate | None:
+def _estimate(of_fits: Sequence[Figures | None]) -> Estimate | None:
     # The paper's protocol counts a tie as half, as scikit-learn does: the AUC, not the strict one.
-    return Estimate(figures.auc, figures.low, figures.high) if figures is not None else None
+    return over_fits([Estimate(f.auc, f.low, f.high) for f in of_fits if f is not None])
 
 
 def _minus(measured: Estimate | None, printed: float | None) -> float | None:

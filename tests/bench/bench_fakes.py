@@ -195,14 +195,16 @@ class Quiet:
         self.steps: list[tuple[str, str, int]] = []
         self.cells: list[tuple[str, str, bool]] = []
 
-    def fitting(self, detector: str, category: str) -> Progress:
+    def fitting(self, detector: str, category: str, fit_seed: int) -> Progress:
         def show(done: int, total: int, note: str = "") -> None:
             self.steps.append((detector, category, done))
 
         return show
 
     @contextmanager
-    def attacking(self, detector: str, category: str, attack: str, images: int) -> Iterator[Callable[[int, str], None]]:
+    def attacking(
+        self, detector: str, category: str, fit_seed: int, attack: str, images: int
+    ) -> Iterator[Callable[[int, str], None]]:
         yield lambda done, what: None
 
     def done(self, record: Record, reused: bool) -> None:

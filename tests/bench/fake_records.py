@@ -38,7 +38,7 @@ def make_cell(
     protocol: str = "quick", attack: str = "pgd-linf", norm: str = "linf", epsilon: float = 2 / 255, steps: int = 20,
     image_size: int = 128, normals: int = 20, anomalies: int = 30, draws: int = 1, seed: int = 0,
     settings: dict[str, Any] | None = None, detector_revision: int = 1, fingerprint: str = "f" * 64,
-    **attack_fields: Any,
+    fit_seed: int = 0, **attack_fields: Any,
 ) -> dict[str, Any]:  # fmt: skip
     return {
         "protocol": {"name": protocol, "version": 1, "statement": f"PGD-{steps}, upper bound."},
@@ -54,7 +54,7 @@ def make_cell(
             "step_size": 2.5 * epsilon / steps, "restarts": 1, "random_start": False, "keep": "last", "eot": 1,
             **attack_fields,
         },
-        "draws": {"verdict": draws, "selection": draws}, "seed": seed,
+        "draws": {"verdict": draws, "selection": draws}, "seed": seed, "fit_seed": fit_seed,
     }  # fmt: skip
 
 

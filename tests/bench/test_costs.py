@@ -40,7 +40,7 @@ def test_a_cost_is_that_of_its_gradients_and_of_its_fit() -> None:
 @pytest.mark.usefixtures("table")
 def test_what_takes_long_or_is_not_known_goes_first_in_all_categories() -> None:
     plan = made("brightness", "ae", "mean-image")
-    jobs = [(category, name) for category in ("poly", "mono") for name in plan.detectors]
+    jobs = [planning.Job(category, name, 0) for category in ("poly", "mono") for name in plan.detectors]
     order = [jobs[i] for i in costs.longest_first(plan, jobs)]
     names = ["mean-image", "ae", "brightness"]
-    assert order == [(category, name) for name in names for category in ("mono", "poly")]
+    assert order == [(category, name, 0) for name in names for category in ("mono", "poly")]

@@ -89,7 +89,7 @@ def test_a_freerad_fit_killed_on_its_way_goes_on_and_ends_with_the_same_scores(
     assert not list(broken.glob("cache/checkpoints/freerad/*.json"))  # it was killed before its end
     steps: list[int] = []
 
-    def listen(self: object, detector: str, category: str) -> Callable[..., None]:
+    def listen(self: object, detector: str, category: str, fit_seed: int) -> Callable[..., None]:
         return lambda done, total, note="": steps.append(done)
 
     with monkeypatch.context() as patched:

@@ -81,10 +81,10 @@ class Silent:
     def __init__(self) -> None:
         self.told: list[tuple[str, bool]] = []
 
-    def fitting(self, detector: str, category: str) -> Progress:
+    def fitting(self, detector: str, category: str, fit_seed: int) -> Progress:
         return silent
 
-    def attacking(self, detector: str, category: str, attack: str, images: int) -> Any:
+    def attacking(self, detector: str, category: str, fit_seed: int, attack: str, images: int) -> Any:
         return nullcontext()
 
     def done(self, record: Record, reused: bool) -> None:

@@ -134,7 +134,7 @@ def test_any_number_of_jobs_is_handed_out_without_waiting_for_a_worker() -> None
 
     def hand_out() -> None:
         for number in range(20_000):
-            crew._todo.put(Run(number, "category", "detector"))
+            crew._todo.put(Run(number, "category", "detector", 0))
 
     thread = threading.Thread(target=hand_out, daemon=True)
     thread.start()
@@ -181,9 +181,9 @@ def test_pictures_that_change_while_they_are_read_are_refused(
 
 def test_a_killed_worker_is_a_sentence(tmp_path: Path, folder: Path) -> None:
     class Killer(fakes.Quiet):
-        def fitting(self, detector: str, category: str) -> Progress:
+        def fitting(self, detector: str, category: str, fit_seed: int) -> Progress:
             os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
-            return super().fitting(detector, category)
+            return super().fitting(detector, category, fit_seed)
 
     plan = planning.make(fakes.config(tmp_path, folder, "ae", "brightness"))
     with pytest.raises(BenchError, match=r"killed \(exit code -9\).*--workers 1"):
