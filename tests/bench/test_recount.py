@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fake_records import make_failed, make_record, make_scores, write_record
 
-from bench import leaderboard_files, recount, records
+from bench import leaderboard_files, records, recount
 from bench.errors import RecordError
 from bench.record_check import content_sha256
 from bench.records import Record
