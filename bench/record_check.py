@@ -114,7 +114,7 @@ def check(document: Any) -> None:
 
 
 def _check_format(document: Any) -> None:
-    found = document.get("format") if isinstance(document, dict) else None
+    found: Any = document.get("format") if isinstance(document, dict) else None
     if found == FORMAT and _is(found, int):
         return
     if _is(found, int) and 1 <= found < FORMAT:
