@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench import config, environment, intervals, metrics, records
+from bench import config, environment, metrics, records, recount
 from bench.cell import Floats, Outcome
 from bench.data.base import ImageSet
 from bench.fitting import Fitted
@@ -50,29 +50,17 @@ def failed(plan: Plan, cell: dict[str, Any], checkpoint: dict[str, Any], reason:
 
 def figures(outcome: Outcome, labels: Any, test: ImageSet, trained_on: Sequence[str] = ()) -> dict[str, Any]:
     """What a record states about an outcome; labels int64 (N,), `trained_on` the ids of the training images."""
-    normal = labels == 1
-    mixed_normals = np.where(normal, outcome.robust, outcome.clean)
-    mixed_anomalies = np.where(normal, outcome.clean, outcome.robust)
+    held_out = outcome.calibration.shape[1]
+    threshold = metrics.threshold_on_normals(outcome.calibration, CALIBRATION_FPR) if held_out >= 10 else None
     brightness = metrics.separability(test.pixels().mean(dim=(1, 2, 3)).numpy(), labels)
-    found: dict[str, Any] = {
-        "clean": intervals.summary(outcome.clean, labels),
-        "robust": intervals.summary(outcome.robust, labels),
-        "normals_only_auc": metrics.mean_single_draw_auc(mixed_normals, labels).mean,
-        "anomalies_only_auc": metrics.mean_single_draw_auc(mixed_anomalies, labels).mean,
+    found = recount.figures(Scores(test.ids, labels, outcome.clean, outcome.robust), threshold) | {
         "brightness": {"separability": brightness, "flagged": bool(brightness > FLAGGED)},
         "file_order": _file_order(test.ids, trained_on, labels),
         "pixel": _pixel(outcome, test),
     }
-    if outcome.calibration.shape[1] >= 10:
-        threshold = metrics.threshold_on_normals(outcome.calibration, CALIBRATION_FPR)
-        attacked = metrics.attack_success(outcome.clean, outcome.robust, labels, threshold)
-        found |= {
-            "threshold": threshold,
-            "threshold_rule": f"{100 * CALIBRATION_FPR:.0f} % of {outcome.calibration.shape[1]} held-out training "
-            "normals above it",
-            "attack_success": attacked.success,
-            "robust_accuracy": attacked.robust_accuracy,
-        }
+    if threshold is not None:
+        rule = f"{100 * CALIBRATION_FPR:.0f} % of {held_out} held-out training normals above it"
+        found |= {"threshold": threshold, "threshold_rule": rule}
     return found
 
 

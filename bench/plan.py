@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from bench.data import registry as datasets
 from bench.data.base import ANOMALOUS, NORMAL, Dataset
 from bench.errors import BenchError
 from bench.fitting import build, check_counts
+from bench.scores import ids_sha256
 from detectors import registry as detector_registry
 from detectors.base import Detector
 
@@ -267,12 +267,11 @@ def _changed(run: RunConfig) -> dict[str, Any]:
 def subset_of(labels: Mapping[str, int], per_class: int | None, limit: int | None = None) -> dict[str, Any]:
     """What a record says about the test images, of which `labels` has the ids in order; a --limit is named, so that a
     full run never takes over its cell."""
-    names = "\n".join(labels).encode("utf-8", "surrogateescape")
     return {
         "per_class": per_class,
         "normals": sum(label == NORMAL for label in labels.values()),
         "anomalies": sum(label == ANOMALOUS for label in labels.values()),
-        "sha256": hashlib.sha256(names).hexdigest(),
+        "sha256": ids_sha256(labels),
         **({} if limit is None else {"limit": limit}),
     }
 

@@ -1,4 +1,5 @@
-"""What a record must hold to be believed: its format, its key, the types and ranges of what others compute with."""
+"""What a record must hold to be believed: its format, its hash, its key, the types and ranges of what others compute
+with. That its figures are those of its scores is `bench.recount`'s."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from typing import Any
 
 from bench.errors import RecordError
 
-FORMAT = 1
+FORMAT = 2
+CONTENT = "content_sha256"
 
 # What reading insists on: path into the JSON, and the type. `float` accepts integers.
 _REQUIRED: tuple[tuple[str, type], ...] = (
@@ -41,6 +43,7 @@ _REQUIRED: tuple[tuple[str, type], ...] = (
     ("limits", list),
     ("indicators", dict),
     ("written", str),
+    ("scores_sha256", str),
 )
 _MAPPINGS = ("checkpoint", "results", "environment", "seconds")
 
@@ -64,14 +67,34 @@ def cell_key(cell: Mapping[str, Any]) -> str:
     """SHA-256 of the cell as canonical JSON: sorted keys, no white space, floats by repr. Raises RecordError where the
     cell holds what JSON cannot say, NaN and infinities included."""
     try:
-        text = json.dumps(cell, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+        return _canonical_sha256(cell)
     except (TypeError, ValueError) as error:
         raise RecordError(f"A cell must be plain, finite JSON to have a key ({error}); fix its settings.") from None
+
+
+def content_sha256(document: Mapping[str, Any]) -> str:
+    """SHA-256 of a record without its own hash, as canonical JSON like `cell_key`'s: line ends and the order of entries
+    are no part of it. Raises RecordError where the record holds what JSON cannot say."""
+    try:
+        return _canonical_sha256({key: value for key, value in document.items() if key != CONTENT})
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RecordError(f"A record must be plain, finite JSON ({error}); run the cell again.") from None
+
+
+def _canonical_sha256(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def check(document: dict[str, Any]) -> None:
-    """Raises RecordError, in the words of the first thing that is wrong."""
+def check(document: Any) -> None:
+    """Raises RecordError, in the words of the first thing that is wrong.
+
+    The hash tells a record that was changed by accident or by hand. Whoever computes it anew along with figures and
+    scores is not found out here: only measuring the cell again would tell.
+    """
+    _check_format(document)
+    if document.get(CONTENT) != content_sha256(document):
+        raise RecordError(f"its {CONTENT} is not the hash of its content: it was changed by hand; run the cell again.")
     for where, kind in _REQUIRED:
         value: Any = document
         for step in where.split("."):
@@ -88,6 +111,18 @@ def check(document: dict[str, Any]) -> None:
     if document["status"] == "ok":
         for which in ("clean", "robust"):
             _check_figures(which, document["results"].get(which))
+
+
+def _check_format(document: Any) -> None:
+    found: Any = document.get("format") if isinstance(document, dict) else None
+    if found == FORMAT and _is(found, int):
+        return
+    if _is(found, int) and 1 <= found < FORMAT:
+        raise RecordError(
+            f"it was made by an older version of RADBench (format {found}, this one reads {FORMAT}), which did not let "
+            "records prove themselves; run the cell again."
+        )
+    raise RecordError(f"it is no record of format {FORMAT}; run the cell again with this version.")
 
 
 def _is(value: Any, kind: type) -> bool:

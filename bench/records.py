@@ -3,6 +3,11 @@
 A record is written once, atomically and after its scores: whoever finds the JSON finds the whole cell, and a run that
 was killed does the cell again. Records may come from strangers: reading never runs code, checks what it needs, and
 reports what is damaged instead of failing.
+
+No figure is believed without its scores: a record carries the hash of its content and that of its scores, and whatever
+can be computed from the scores is computed again when it is read (`bench.recount`). That tells what was changed by
+accident or by hand. A forger who makes up scores and computes figures and hashes to match is not found out by reading:
+only measuring the cell again would tell.
 """
 
 from __future__ import annotations
@@ -11,25 +16,30 @@ import dataclasses
 import errno
 import hashlib
 import json
+import logging
 import math
-import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench import recount
 from bench.errors import RecordError
 from bench.markup import one_line
+from bench.record_check import CONTENT, check, content_sha256
 from bench.record_check import FORMAT as FORMAT
 from bench.record_check import Figures as Figures
 from bench.record_check import cell_key as cell_key
-from bench.record_check import check
+from bench.record_paths import EXAMPLES_SUFFIX as EXAMPLES_SUFFIX
+from bench.record_paths import SCORES_SUFFIX as SCORES_SUFFIX
+from bench.record_paths import companion as companion
+from bench.record_paths import folder_of as folder_of
+from bench.record_paths import record_path as record_path
+from bench.record_paths import safe_name as safe_name
 from bench.scores import Scores, parse_scores, render_scores
 from detectors.checkpoint import write_atomically
 
-SCORES_SUFFIX = ".scores.csv"
-EXAMPLES_SUFFIX = ".examples.safetensors"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -156,60 +166,41 @@ class Record:
         return Figures(**{name: found[name] for name in names if found.get(name) is not None})
 
     def to_json(self) -> str:
-        """The record as ASCII JSON; figures that are not finite become null, which reads as "not known"."""
-        return json.dumps(_finite(_document(self)), indent=2, sort_keys=True, allow_nan=False) + "\n"
+        """The record as ASCII JSON, with the hash of its content; figures that are not finite become null, which reads
+        as "not known"."""
+        document = _finite(_document(self))
+        document[CONTENT] = content_sha256(document)
+        return json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """Raises RecordError where it is no record of this format or does not belong to its key."""
+        """Its figures are not yet held against its scores: that is for `read`. Raises RecordError where it is no record
+        of this format, was changed after it was written or does not belong to its key."""
         try:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise RecordError(f"This is no JSON ({error}); run the cell again.") from None
-        if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise RecordError(f"This is no record of format {FORMAT}; run the cell again with this version.")
-        known = {f.name for f in dataclasses.fields(cls)} - {"path"}
+            raise RecordError(f"it is no JSON ({error}); run the cell again.") from None
         check(document)
+        known = {f.name for f in dataclasses.fields(cls)} - {"path"}
         return cls(**{key: value for key, value in document.items() if key in known})
-
-
-def record_path(folder: Path, cell: Mapping[str, Any]) -> Path:
-    """Where the record of a cell lies: folder/dataset/category/detector--attack--key.json, names made harmless."""
-    stem = f"{safe_name(cell['detector']['name'])}--{safe_name(cell['attack']['name'])}--{cell_key(cell)[:12]}"
-    return folder_of(folder, cell["dataset"], cell["category"]) / f"{stem}.json"
-
-
-def folder_of(folder: Path, dataset: object, category: object) -> Path:
-    """Where the records of a category lie."""
-    return folder / safe_name(dataset) / safe_name(category)
-
-
-def safe_name(name: object) -> str:
-    """A file name from whatever a stranger called a thing: letters, digits, `._-`, no leading dot, 1 to 60 characters.
-    Different names may meet; the key in a record's name keeps their files apart."""
-    plain = unicodedata.normalize("NFKD", str(name)).encode("ascii", "ignore").decode()
-    cleaned = re.sub(r"[^A-Za-z0-9._-]+", "_", plain).lstrip(".")[:60].rstrip(".")
-    reserved = re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", cleaned)  # device names on Windows
-    return f"_{cleaned}" if not cleaned or reserved else cleaned
-
-
-def companion(path: Path, suffix: str) -> Path:
-    """A file beside a record, e.g. `companion(path, SCORES_SUFFIX)`."""
-    return path.with_name(path.name.removesuffix(".json") + suffix)
 
 
 def write(record: Record, scores: Scores | None, folder: Path) -> Path:
     """Write the scores, then the record. Returns the record's path; a failed cell may have no scores.
 
     Raises:
-        RecordError: the key or a figure is wrong, or the disk refuses (nothing half-written stays behind).
+        RecordError: the key or a figure is wrong or not that of the scores, or the disk refuses (nothing half-written
+            stays behind).
     """
     if record.ok and scores is None:
         raise RecordError("A record that claims figures needs the scores they come from; pass them.")
     path = record_path(folder, record.cell)
     table = render_scores(scores) if scores is not None else ""
     text = dataclasses.replace(record, scores_sha256=_digest(table) if table else "").to_json()
-    check(json.loads(text))
+    document = json.loads(text)
+    check(document)
+    if record.ok and scores is not None:
+        recount.check(document["cell"], document["results"], scores)
     scores_path, had_record = companion(path, SCORES_SUFFIX), path.exists()
     try:
         if table:
@@ -227,19 +218,27 @@ def write(record: Record, scores: Scores | None, folder: Path) -> Path:
 
 
 def read(path: Path) -> Record:
-    """One record. Raises RecordError where it is missing or damaged."""
+    """One record, held against its scores where it has figures. Raises RecordError where one of the two is missing,
+    damaged or changed, or where they do not belong together."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(f"The record {path} cannot be read ({error}); run the cell again.") from None
     try:
-        return dataclasses.replace(Record.from_json(text), path=path)
+        record = dataclasses.replace(Record.from_json(text), path=path)
     except RecordError as error:
-        raise RecordError(f"The record {path} is damaged: {error}") from None
+        raise RecordError(f"The record {path} does not count: {error}") from None
+    if record.ok:
+        scores = read_scores(record)
+        try:
+            recount.check(record.cell, record.results, scores)
+        except RecordError as error:
+            raise RecordError(f"The record {path} does not count: {error}") from None
+    return record
 
 
 def read_all(folder: Path) -> tuple[list[Record], list[str]]:
-    """Every record below the folder, in the order of their paths, and a sentence about each one that is damaged or
+    """Every record below the folder, in the order of their paths, and a sentence about each one that does not count or
     appears twice (the newer one counts). Other JSON files (of checkpoints, of plots) are not looked at."""
     found: dict[str, Record] = {}
     problems: list[str] = []
@@ -258,13 +257,15 @@ def read_all(folder: Path) -> tuple[list[Record], list[str]]:
 
 
 def find(folder: Path, cell: Mapping[str, Any]) -> Record | None:
-    """The record of this very cell, or None where there is none or it is damaged (it will be written again)."""
+    """The record of this very cell, or None where there is none or it does not count (it will be written again, which a
+    warning says)."""
     path = record_path(folder, cell)
     if not path.is_file():
         return None
     try:
         record = read(path)
-    except RecordError:
+    except RecordError as error:
+        log.warning("%s That is done now.", error)
         return None
     return record if record.key == cell_key(cell) else None
 

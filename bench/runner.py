@@ -290,16 +290,9 @@ def _reason(error: Exception, what: str) -> str:
 
 
 def _known(folder: Path, cell: dict[str, Any]) -> Record | None:
-    """The cell's record, unless it failed or its scores are not the ones that it was written for."""
+    """The cell's record, unless it failed."""
     found = records.find(folder, cell)
-    if found is None or not found.ok:
-        return None
-    try:
-        records.read_scores(found)
-    except RecordError as error:
-        log.warning("%s That is done now.", error)
-        return None
-    return found
+    return found if found is not None and found.ok else None
 
 
 def _unfitted(

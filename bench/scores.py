@@ -6,7 +6,9 @@ Numbers are written by repr and come back bit by bit.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +45,11 @@ class Scores:
             raise ValueError("Every image must be named once.")
 
 
+def ids_sha256(images: Iterable[str]) -> str:
+    """SHA-256 of the images' names in order, one a line: by it a cell names its test images."""
+    return hashlib.sha256("\n".join(images).encode("utf-8", "surrogateescape")).hexdigest()
+
+
 def render_scores(scores: Scores) -> str:
     """The CSV's text."""
     stream = io.StringIO()
@@ -69,6 +76,10 @@ def parse_scores(text: str) -> Scores:
         raise RecordError("lines are missing or cut short; run the cell again.")
     labels = {image: label for image, label, *_ in entries}
     draws = 1 + max(entry[2] for entry in entries)
+    if not set(labels.values()) <= {-1, 1}:
+        raise RecordError("labels must be 1 (normal) or -1 (anomalous); run the cell again.")
+    if len(entries) != draws * len(labels):  # before anything is made as large as a stranger's number says
+        raise RecordError("every image should appear once per draw; run the cell again.")
     expected = [(image, label, draw) for draw in range(draws) for image, label in labels.items()]
     if [entry[:3] for entry in entries] != expected:
         raise RecordError("every image should appear once per draw, in the same order; run the cell again.")

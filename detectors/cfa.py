@@ -4,6 +4,10 @@ Lee, Lee & Song 2022, "CFA: Coupled-Hypersphere-Based Feature Adaptation for Tar
 Access 10). A frozen ImageNet network gives patch features; a 1x1 CoordConv, the only trained part, pulls each patch
 into hyperspheres around its K nearest centres of the bank and out of those around the next J (`soft_boundary_loss`).
 
+As the authors do, `paper` looks at the central 224 of 256 pixels alone. They crop the masks as well; here the map is 0,
+the least that a distance can be, in the frame that was cropped away, and a defect there counts as missed in the figures
+of pixels.
+
 Two habits of the authors' evaluation are left out: the scores are not rescaled by the test set, and the epoch is chosen
 by the loss on held-out normals, not by the AUC on the test set.
 """
@@ -34,7 +38,7 @@ from detectors.registry import register
 
 _CHUNK = 32
 _KEPT_BYTES = 1_500_000_000  # the frozen network's features of the training images are kept up to this size
-_SIGMA_SIDE = 256  # the image side to which the setting sigma belongs
+_SETTINGS_SIDE = 256  # the image side to which the settings crop and sigma belong
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class CFASettings(Settings):
         backbone: timm's name of the network.
         layers: of the network, finest first; the others are brought to the first one's size.
         weights: "pretrained"; "random" is for tests.
+        crop: side of the centre crop, in pixels of a 256 px image; it scales with the image's side. 0: none.
         gamma_c: how many positions share a centre of the memory bank; above 1, k-means makes the centres.
         gamma_d: by how much the descriptor has fewer channels than the layers together.
         neighbours: K, centres that attract a patch, and that its score is made of.
@@ -64,6 +69,7 @@ class CFASettings(Settings):
     backbone: str = _backbones.PAPER
     layers: tuple[str, ...] = ("layer1", "layer2", "layer3")
     weights: str = "pretrained"
+    crop: int = 224
     gamma_c: int = 1
     gamma_d: int = 1
     neighbours: int = 3
@@ -124,7 +130,7 @@ class CFA(Detector):
     name = "cfa"
     title = "CFA"
     paper = "Lee et al. 2022, IEEE Access 10, arXiv 2206.04325"
-    revision = 3  # last bits: a backbone's convolutions in chains
+    revision = 4  # `paper` crops; the settings of `quick` have a name more
     has_map = True
     frozen_prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)
 
@@ -135,7 +141,10 @@ class CFA(Detector):
         """Raises WeightsError where the backbone's weights cannot be had, DetectorError for settings that cannot be."""
         super().__init__(settings, image_size)
         _check(settings)
-        self.backbone = Backbone(settings.backbone, settings.layers, weights=settings.weights)
+        crop = max(1, round(image_size * (settings.crop or _SETTINGS_SIDE) / _SETTINGS_SIDE))
+        self.backbone = Backbone(
+            settings.backbone, settings.layers, crop=crop if crop < image_size else None, weights=settings.weights
+        )
         self.side = self._finest_side()
         centres = self.side**2 // settings.gamma_c
         wanted = settings.neighbours + settings.hard_negatives
@@ -150,7 +159,7 @@ class CFA(Detector):
         self.descriptor = CoordConv(channels, channels // settings.gamma_d, self.side)
         self.radius = nn.Parameter(torch.tensor(settings.radius))
         self.register_buffer("bank", torch.zeros(centres, channels // settings.gamma_d))
-        self.register_buffer("spread", _spread(self.side, image_size, settings.sigma), persistent=False)
+        self.register_buffer("spread", _spread(self.side, crop, image_size, settings.sigma), persistent=False)
 
     @classmethod
     def settings_for(cls, preset: str, image_size: int) -> CFASettings:
@@ -160,7 +169,7 @@ class CFA(Detector):
         the held-out loss still fell (the radius grows and grows).
         """
         quick = CFASettings(
-            backbone=_backbones.QUICK, layers=("blocks.2", "blocks.4"), epochs=4, batch_size=8, patience=2
+            backbone=_backbones.QUICK, layers=("blocks.2", "blocks.4"), crop=0, epochs=4, batch_size=8, patience=2
         )
         return _presets.choose(preset, quick=quick, paper=CFASettings())
 
@@ -283,15 +292,23 @@ class CFA(Detector):
         return copy.deepcopy({k: v for k, v in self.state_dict().items() if not k.startswith("backbone.")})
 
 
-def _spread(side: int, image_size: int, sigma: float) -> Tensor:
-    """(image size, side): bilinear enlargement, then Gaussian smoothing of a map's columns, as one matrix."""
-    enlarged = F.interpolate(torch.eye(side, dtype=torch.float64)[None], size=image_size, mode="linear")[0].T
-    smoothed = gaussian_filter1d(enlarged.numpy(), sigma * image_size / _SIGMA_SIDE, axis=0)  # mirrored at the edges
-    return torch.from_numpy(smoothed).float()
+def _spread(side: int, crop: int, image_size: int, sigma: float) -> Tensor:
+    """(image size, side): bilinear enlargement to the crop, Gaussian smoothing of a map's columns and a frame of zeros
+    around, as one matrix."""
+    enlarged = F.interpolate(torch.eye(side, dtype=torch.float64)[None], size=crop, mode="linear")[0].T
+    # Mirrored at the edges of the crop: nothing is known beyond.
+    smoothed = gaussian_filter1d(enlarged.numpy(), sigma * image_size / _SETTINGS_SIDE, axis=0)
+    before = (image_size - crop) // 2  # as `centre_crop`
+    return F.pad(torch.from_numpy(smoothed).float(), (0, 0, before, image_size - crop - before))
 
 
 def _check(settings: CFASettings) -> None:
     check_schedule("cfa", settings)
+    if not 0 <= settings.crop <= _SETTINGS_SIDE:
+        raise DetectorError(
+            f"cfa's crop is measured on an image of {_SETTINGS_SIDE} px and must lie in 0..{_SETTINGS_SIDE} "
+            f"(0: none); got {settings.crop}."
+        )
     for name in ("gamma_c", "gamma_d", "neighbours"):
         if getattr(settings, name) < 1:
             raise DetectorError(f"cfa's {name} must be at least 1; got {getattr(settings, name)}.")

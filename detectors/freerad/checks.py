@@ -23,8 +23,9 @@ def check_settings(settings: FreeRADSettings, choices_of_k: Sequence[int]) -> No
     check_denoising_steps(settings, min(possible))
     if not 0 < settings.schedule.beta_first <= settings.schedule.beta_last < 1:
         raise DetectorError("freerad's betas must rise within (0, 1); set schedule.beta_first and schedule.beta_last.")
-    for name in ("score_draws", "map_draws", "map_images", "scales"):
+    for name in ("score_draws", "map_draws", "scales"):
         _at_least_one(name, getattr(settings, name))
+    _check_map_images(settings.map_images)
     if settings.storage not in ("float32", "float16"):
         raise DetectorError(f"freerad's storage must be float32 or float16; got {settings.storage!r}.")
     _check_unet(settings)
@@ -39,6 +40,14 @@ def check_denoising_steps(settings: FreeRADSettings, k: int) -> None:
             f"freerad's denoising_steps must lie in 0..{k} (0 means all) to denoise from k = {k}; "
             f"got {settings.denoising_steps}."
         )
+
+
+def _check_map_images(value: object) -> None:
+    if value is None:
+        return
+    if type(value) is not int:  # over None `registry.override` lets anything be set
+        raise DetectorError(f"freerad's map_images must be a whole number, or left out for all images; got {value!r}.")
+    _at_least_one("map_images", value)
 
 
 def _check_unet(settings: FreeRADSettings) -> None:

@@ -46,7 +46,7 @@ class FreeRADSettings(Settings):
         filter_size: side of the mean filter in pixels of the work size, odd.
         scales: scales of the error map.
         map_draws: noise draws per training image for the mean map of the normals.
-        map_images: training images used for it at most.
+        map_images: training images used for it at most; None means all, as in the paper's Algorithm 4.
         work_size: side at which the U-Net works; the input is resized to it differentiably.
         storage: dtype that the fitted weights are rounded to ("float32"; "float16" halves the checkpoint).
         unet, training, schedule: see there.
@@ -58,7 +58,7 @@ class FreeRADSettings(Settings):
     filter_size: int = 11
     scales: int = 4
     map_draws: int = 4
-    map_images: int = 64
+    map_images: int | None = None
     work_size: int = 256
     storage: str = "float32"
     unet: UNetSettings = field(default_factory=UNetSettings)
@@ -75,6 +75,7 @@ def quick_settings(image_size: int) -> FreeRADSettings:
     return FreeRADSettings(
         k="auto",
         filter_size=5,
+        map_images=64,
         work_size=min(64, image_size),
         storage="float16",
         unet=UNetSettings(channels=32, multipliers=(1, 2, 4), blocks=1, attention_sides=(8,), unshuffle=2),
@@ -198,7 +199,7 @@ class FreeRAD(Detector):
 
     def _measure_normals(self, normals: Tensor, seed: int) -> None:
         """The mean error map of the normals at the present k."""
-        count = min(self.settings.map_images, len(normals))
+        count = min(self.settings.map_images or len(normals), len(normals))
         chosen = torch.randperm(len(normals), generator=generator(seed, "freerad-map-images"))[:count].sort().values
         source = NoiseSeed(seed).source("freerad-normal-map", [str(int(i)) for i in chosen])
         total = torch.zeros_like(self.normal_map, dtype=torch.float64)

@@ -235,7 +235,7 @@ def documents(out: Path) -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted(out.glob("records/*/*/*.json")):
         record = json.loads(path.read_text())
-        for changing in ("seconds", "written", "command", "peak_memory_mb", "environment"):
+        for changing in ("seconds", "written", "command", "peak_memory_mb", "environment", "content_sha256"):
             del record[changing]
         record["checkpoint"] = {"key": record["checkpoint"].get("key")}
         found[path.name] = record

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from bench import intervals, metrics
+from bench import intervals, metrics, recount
 from bench.records import Record, cell_key, read, write
-from bench.scores import Scores
+from bench.scores import Scores, ids_sha256
 
 TITLES = {"freerad": "FreeRAD", "ae": "AE", "fastflow": "FastFlow", "cfa": "CFA", "spade": "SPADE", "cflow": "CFlow",
           "ocr-gan": "OCR-GAN", "brightness": "Brightness", "apae": "APAE", "pls": "PLS"}  # fmt: skip
@@ -38,12 +38,12 @@ def make_cell(
     protocol: str = "quick", attack: str = "pgd-linf", norm: str = "linf", epsilon: float = 2 / 255, steps: int = 20,
     image_size: int = 128, normals: int = 20, anomalies: int = 30, draws: int = 1, seed: int = 0,
     settings: dict[str, Any] | None = None, detector_revision: int = 1, fingerprint: str = "f" * 64,
-    fit_seed: int = 0, **attack_fields: Any,
+    fit_seed: int = 0, subset_sha256: str = "5" * 64, **attack_fields: Any,
 ) -> dict[str, Any]:  # fmt: skip
     return {
         "protocol": {"name": protocol, "version": 1, "statement": f"PGD-{steps}, upper bound."},
         "dataset": dataset, "fingerprint": fingerprint, "remark": "", "category": category,
-        "subset": {"per_class": 30, "normals": normals, "anomalies": anomalies, "sha256": "5" * 64},
+        "subset": {"per_class": 30, "normals": normals, "anomalies": anomalies, "sha256": subset_sha256},
         "preset": preset, "image_size": image_size,
         "detector": {
             "name": detector, "title": TITLES.get(detector, detector), "revision": detector_revision,
@@ -66,21 +66,17 @@ def make_record(
     scores = make_scores() if scores is None else scores
     counts = {
         "normals": int((scores.labels == 1).sum()), "anomalies": int((scores.labels == -1).sum()),
-        "draws": len(scores.clean),
+        "draws": len(scores.clean), "subset_sha256": ids_sha256(scores.images),
     }  # fmt: skip
     cell = make_cell(**{**counts, **cell_fields})
     threshold = metrics.threshold_on_normals(scores.clean[:, scores.labels == 1])
-    outcome = metrics.attack_success(scores.clean, scores.robust, scores.labels, threshold)
     return Record(
         key=cell_key(cell), status="ok", cell=cell, full_run=full_run, written=written,
         limits=[] if full_run else ["8 images per class"],
         checkpoint={"origin": "fitted", "key": "k" * 12, "seconds": 12.5},
         results={
-            "clean": intervals.summary(scores.clean, scores.labels),
-            "robust": intervals.summary(scores.robust, scores.labels),
-            "normals_only_auc": 70.0, "anomalies_only_auc": 65.0,
-            "robust_accuracy": outcome.robust_accuracy, "attack_success": outcome.success, "threshold": threshold,
-            "pixel": None, "brightness": {"separability": brightness, "flagged": brightness > 90},
+            **recount.figures(scores, threshold), "threshold": threshold, "pixel": None,
+            "brightness": {"separability": brightness, "flagged": brightness > 90},
         },
         indicators=indicators or {"zero_gradient_share": 0.0, "nonfinite_gradient_share": 0.0,
                                   "last_worse_than_best_share": 0.05},
@@ -99,7 +95,8 @@ def make_failed(reason: str = "30 of 50 scores are NaN.", **cell_fields: Any) ->
 
 
 def with_auc(record: Record, *, clean: float, robust: float) -> Record:
-    """The record with other figures (for averages that must come out exactly)."""
+    """The record with other figures than its scores' (for averages that must come out exactly): it stays in memory, for
+    nobody would believe it from a file."""
 
     def figures(value: float) -> dict[str, float]:
         e = intervals.score_interval(value, int(record.subset["normals"]), int(record.subset["anomalies"]))

@@ -2,9 +2,11 @@
 
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from fake_records import make_cell, make_failed, make_record, make_scores, write
 
 from bench import records
 from bench.errors import RecordError
+from bench.record_check import content_sha256
 from bench.records import Record, Revisions
 from bench.scores import Scores
 
@@ -31,8 +34,7 @@ def test_scores_come_back_bit_by_bit(tmp_path: Path) -> None:
     values = np.array([[0.1 + 0.2, np.nextafter(1.0, 2), 5e-324, np.inf, -1e308, 1 / 3], [0.0, 1, 2, 3, 4, -np.inf]])
     names = ("a,b.png", 'quo"te.png', "line\nbreak\r\n.png", "=cmd.png", "名.png", "bytes\udcff.png")
     scores = Scores(names, np.array([1, 1, 1, -1, -1, -1]), values, values[:, ::-1])
-    record = make_record()
-    found = records.read_scores(records.read(records.write(record, scores, tmp_path)))
+    found = records.read_scores(records.read(records.write(make_record(scores), scores, tmp_path)))
     assert found.images == names
     np.testing.assert_array_equal(found.labels, scores.labels)
     assert found.clean.tobytes() == scores.clean.tobytes()
@@ -75,7 +77,8 @@ def test_find_knows_only_the_very_cell(tmp_path: Path) -> None:
     assert records.find(tmp_path, make_cell(seed=7)) is None
 
 
-def damage(path: Path, **changes: object) -> None:
+def damage(path: Path, *, seal: bool = False, **changes: object) -> None:
+    """Change entries of a record; `seal`: and compute the hash of its content anew."""
     document = json.loads(path.read_text())
     for where, value in changes.items():
         *steps, last = where.split("__")
@@ -83,6 +86,8 @@ def damage(path: Path, **changes: object) -> None:
         for step in steps:
             inner = inner[step]
         inner[last] = value
+    if seal:
+        document["content_sha256"] = content_sha256(document)
     path.write_text(json.dumps(document))
 
 
@@ -90,7 +95,9 @@ def damage(path: Path, **changes: object) -> None:
     ("text", "says"),
     [
         ("", "no JSON"), ("{", "no JSON"), ("[]", "no record of format"), ("[" * 100_000, "no JSON"),
-        ('{"format": 2}', "no record of format"), ('{"format": 1}', "key should be"), ("\x00\xff", "no JSON"),
+        ('{"format": 3}', "no record of format"), ('{"format": 2}', "content_sha256"), ("\x00\xff", "no JSON"),
+        ('{"format": true}', "no record of format"), ('{"format": 2, "seed": NaN}', "plain, finite JSON"),
+        ('{"format": 1}', "made by an older version of RADBench (format 1, this one reads 2)"),
     ],
 )  # fmt: skip
 def test_a_damaged_record_is_reported_and_the_others_are_read(tmp_path: Path, text: str, says: str) -> None:
@@ -109,15 +116,46 @@ def test_a_damaged_record_is_reported_and_the_others_are_read(tmp_path: Path, te
         {"results__robust__auc": 101.0}, {"results__robust__auc": None}, {"results__robust__auc": "99"},
         {"results__robust": None}, {"results__clean__low": True}, {"status": "great"}, {"cell__image_size": "128"},
         {"cell__attack__epsilon": 0.5}, {"cell__seed": 5}, {"limits": None}, {"results": []},
-        {"results__clean__strict_auc": [1]},
+        {"results__clean__strict_auc": [1]}, {"scores_sha256": ""}, {"scores_sha256": None},
     ],
 )  # fmt: skip
-def test_a_record_that_was_edited_into_nonsense_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+@pytest.mark.parametrize("seal", [False, True])
+def test_a_record_that_was_edited_into_nonsense_is_refused(
+    tmp_path: Path, changes: dict[str, object], seal: bool
+) -> None:
+    record = write_record(tmp_path)
+    assert record.path is not None
+    damage(record.path, seal=seal, **changes)
+    with pytest.raises(RecordError, match="run the cell again"):
+        records.read(record.path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"results__robust__auc": 99.0}, {"results__brightness__flagged": True}, {"results__threshold": 9.0},
+        {"written": "2030-01-01"}, {"full_run": False}, {"indicators": {}}, {"mood": "good"}, {"limits": ["x"]},
+    ],
+)  # fmt: skip
+def test_any_edit_breaks_a_records_hash(tmp_path: Path, changes: dict[str, object]) -> None:
     record = write_record(tmp_path)
     assert record.path is not None
     damage(record.path, **changes)
-    with pytest.raises(RecordError, match="damaged"):
+    with pytest.raises(RecordError, match=r"content_sha256 is not the hash of its content"):
         records.read(record.path)
+
+
+def test_line_ends_white_space_and_the_order_of_entries_are_no_part_of_the_hash(tmp_path: Path) -> None:
+    record = write_record(tmp_path)
+    assert record.path is not None
+    text = record.path.read_text()
+    document = json.loads(text)
+    canonical = json.dumps({k: v for k, v in document.items() if k != "content_sha256"}, sort_keys=True,
+                           separators=(",", ":"))  # fmt: skip
+    assert document["content_sha256"] == hashlib.sha256(canonical.encode()).hexdigest()
+    for other in (text.replace("\n", "\r\n"), json.dumps(dict(reversed(document.items())))):
+        record.path.write_bytes(other.encode())
+        assert records.read(record.path) == record
 
 
 def test_scores_that_are_not_the_records_own_are_refused(tmp_path: Path) -> None:
@@ -202,6 +240,7 @@ def test_of_two_records_of_one_cell_the_newer_counts_and_it_is_said(tmp_path: Pa
     twin = old.path.parent.parent / "copy" / old.path.name
     twin.parent.mkdir()
     twin.write_text(dataclasses.replace(old, written="2025-02-01T00:00:00+00:00").to_json())
+    shutil.copy(records.companion(old.path, records.SCORES_SUFFIX), twin.parent)
     found, problems = records.read_all(tmp_path)
     assert [r.written for r in found] == ["2025-02-01T00:00:00+00:00"]
     assert len(problems) == 1 and "same cell" in problems[0]
@@ -209,4 +248,5 @@ def test_of_two_records_of_one_cell_the_newer_counts_and_it_is_said(tmp_path: Pa
 
 def test_unknown_fields_of_a_later_version_are_no_damage() -> None:
     document = json.loads(make_record().to_json()) | {"mood": "good"}
+    document["content_sha256"] = content_sha256(document)
     assert Record.from_json(json.dumps(document)) == make_record()

@@ -134,13 +134,53 @@ def test_map_points_at_the_defect_and_the_score_is_its_maximum(fitted: CFA) -> N
     assert float(found[row, column]) == float(fitted.score(x))
 
 
-def test_the_paper_preset_is_the_published_network() -> None:
+@pytest.fixture(scope="module")
+def cropped() -> CFA:
+    detector = cfa(epochs=1, crop=192)  # 48 of 64 pixels, 8 on each side fall away
+    detector.fit(TRAIN, seed=0)
+    return detector
+
+
+def test_a_crops_score_is_that_of_the_cropped_image_alone(cropped: CFA) -> None:
+    """The same weights and bank in a detector of small images, to which nothing is cropped."""
+    small = cfa(size=48, epochs=1, crop=0, sigma=4 * 64 / 48)  # as many pixels of smoothing
+    inside = slice(8, 56)
+    small.fit(TRAIN[..., inside, inside], seed=0)
+    torch.testing.assert_close(small.bank, cropped.bank)
+    torch.testing.assert_close(cropped.score(TEST), small.score(TEST[..., inside, inside]))
+    maps = cropped.anomaly_map(TEST)
+    torch.testing.assert_close(maps[:, inside, inside], small.anomaly_map(TEST[..., inside, inside]))
+
+
+def test_a_crop_gives_the_frame_no_anomaly_and_no_gradient(cropped: CFA) -> None:
+    x = TEST.clone().requires_grad_()
+    maps = cropped.anomaly_map(x).detach()
+    frame = torch.ones(SIZE, SIZE, dtype=torch.bool)
+    frame[8:56, 8:56] = False
+    assert float(maps[:, frame].abs().max()) == 0 < float(maps[:, ~frame].min())
+    (gradient,) = torch.autograd.grad(cropped.score(x).sum(), x)
+    assert float(gradient[..., frame].abs().max()) == 0 < float(gradient[..., ~frame].abs().max())
+    changed = torch.where(frame, torch.rand(()), TEST)
+    torch.testing.assert_close(cropped.score(changed), cropped.score(TEST), rtol=0, atol=0)
+
+
+def test_a_cropped_map_stays_where_the_defect_is_in_the_whole_image(cropped: CFA) -> None:
+    x = normal_pictures(1, SIZE, seed=9)
+    x[:, :, 12:24, 40:54] = 1.0
+    row, column = divmod(int(cropped.anomaly_map(x)[0].argmax()), SIZE)
+    assert 12 <= row < 24 and 40 <= column < 54
+
+
+def test_the_paper_preset_is_the_published_network_on_the_central_224_of_256_pixels() -> None:
     detector = registry.create("cfa", preset="paper", image_size=32, weights="random", epochs=1)
-    assert isinstance(detector, CFA) and sum(detector.backbone.channels) == 1792 and detector.bank.shape == (64, 1792)
+    assert isinstance(detector, CFA) and sum(detector.backbone.channels) == 1792 and detector.bank.shape == (49, 1792)
     detector.fit(normal_pictures(4, 32, seed=1), seed=0)
     x = normal_pictures(2, 32, seed=2).requires_grad_()
     (gradient,) = torch.autograd.grad(detector.score(x).sum(), x)
     assert bool(gradient.isfinite().all()) and float(gradient.abs().max()) > 0
+    whole = registry.create("cfa", preset="paper", image_size=256, weights="random")
+    assert isinstance(whole, CFA) and whole.backbone.crop == 224 and len(whole.bank) == 56 * 56
+    assert cfa().settings.crop == 0, "quick sees the whole image"
 
 
 @pytest.mark.parametrize(
@@ -156,6 +196,9 @@ def test_the_paper_preset_is_the_published_network() -> None:
         ({"nu": 0.0}, "nu must be a number above 0"),
         ({"sigma": float("nan")}, "sigma must be a number above 0"),
         ({"holdout": 1.0}, "between 0 and 1"),
+        ({"crop": 300}, r"256 px and must lie in 0\.\.256 \(0: none\); got 300"),
+        ({"crop": -1}, "got -1"),
+        ({"crop": 1}, "fewer than the"),
         ({"layers": ("layer1",)}, "no layer"),
         ({"layers": ("blocks.2", "blocks.1")}, "finest first"),
         ({"layers": ("blocks.1", "pooled")}, "feature maps"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,13 @@ def test_what_cannot_be_chosen_is_refused_with_a_sentence(detector: FreeRAD) -> 
         small().choose("k", 30, NORMALS, seed=0)
     with pytest.raises(DetectorError, match=r"denoising_steps must lie in 0\.\.2"):
         lively(k=6, denoising_steps=3).choose("k", 2, NORMALS, seed=0)
+
+
+def test_the_mean_map_is_of_all_normals_unless_fewer_are_asked_for() -> None:
+    as_many = small(map_images=len(NORMALS)).fit(NORMALS, seed=0)
+    of_all = FreeRAD(replace(as_many.settings, map_images=None), SIDE).fit(NORMALS, seed=0)
+    assert torch.equal(of_all.normal_map, as_many.normal_map)
+    assert not torch.equal(of_all.normal_map, small(map_images=2).fit(NORMALS, seed=0).normal_map)
 
 
 # -- fits that are not done twice -------------------------------------------------------------------------------------

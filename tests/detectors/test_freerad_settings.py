@@ -8,6 +8,7 @@ import pytest
 import torch
 from freerad_small import small
 
+from detectors import registry
 from detectors.errors import DetectorError
 from detectors.freerad import FreeRAD
 from detectors.freerad.checks import check_settings
@@ -54,9 +55,19 @@ def test_the_papers_preset_is_the_papers() -> None:
     unet, training, schedule = settings.unet, settings.training, settings.schedule
     assert (unet.channels, unet.multipliers, unet.attention_sides, unet.heads) == (128, (1, 1, 2, 2, 4, 4), (16,), 1)
     assert (unet.dropout, unet.unshuffle) == (0.0, 1)
+    assert settings.map_images is None, "Algorithm 4 averages over all normal training images"
     assert (training.iterations, training.batch_size, training.learning_rate, training.vb_weight) == (
         30_000, 2, 1e-4, 0.001,
     )  # fmt: skip
     assert (training.warmup, training.decay, training.gradient_norm, training.flip) == (0, 0.0, 0.0, False)
     assert training.largest_timestep == schedule.steps == 1000
     assert FreeRAD.auto_choices == {"k": (25, 50, 100, 200, 300)}
+
+
+def test_the_number_of_images_of_the_mean_map_can_be_set_where_it_is_all() -> None:
+    paper = FreeRAD.settings_for("paper", 64)
+    assert registry.override(paper, {"map_images": 64}, owner="freerad").map_images == 64
+    for value in ("many", 64.0, True):
+        with pytest.raises(DetectorError, match="map_images must be a whole number"):
+            check_settings(registry.override(paper, {"map_images": value}, owner="freerad"), (100,))
+    assert FreeRAD.settings_for("quick", 64).map_images == 64
