@@ -55,6 +55,8 @@ def failure_flags(record: Record) -> list[str]:
         flags.append(f"not converged: {share:.0f} % of the attack's gain came in the last fifth of its steps")
     if record.clean and record.robust and record.robust.auc > record.clean.auc + 1.0:
         flags.append("the attack raised the AUC")
+    if record.clean and record.clean.high < 50.0:
+        flags.append("the clean AUC lies below 50: is higher more anomalous?")
     return flags
 
 
@@ -100,6 +102,12 @@ def facts(records: Sequence[Record]) -> tuple[str, ...]:
         )
     remarks = sorted({one_line(r.cell.get("remark") or "") for r in records})
     return tuple(text for text in [*sentences, one_line(protocol.get("statement") or ""), *remarks] if text)
+
+
+def remarks(records: Sequence[Record]) -> list[str]:
+    """What is odd about the pictures, once per category."""
+    found = {(r.category, one_line(text, 500)) for r in records for text in _list(r.remarks)}
+    return [f"{one_line(category, 40)}: {text}" for category, text in sorted(found) if text]
 
 
 def _plain(value: Any) -> str:

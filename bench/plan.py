@@ -109,7 +109,7 @@ def make(run: RunConfig) -> Plan:
     for name in names:
         detector_registry.get(name)
     attack_names = _resolve(run.attacks, attacks.names())
-    dataset = datasets.get(run.dataset, run.data_root)
+    dataset = datasets.get(run.dataset, run.data_root, run.reading)
     available = dataset.categories()
     categories = tuple(dict.fromkeys(available if run.categories is None else run.categories))
     if not categories:
@@ -156,8 +156,8 @@ class Outline:
         names = _resolve(run.attacks, attacks.names())
         made = tuple(a for name in names for a in _attacks(name, run, self.image_size))
         return Plan(
-            run, datasets.get(run.dataset, run.data_root), self.categories, self.detectors, made, self.image_size,
-            self.stochastic, self.surrogates,
+            run, datasets.get(run.dataset, run.data_root, run.reading), self.categories, self.detectors, made,
+            self.image_size, self.stochastic, self.surrogates,
         )
 
 
@@ -212,9 +212,11 @@ def _attacks(name: str, run: RunConfig, image_size: int) -> list[Attack]:
     return [attacks.get(name, image_size=image_size, epsilon=epsilon, **settings) for epsilon in radii]
 
 
-def subset_of(labels: Mapping[str, int], per_class: int | None, limit: int | None = None) -> dict[str, Any]:
+def subset_of(
+    labels: Mapping[str, int], per_class: int | None, limit: int | None = None, *, is_matched: bool = False
+) -> dict[str, Any]:
     """What a record says about the test images, of which `labels` has the ids in order; a --limit is named, so that a
-    full run never takes over its cell."""
+    full run never takes over its cell, and that they were matched by group."""
     names = "\n".join(labels).encode("utf-8", "surrogateescape")
     return {
         "per_class": per_class,
@@ -222,6 +224,7 @@ def subset_of(labels: Mapping[str, int], per_class: int | None, limit: int | Non
         "anomalies": sum(label == ANOMALOUS for label in labels.values()),
         "sha256": hashlib.sha256(names).hexdigest(),
         **({} if limit is None else {"limit": limit}),
+        **({"matched": "group"} if is_matched else {}),
     }
 
 

@@ -289,6 +289,6 @@ def _fingerprint_line(role: str, sample: Sample, facts: dict[str, FileFacts], ar
     mask = None if sample.mask is None else sample.mask()
     facts[sample.id] = facts_of(sample.content(), mask, are_files=are_files)
     mask_hash = "-" if mask is None else hashlib.sha256(mask).hexdigest()
-    fields = (role, sample.id, sample.defect, facts[sample.id].sha256, mask_hash)
+    fields: tuple[str, ...] = (role, sample.id, sample.defect, facts[sample.id].sha256, mask_hash)
     fields += (sample.group,) if sample.group else ()
     return b"".join(field.encode("utf-8", "surrogateescape") + b"\0" for field in fields)

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from bench.data.base import ANOMALOUS, ImageSet, Split
+from bench.data.file_facts import FileFacts
 from bench.data.findings import Finding, plural, such_as
 from bench.data.images import EXTENSIONS, MASK_EXTENSIONS
 from bench.markup import one_line
@@ -75,3 +77,47 @@ def _ending(path: Path, stems: Mapping[str, set[str]]) -> str:
     own = stems.get(path.parts[0], set()) if len(path.parts) == 2 else set()
     longest = max((stem for stem in own if path.stem.startswith(stem)), key=len, default="")
     return one_line(path.name[len(longest) :], 40) if longest else ""
+
+
+def odd(test: ImageSet) -> tuple[Finding, ...]:
+    """Masks of anomalies that mark nothing, or most of the picture in all of them."""
+    if test.masks is None:
+        return ()
+    rows = (test.labels == ANOMALOUS).nonzero()[:, 0].tolist()
+    shares = test.masks[rows].flatten(1).float().mean(dim=1)
+    empty = [test.ids[row] for row, share in zip(rows, shares.tolist(), strict=True) if share == 0]
+    found = []
+    if empty:
+        count = plural(len(empty), "mask")
+        found.append(
+            Finding(
+                "masks", f"{count} all black",
+                f"{count} of {len(rows)} all black (of {such_as(empty)}): they mark no defect, and pixel metrics count "
+                "the picture as normal.",
+            )
+        )  # fmt: skip
+    if rows and float(shares.min()) > 0.5:
+        found.append(
+            Finding(
+                "masks", "masks mark most of each picture",
+                f"All {plural(len(rows), 'mask')} mark more than half of their picture: what is normal must be black, "
+                "and the defect anything else; turn them round if they are inverted.",
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+def other_size(split: Split, facts: Mapping[str, FileFacts]) -> tuple[Finding, ...]:
+    """Masks that are not as large as their picture. Where all anomalies have masks, reading them refuses that."""
+    names = []
+    for sample in split.anomalies:
+        picture, mask = facts[sample.id].header, facts[sample.id].mask
+        # Sorted: the picture may be stored on its side.
+        if picture and mask and sorted((picture.width, picture.height)) != sorted((mask.width, mask.height)):
+            names.append(sample.id)
+    if not names:
+        return ()
+    count = plural(len(names), "mask")
+    return (
+        Finding("masks", f"{count} of another size", f"{count} (of {such_as(names)}) not as large as the picture."),
+    )
