@@ -40,6 +40,8 @@ def inspect(run: RunConfig, console: Console) -> int:
         except DataError as error:
             _say(console, f"{one_line(category, 40)}: a run would stop here.", "bold red")
             _say(console, one_line(error, 1000), indent=2)
+            for finding in dataset.findings(category):
+                _say(console, f"LOOK {finding.kind}: {finding.sentence}", "bold yellow", indent=2)
             refused = True
             continue
         _report(dataset, found, test, console)

@@ -146,7 +146,8 @@ class Dataset(ABC):
         return ""
 
     def findings(self, category: str) -> tuple[Finding, ...]:
-        """What is odd about how the category lies there: files that were left out, masks that belong to nothing."""
+        """What is odd about how the category lies there: files that were left out, masks that belong to nothing. Also
+        of a category that `validate` refuses."""
         return ()
 
     def check_category(self, category: str) -> None:

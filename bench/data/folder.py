@@ -51,17 +51,22 @@ class Folder(Dataset):
         return ""
 
     def findings(self, category: str) -> tuple[Finding, ...]:
-        folder, split = self._category_folders()[category], self._split(category)
+        self.check_category(category)
+        folder = self._category_folders()[category]
+        found = (
+            *left_out.same_but_for_case([path.name for path in _entries(folder / "test") if path.is_dir()], "test"),
+            *left_out.left_out(folder),
+        )
+        try:
+            split = self._split(category)
+        except DataError:  # what was left out may be what is missing
+            return found
         stems: defaultdict[str, list[str]] = defaultdict(list)
         for sample in split.anomalies:
             path = Path(sample.where)
             stems[path.parent.name].append(path.stem)
-        return (
-            *_ungrouped(split.train + split.test),
-            *mask_files.unmatched(folder / "ground_truth", stems),
-            *left_out.same_but_for_case([path.name for path in _entries(folder / "test") if path.is_dir()], "test"),
-            *left_out.left_out(folder),
-        )
+        masks = mask_files.unmatched(folder / "ground_truth", stems)
+        return (*_ungrouped(split.train + split.test), *masks, *found)
 
     def _category_folders(self) -> dict[str, Path]:
         root = self.root
@@ -152,7 +157,8 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> list[Path]:
-    return [path for path in _entries(folder) if is_image_name(path.name)]
+    """Not folders: Synology's index has some that are named like pictures."""
+    return [path for path in _entries(folder) if is_image_name(path.name) and not path.is_dir()]
 
 
 def _masks(folder: Path) -> dict[str, Path]:

@@ -53,7 +53,8 @@ def _why(path: Path) -> str:
     if top == "train" and parts[1] != "good":
         return "of train/ only train/good is read" if is_picture else ""
     if depth > 3:
-        return "folders within train/good, test/good and test/<defect> are not read: move the pictures up"
+        why = "folders within train/good, test/good and test/<defect> are not read: move the pictures up"
+        return why if is_picture else ""
     if is_picture:
         return ""
     return "of their kinds ({kinds}) none is read: save pictures as PNG, JPEG, BMP, TIFF or WebP"

@@ -92,8 +92,8 @@ def odd(test: ImageSet) -> tuple[Finding, ...]:
         found.append(
             Finding(
                 "masks", f"{count} all black",
-                f"{count} of {len(rows)} all black (of {such_as(empty)}): they mark no defect, and pixel metrics count "
-                "the picture as normal.",
+                f"{len(empty)} of {plural(len(rows), 'mask')} mark nothing, being all black ({such_as(empty)}): pixel "
+                "metrics count the whole picture as normal.",
             )
         )  # fmt: skip
     if rows and float(shares.min()) > 0.5:
@@ -119,5 +119,9 @@ def other_size(split: Split, facts: Mapping[str, FileFacts]) -> tuple[Finding, .
         return ()
     count = plural(len(names), "mask")
     return (
-        Finding("masks", f"{count} of another size", f"{count} (of {such_as(names)}) not as large as the picture."),
+        Finding(
+            "masks",
+            f"{count} of another size",
+            f"{count} of another size ({such_as(names)}): masks need the size of their picture.",
+        ),
     )
