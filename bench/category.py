@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from bench import fitting
+from bench import fitting, inspection
 from bench.data.base import ImageSet
 from bench.errors import DataError
 from bench.fitting import TrainingData
+from bench.inspection import Inspection
 from bench.plan import Plan, subset_of
 
 _PICTURES = ("training", "test")
@@ -35,18 +36,28 @@ class Category:
     def subset(self) -> dict[str, Any]:
         """What a record says about the test images; nothing is decoded for it."""
         labels = self.plan.dataset.test_labels(self.name, per_class=self.plan.per_class)
-        return subset_of(labels, self.plan.per_class, self.plan.run.limit)
+        is_matched = self.plan.dataset.is_matched(self.name)
+        return subset_of(labels, self.plan.per_class, self.plan.run.limit, is_matched=is_matched)
+
+    @cached_property
+    def inspection(self) -> Inspection:
+        """What is odd about the pictures."""
+        training = (self.training.fit, self.training.held_out)
+        return inspection.inspect(self.plan.dataset, self.name, training, self.test)
 
     def check(self) -> None:
-        """Decode everything, for hours of fitting would be lost on a test picture that is damaged.
+        """Decode everything, for hours of fitting would be lost on a test picture that is damaged; and look at it.
 
         Raises:
-            DataError: pictures cannot be read, or were changed meanwhile: a record would name others than it is of.
+            DataError: pictures cannot be read, or were changed meanwhile: a record would name others than it is of. Or
+                test pictures are known from training, or belong to both classes, and the user does not allow it.
         """
         before = self.plan.dataset.fingerprint(self.name)
         assert len(self.test) and len(self.training.fit)
         if self.plan.dataset.fingerprint(self.name, anew=True) != before:
             raise DataError(f"The pictures of {self.name} were changed while they were read; run the command again.")
+        if not self.plan.run.allow_leaks:
+            self.inspection.check()
 
     def forget(self) -> None:
         """Give the memory back; the images are decoded again where they are needed again."""
@@ -58,7 +69,7 @@ class Category:
 
         With them goes what records say about them: files may be changed before the other process would look.
         """
-        told = {name: getattr(self, name) for name in (*_PICTURES, "subset")}
+        told = {name: getattr(self, name) for name in (*_PICTURES, "subset", "inspection")}
         return pickle.dumps((told, self.plan.dataset.fingerprint(self.name)), protocol=5)
 
     def unpack(self, pictures: bytes) -> None:

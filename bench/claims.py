@@ -62,6 +62,8 @@ def failure_flags(record: Record) -> list[str]:
         )
     if record.clean and record.robust and record.robust.auc > record.clean.auc + 1.0:
         flags.append("the attack raised the AUC")
+    if record.clean and record.clean.high < 50.0:
+        flags.append("the clean AUC lies below 50: is higher more anomalous?")
     return flags
 
 
@@ -111,6 +113,12 @@ def _each(records: Sequence[Record], setting: str, *, but: float | None = None) 
     """The values of a setting that follows from the detector, those aside that say nothing; None where none is left."""
     found = {_number(record.attack.get(setting)) for record in records if record.attack.get(setting) is not None}
     return "/".join(f"{value:.4g}" for value in sorted(found - {but})) or None
+
+
+def remarks(records: Sequence[Record]) -> list[str]:
+    """What is odd about the pictures, once per category."""
+    found = {(r.category, one_line(text, 500)) for r in records for text in _list(r.remarks)}
+    return [f"{one_line(category, 40)}: {text}" for category, text in sorted(found) if text]
 
 
 def _plain(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The command line: `python -m bench run | fit | score | list | reproduce`."""
+"""The command line: `python -m bench run | inspect | fit | score | list | reproduce`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rich.logging import RichHandler
 from attacks.errors import AttackError
 from attacks.registry import get_class
 from attacks.threat import parse_epsilon
-from bench import costs, disk, fitting, presets, runner, scoring, shell, terminal
+from bench import costs, disk, fitting, inspect_command, presets, runner, scoring, shell, terminal
 from bench import plan as planning
 from bench import workers as processes
 from bench.config import Override, RunConfig, default_cache
@@ -31,6 +31,10 @@ app = typer.Typer(
 Detectors = Annotated[str, typer.Option(help="Names, comma-separated, or all.")]
 DatasetName = Annotated[str, typer.Option(help="See `list datasets`.")]
 DataRoot = Annotated[Path | None, typer.Option(help="Where the dataset lies.")]
+GroupPattern = Annotated[
+    str, typer.Option(help="Regular expression; what its parentheses capture in a file's name is the group (folder).")
+]
+BitDepth = Annotated[int | None, typer.Option(help="Of the camera whose values lie in 16-bit files (folder), e.g. 12.")]
 Categories = Annotated[str, typer.Option(help="Comma-separated, or all.")]
 PresetName = Annotated[str, typer.Option(help="quick or paper: image size and network sizes.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
@@ -59,6 +63,8 @@ def run(
     attack: Annotated[str, typer.Option(help="Names, comma-separated, or all.")] = "pgd-linf",
     dataset: DatasetName = "elpv",
     data_root: DataRoot = None,
+    group_pattern: GroupPattern = "",
+    bit_depth: BitDepth = None,
     categories: Categories = "all",
     preset: PresetName = "quick",
     protocol: Annotated[str, typer.Option(help="quick or paper: steps, subset, draws.")] = "quick",
@@ -84,6 +90,9 @@ def run(
     limit: Limit = None,
     holdout: Holdout = None,
     image_size: ImageSize = None,
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="Go on where test pictures are training pictures; the records say so.")
+    ] = False,
     batch_size: Annotated[int | None, typer.Option(help="Images at a time; changes rounding at most.")] = None,
     device: Device = "auto",
     settings: Settings = None,
@@ -100,6 +109,7 @@ def run(
     console = _console(verbose)
     config = RunConfig(
         detectors=_names(detectors), attacks=_names(attack), dataset=dataset, data_root=data_root,
+        group_pattern=group_pattern, bit_depth=bit_depth, allow_leaks=allow_leaks,
         categories=None if categories == "all" else _names(categories), preset=preset, protocol=protocol,
         epsilons=tuple(_radius("--epsilon", e, attack) for e in _names(epsilon)), steps=steps,
         step_size=_radius("--step-size", step_size, attack) if step_size else None, restarts=restarts, eot=eot,
@@ -139,6 +149,8 @@ def fit(
     detectors: Detectors = "all",
     dataset: DatasetName = "elpv",
     data_root: DataRoot = None,
+    group_pattern: GroupPattern = "",
+    bit_depth: BitDepth = None,
     categories: Categories = "all",
     preset: PresetName = "quick",
     fit_seed: FitSeed = 0,
@@ -159,6 +171,7 @@ def fit(
     config = RunConfig(
         detectors=_names(detectors), dataset=dataset, data_root=data_root, preset=preset, fit_seed=fit_seed,
         fit_seeds=_seeds(fit_seeds), fit_seeds_for=fit_seeds_for,
+        group_pattern=group_pattern, bit_depth=bit_depth,
         categories=None if categories == "all" else _names(categories), limit=limit, holdout=holdout,
         image_size=image_size, device=device, refit=refit, overrides=tuple(Override.parse(s) for s in settings or ()),
         cache=cache or default_cache(),
@@ -200,6 +213,8 @@ def score(
     detector: Annotated[str, typer.Option(help="A detector, fitted on --dataset and --category.")] = "freerad",
     dataset: DatasetName = "elpv",
     data_root: DataRoot = None,
+    group_pattern: GroupPattern = "",
+    bit_depth: BitDepth = None,
     category: Annotated[str, typer.Option(help="Whose normals it was fitted on.")] = "mono",
     checkpoint: Annotated[str, typer.Option(help="A checkpoint file or shipped name, instead of the above.")] = "",
     preset: PresetName = "quick",
@@ -217,6 +232,7 @@ def score(
     console = Console(stderr=as_json)  # the way to a fitted detector must not get into the JSON
     config = RunConfig(
         detectors=(detector,), dataset=dataset, data_root=data_root, categories=(category,), preset=preset,
+        group_pattern=group_pattern, bit_depth=bit_depth,
         fit_seed=fit_seed, limit=limit, holdout=holdout, image_size=image_size, device=device,
         overrides=tuple(Override.parse(s) for s in settings or ()), cache=cache or default_cache(),
     )
@@ -228,6 +244,27 @@ def score(
     else:
         console.print(scoring.as_table(found))
         console.print(found.explanation, style="dim", markup=False, highlight=False)
+
+
+@app.command()
+def inspect(
+    dataset: DatasetName = "elpv",
+    data_root: DataRoot = None,
+    group_pattern: GroupPattern = "",
+    bit_depth: BitDepth = None,
+    categories: Categories = "all",
+    preset: PresetName = "quick",
+    limit: Limit = None,
+    holdout: Holdout = None,
+    image_size: ImageSize = None,
+) -> None:
+    """Look at a dataset before believing a figure: leaks, what was left out, what gives the classes away."""
+    config = RunConfig(
+        detectors=(), dataset=dataset, data_root=data_root, group_pattern=group_pattern, bit_depth=bit_depth,
+        categories=None if categories == "all" else _names(categories), preset=preset, limit=limit, holdout=holdout,
+        image_size=image_size,
+    )
+    raise typer.Exit(inspect_command.inspect(config, Console()))
 
 
 @app.command("list")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from bench import presets, protocol
+from bench.data.reading import Reading
 from bench.errors import BenchError
 from bench.names import nearest
 
@@ -81,6 +82,8 @@ class RunConfig:
         fit_seeds_for: "all" detectors whose fit is random get all of `fit_seeds`, or only those whose training is
             "chaotic" (`Detector.training_is_chaotic`); the others get the first.
         holdout: training normals kept from every fit (a tenth at most); None means the preset's.
+        group_pattern, bit_depth: how a folder's pictures are read (`bench.data.reading`).
+        allow_leaks: go on with test pictures that are training pictures or are in both classes; marked in the record.
         limit: at most this many training normals, and test images per class; marked in the record.
         device: "auto", "cpu", "cuda", "cuda:1".
         refit: fit again even where a checkpoint is there.
@@ -92,6 +95,9 @@ class RunConfig:
     dataset: str = "elpv"
     data_root: Path | None = None
     categories: tuple[str, ...] | None = None
+    group_pattern: str = ""
+    bit_depth: int | None = None
+    allow_leaks: bool = False
     preset: str = "quick"
     protocol: str = "quick"
     epsilons: tuple[float, ...] = ()
@@ -120,6 +126,7 @@ class RunConfig:
     def __post_init__(self) -> None:
         presets.get(self.preset)
         protocol.get(self.protocol)
+        _ = self.reading  # which checks itself
         for name in ("steps", "restarts", "eot", "limit", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -140,6 +147,11 @@ class RunConfig:
             raise BenchError(f"--momentum is a number from 0 to below 1; got {self.momentum}.")
         if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size > 0):
             raise BenchError(f"--step-size is a number above 0 on the [0, 1] pixel scale; got {self.step_size}.")
+
+    @property
+    def reading(self) -> Reading:
+        """How the dataset is to be read."""
+        return Reading(self.group_pattern, self.bit_depth)
 
     def overrides_for(self, detector: str, category: str) -> dict[str, Any]:
         """The settings that the user set for a detector; those for the category win."""

@@ -13,6 +13,7 @@ from bench import config, environment, metrics, records, recount
 from bench.cell import Floats, Outcome
 from bench.data.base import ImageSet
 from bench.fitting import Fitted
+from bench.inspection import Inspection
 from bench.plan import Plan
 from bench.records import Record
 from bench.scores import Scores
@@ -20,6 +21,7 @@ from detectors import file_order
 
 CALIBRATION_FPR = 0.05
 FLAGGED = 90.0  # what separates the classes better than this without looking at the object is said beside every figure
+ALLOW_LEAKS = "--allow-leaks"  # begins a limit of a record that a run without the option must not take over
 
 
 def judged(
@@ -28,13 +30,14 @@ def judged(
     fitted: Fitted,
     test: ImageSet,
     outcome: Outcome,
+    seen: Inspection,
     trained_on: Sequence[str],
 ) -> tuple[Record, Scores]:
     """The record and the scores of a cell that came to an end; `trained_on`: the ids of the training images."""
     labels = test.labels.numpy().astype(np.int64)
     scores = Scores(test.ids, labels, outcome.clean, outcome.robust)
     record = replace(
-        _empty(plan, cell, fitted.describe()),
+        _empty(plan, cell, fitted.describe(), seen),
         status="ok",
         results=figures(outcome, labels, test, trained_on),
         indicators=indicators(outcome),
@@ -43,9 +46,9 @@ def judged(
     return record, scores
 
 
-def failed(plan: Plan, cell: dict[str, Any], checkpoint: dict[str, Any], reason: str) -> Record:
+def failed(plan: Plan, cell: dict[str, Any], checkpoint: dict[str, Any], reason: str, seen: Inspection) -> Record:
     """The record of a cell that has no figures, and why."""
-    return replace(_empty(plan, cell, checkpoint), reason=reason)
+    return replace(_empty(plan, cell, checkpoint, seen), reason=reason)
 
 
 def figures(outcome: Outcome, labels: Any, test: ImageSet, trained_on: Sequence[str] = ()) -> dict[str, Any]:
@@ -120,15 +123,17 @@ def _pixel(outcome: Outcome, test: ImageSet) -> dict[str, float] | None:
     }
 
 
-def _empty(plan: Plan, cell: dict[str, Any], checkpoint: dict[str, Any]) -> Record:
+def _empty(plan: Plan, cell: dict[str, Any], checkpoint: dict[str, Any], seen: Inspection) -> Record:
     device = plan.run.torch_device()
     limits = plan.limits_of(cell["detector"]["name"], cell["category"])
+    limits += [f"{ALLOW_LEAKS}: {sentence}" for sentence in seen.refusals]  # else there would be nothing to judge
     return Record(
         key=records.cell_key(cell),
         status="failed",
         cell=cell,
         full_run=not limits,
         limits=limits,
+        remarks=seen.remarks,
         written=datetime.now(UTC).isoformat(timespec="seconds"),
         checkpoint=checkpoint,
         licence=plan.dataset.licence,

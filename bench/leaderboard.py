@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench import fits
-from bench.claims import claim, estimate, facts, failure_flags
+from bench.claims import claim, estimate, facts, failure_flags, remarks
 from bench.fits import Spread
 from bench.intervals import Estimate, average_interval
 from bench.markup import epsilon_text, norm_text, one_line
@@ -118,6 +118,7 @@ class Leaderboard:
         notes = [f"{MARKS[mark]} {MEANING[mark]}." for mark in MARKS if mark in used]
         if self.flagged:
             notes.append(f"{BRIGHTNESS_MARK} {BRIGHTNESS_MEANING}.")
+        notes += remarks([cell.record for row in self.rows for cell in row.cells.values()])
         for row in self.rows:
             for category, cell in row.cells.items():
                 notes += [f"{row.label}, {category}: {reason}" for reason in cell.reasons]

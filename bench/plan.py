@@ -147,7 +147,7 @@ def make(run: RunConfig) -> Plan:
     for name in names:
         detector_registry.get(name)
     attack_names = _resolve(run.attacks, attacks.names())
-    dataset = datasets.get(run.dataset, run.data_root)
+    dataset = datasets.get(run.dataset, run.data_root, run.reading)
     available = dataset.categories()
     categories = tuple(dict.fromkeys(available if run.categories is None else run.categories))
     if not categories:
@@ -194,8 +194,8 @@ class Outline:
         names = _resolve(run.attacks, attacks.names())
         made = tuple(a for name in names for a in _attacks(name, run, self.image_size))
         return Plan(
-            run, datasets.get(run.dataset, run.data_root), self.categories, self.detectors, made, self.image_size,
-            self.stochastic, self.surrogates,
+            run, datasets.get(run.dataset, run.data_root, run.reading), self.categories, self.detectors, made,
+            self.image_size, self.stochastic, self.surrogates,
         )
 
 
@@ -264,15 +264,18 @@ def _changed(run: RunConfig) -> dict[str, Any]:
     return {key: value for key, value in asked.items() if value is not None and value != usual[key]}
 
 
-def subset_of(labels: Mapping[str, int], per_class: int | None, limit: int | None = None) -> dict[str, Any]:
+def subset_of(
+    labels: Mapping[str, int], per_class: int | None, limit: int | None = None, *, is_matched: bool = False
+) -> dict[str, Any]:
     """What a record says about the test images, of which `labels` has the ids in order; a --limit is named, so that a
-    full run never takes over its cell."""
+    full run never takes over its cell, and that they were matched by group."""
     return {
         "per_class": per_class,
         "normals": sum(label == NORMAL for label in labels.values()),
         "anomalies": sum(label == ANOMALOUS for label in labels.values()),
         "sha256": ids_sha256(labels),
         **({} if limit is None else {"limit": limit}),
+        **({"matched": "group"} if is_matched else {}),
     }
 
 

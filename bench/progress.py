@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bench.fits import fit_seed as fit_seed_of
+from bench.inspection import Inspection
 from bench.markup import one_line
 from bench.plan import Job
 from bench.records import Record
@@ -48,6 +49,10 @@ class ConsoleReporter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bars.stop()
+
+    def looked(self, inspection: Inspection) -> None:
+        """One line for each category whose pictures were read."""
+        self.console.print(inspection.line, style="bold" if inspection.findings else "", markup=False, highlight=False)
 
     def fitting(self, detector: str, category: str, fit_seed: int) -> FitProgress:
         """Shows a fit; the bar appears with the first step, so a loaded checkpoint shows none."""

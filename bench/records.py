@@ -63,6 +63,7 @@ class Record:
     written: str
     reason: str = ""
     limits: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)  # what is odd about the category's pictures
     checkpoint: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     indicators: dict[str, Any] = field(default_factory=dict)

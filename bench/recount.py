@@ -30,8 +30,8 @@ def figures(scores: Scores, threshold: float | None) -> dict[str, Any]:
         threshold: above which an image is called anomalous; without one there is no attack success.
 
     Returns:
-        clean, robust (`intervals.summary`), verdict_draws, normals_only_auc, anomalies_only_auc and, at a threshold, attack_success
-        (None where no clean image is classified correctly) and robust_accuracy.
+        clean, robust (`intervals.summary`), verdict_draws, normals_only_auc, anomalies_only_auc and, at a threshold,
+        attack_success (None where no clean image is classified correctly) and robust_accuracy.
 
     Raises:
         CellError: NaN scores, or a class without images.

@@ -26,8 +26,9 @@ from bench.category import Category as Category
 from bench.cell import Draws, Outcome, run_cell
 from bench.errors import BenchError, DataError, RecordError
 from bench.fitting import Fitted, TrainingData
+from bench.inspection import Inspection
+from bench.judging import ALLOW_LEAKS, failed, judged
 from bench.judging import CALIBRATION_FPR as CALIBRATION_FPR
-from bench.judging import failed, judged
 from bench.judging import figures as figures
 from bench.markup import one_line
 from bench.plan import Job, Plan, cell_of
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 
 class Reporter(Protocol):
     """Shows how far a run is."""
+
+    def looked(self, inspection: Inspection) -> None: ...
 
     def fitting(self, detector: str, category: str, fit_seed: int) -> Progress: ...
 
@@ -89,7 +92,10 @@ class Group:
             return None
         cells = (cell_of(plan, category.name, detector, attack, tensors, category.subset) for attack in plan.attacks)
         found = [_known(run.out / "records", cell) for cell in cells]
-        return [record for record in found if record is not None] if all(found) else None
+        there = [record for record in found if record is not None]
+        if len(there) < len(found) or (not run.allow_leaks and any(map(_has_leaks, there))):
+            return None
+        return there
 
     def run(self, reporter: Reporter) -> list[tuple[Record, bool]]:
         """Fit, attack, judge. Returns a record for each attack, and whether it was there already.
@@ -160,7 +166,7 @@ def run_plan(plan: Plan, reporter: Reporter, *, workers: int = 1, crew: Crew | N
             crew = stack.enter_context(_crew(workers))
         elif crew is not None and (workers == 1 or not missing):
             crew.end()  # it was started before that could be known
-        problems = _problems(plan, missing, crew, workers)
+        problems = _problems(plan, missing, crew, workers, reporter)
         groups, missing = ([g for g in some if g.category not in problems] for some in (groups, missing))
         if problems and not groups:
             raise DataError(next(iter(problems.values())))
@@ -194,19 +200,22 @@ def _finished(groups: Sequence[Group], reporter: Reporter) -> dict[Group, list[R
     return finished
 
 
-def _problems(plan: Plan, groups: Sequence[Group], crew: Crew | None, workers: int) -> dict[Category, str]:
+def _problems(
+    plan: Plan, groups: Sequence[Group], crew: Crew | None, workers: int, reporter: Reporter
+) -> dict[Category, str]:
     """Why a category's pictures cannot be used, of those that have something to do; the others' are decoded now.
 
     All before any fit: hours of it would be lost on a test picture that is damaged.
     """
     categories = list(dict.fromkeys(group.category for group in groups))
     if workers > 1 and crew is not None and categories:
-        found = crew.check(plan, [category.name for category in categories], workers=workers)
+        found = crew.check(plan, [category.name for category in categories], reporter, workers=workers)
         return {c: one_line(found[c.name], 1000) for c in categories if c.name in found}
     problems = {}
     for category in categories:
         try:
             category.check()
+            reporter.looked(category.inspection)
         except DataError as error:
             problems[category] = one_line(error, 1000)
     return problems
@@ -251,7 +260,7 @@ def _cell(
     if isinstance(fitted, str):
         detector = fitting.build(name, category.name, plan.image_size, plan.run)
         cell = _unfitted(plan, category, detector, attack, subset)
-        return _write(failed(plan, cell, {}, fitted), None, folder), False
+        return _write(failed(plan, cell, {}, fitted, category.inspection), None, folder), False
     cell = cell_of(plan, category.name, fitted.detector, attack, fitted.tensors_sha256, subset)
     known = _known(folder, cell)
     if known is not None:
@@ -266,10 +275,13 @@ def _cell(
                     batch_size=plan.run.batch_size or presets.get(plan.run.preset).batch_size,
                     device=plan.run.torch_device(), tick=tick,
                 )
-                record, scores = judged(plan, cell, fitted, category.test, outcome, category.training.fit.ids)
+                record, scores = judged(
+                    plan, cell, fitted, category.test, outcome, category.inspection, category.training.fit.ids
+                )
         except Exception as error:
             reason = _reason(error, f"{attack.name} on {name}")
-            return _write(failed(plan, cell, fitted.describe(), reason), None, folder), False
+            record = failed(plan, cell, fitted.describe(), reason, category.inspection)
+            return _write(record, None, folder), False
     _write_examples(record, outcome, folder)
     record = _write(record, scores, folder)
     _clear(folder, _unfitted(plan, category, fitted.detector, attack, subset))
@@ -293,6 +305,10 @@ def _known(folder: Path, cell: dict[str, Any]) -> Record | None:
     """The cell's record, unless it failed."""
     found = records.find(folder, cell)
     return found if found is not None and found.ok else None
+
+
+def _has_leaks(record: Record) -> bool:
+    return any(str(limit).startswith(ALLOW_LEAKS) for limit in record.limits)
 
 
 def _unfitted(

@@ -66,10 +66,10 @@ def score_files(
     held_out: Tensor | None = None
     if checkpoint is not None:
         detector, origin = _loaded(checkpoint).to(run.torch_device()), f"the checkpoint {checkpoint}"
-        pictures = _pictures(paths, detector.image_size)
+        pictures = _pictures(paths, detector.image_size, run.bit_depth)
     else:
         # Before a fit of minutes: a picture may be damaged.
-        pictures = _pictures(paths, run.image_size or presets.get(run.preset).side(run.dataset))
+        pictures = _pictures(paths, run.image_size or presets.get(run.preset).side(run.dataset), run.bit_depth)
         detector, held_out, origin = _fitted(run, console)
     scores = _scores(detector, pictures, draws)
     if not np.isfinite(scores).all():
@@ -99,14 +99,14 @@ def _loaded(name: str) -> Detector:
         ) from error
 
 
-def _pictures(paths: Sequence[Path], side: int) -> Tensor:
-    return torch.stack([read_rgb_tensor(path, side) for path in paths]).float() / 255
+def _pictures(paths: Sequence[Path], side: int, bits: int | None) -> Tensor:
+    return torch.stack([read_rgb_tensor(path, side, bits) for path in paths]).float() / 255
 
 
 def _fitted(run: RunConfig, console: Console) -> tuple[Detector, Tensor, str]:
     category = (run.categories or ("",))[0]
     name = run.detectors[0]
-    dataset = datasets.get(run.dataset, run.data_root)
+    dataset = datasets.get(run.dataset, run.data_root, run.reading)
     dataset.validate(category)
     side = run.image_size or presets.get(run.preset).side(run.dataset)
     data = fitting.training_data(dataset, category, side, run)

@@ -75,7 +75,7 @@ class DrawingReporter:
 
     def __init__(self, reporter: Reporter, out: Path) -> None:
         self._reporter, self._plots = reporter, out / "plots"
-        self.fitting, self.attacking = reporter.fitting, reporter.attacking
+        self.looked, self.fitting, self.attacking = reporter.looked, reporter.fitting, reporter.attacking
 
     def done(self, record: Record, reused: bool) -> None:
         """Told of a cell that has its record."""

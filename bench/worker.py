@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from bench.errors import BenchError, DataError, RecordError
+from bench.inspection import Inspection
 from bench.plan import Job, Outline, Plan
 from bench.records import Record
 from bench.runner import Category, Group, deterministic
@@ -111,6 +112,7 @@ def _do_jobs(plan: Plan, channel: Channel) -> None:
 def _check(category: Category, channel: Channel) -> None:
     try:
         category.check()
+        _Speaker(channel.said).looked(category.inspection)
     except DataError as error:
         channel.said.put(("checked", channel.worker, category.name, error))
         return
@@ -123,6 +125,9 @@ class _Speaker:
 
     def __init__(self, said: Any) -> None:
         self._said = said
+
+    def looked(self, inspection: Inspection) -> None:
+        self._said.put(("looked", inspection))
 
     def fitting(self, detector: str, category: str, fit_seed: int) -> Progress:
         job = Job(category, detector, fit_seed)

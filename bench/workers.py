@@ -107,12 +107,13 @@ class Crew:
         self._todo.cancel_join_thread()  # jobs that nobody takes any more must not keep this process
         _end(self._members)
 
-    def check(self, plan: Plan, names: Sequence[str], *, workers: int) -> dict[str, DataError]:
+    def check(self, plan: Plan, names: Sequence[str], reporter: Reporter, *, workers: int) -> dict[str, DataError]:
         """Decode all pictures of some of a plan's categories, each by one process; to be called once, before `run`.
 
         Args:
             plan: the whole plan.
             names: of the categories.
+            reporter: told what was seen in each.
             workers: how many of the processes work from now on; the others end.
 
         Returns:
@@ -131,9 +132,14 @@ class Crew:
             self._todo.put(Check(name))
         self._pictures = _Pictures(self._members)
         problems: dict[str, DataError] = {}
-        messages = self._messages()
-        for _ in names:
-            _, worker, name, problem = next(messages)
+        messages, checked = self._messages(), 0
+        while checked < len(names):
+            kind, *rest = next(messages)
+            if kind == "looked":
+                reporter.looked(*rest)
+                continue
+            checked += 1
+            worker, name, problem = rest
             if problem is None:
                 self._pictures.receive(worker, name)
             else:

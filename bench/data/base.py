@@ -12,8 +12,11 @@ import torch
 from PIL import Image
 
 from bench.data import groups
+from bench.data.file_facts import FileFacts, facts_of
+from bench.data.findings import Finding
 from bench.data.groups import id_hash as id_hash
 from bench.data.images import read_image, read_mask, resize
+from bench.data.reading import Reading
 from bench.errors import DataError
 from bench.names import unknown
 
@@ -111,13 +114,24 @@ class Dataset(ABC):
     licence: ClassVar[str]  # one line with the source, to stand beside anything made from the data
     needs_root: ClassVar[bool] = True
     has_masks: ClassVar[bool] = False  # whether it can have masks; `ImageSet.masks` says whether a category does
+    takes_reading: ClassVar[bool] = False  # whether the user may say how its files are read
+    are_files: ClassVar[bool] = True  # whether a sample's bytes are a picture file
+    # Whether the split is the user's to mend. One that was published is not: others' figures have its leaks, too.
+    is_mendable: ClassVar[bool] = True
 
-    def __init__(self, root: str | Path | None = None) -> None:
+    def __init__(self, root: str | Path | None = None, reading: Reading | None = None) -> None:
+        self.reading = reading or Reading()
+        if self.reading.options and not self.takes_reading:
+            raise DataError(
+                f"The dataset {self.name} knows how it is to be read: leave {self.reading.options} out, which "
+                "--dataset folder takes."
+            )
         if root is None and self.needs_root:
             raise DataError(f"The dataset {self.name} is not part of RADBench: say where it lies with --data-root.")
         self.root = None if root is None else Path(root).expanduser()
         self._splits: dict[str, Split] = {}
         self._fingerprints: dict[str, str] = {}
+        self._facts: dict[str, dict[str, FileFacts]] = {}
 
     @abstractmethod
     def categories(self) -> tuple[str, ...]:
@@ -130,6 +144,11 @@ class Dataset(ABC):
     def remark(self, category: str) -> str:
         """What a reader of this category's figures must know, as a sentence; "" where there is nothing."""
         return ""
+
+    def findings(self, category: str) -> tuple[Finding, ...]:
+        """What is odd about how the category lies there: files that were left out, masks that belong to nothing. Also
+        of a category that `validate` refuses."""
+        return ()
 
     def check_category(self, category: str) -> None:
         """Raises UnknownNameError with the nearest name unless the dataset has the category."""
@@ -145,18 +164,37 @@ class Dataset(ABC):
         """sha256 (hex) of what the category uses, wherever it lies: it changes with a byte, a name, a label, a mask.
 
         The hash of the sorted lines "role, id, defect, sha256 of the file, sha256 of the mask or -, group if there is
-        one", where the role is train or test and a NUL ends each field. It is computed once, or once more with `anew`.
+        one", where the role is train or test and a NUL ends each field; besides, a line of the bit depth that the user
+        named. It is computed once, or once more with `anew`.
         """
         if anew or category not in self._fingerprints:
             split = self._split(category)
-            lines = [_fingerprint_line("train", sample) for sample in split.train]
-            lines += [_fingerprint_line("test", sample) for sample in split.test]
+            facts: dict[str, FileFacts] = {}
+            lines = [_fingerprint_line("train", sample, facts, self.are_files) for sample in split.train]
+            lines += [_fingerprint_line("test", sample, facts, self.are_files) for sample in split.test]
+            if self.reading.bit_depth is not None:
+                lines.append(b"bit depth\0%d\0" % self.reading.bit_depth)
+            self._facts[category] = facts
             self._fingerprints[category] = hashlib.sha256(b"".join(sorted(lines))).hexdigest()
         return self._fingerprints[category]
 
     def know_fingerprint(self, category: str, fingerprint: str) -> None:
         """Take over what another process has computed for the pictures that it has read."""
         self._fingerprints[category] = fingerprint
+
+    def facts(self, category: str) -> dict[str, FileFacts]:
+        """What the files of all samples say of themselves, by id, as they were when the fingerprint was computed."""
+        if category not in self._facts:
+            self.fingerprint(category, anew=True)
+        return self._facts[category]
+
+    def split(self, category: str) -> Split:
+        """All samples of the category. DataError as `validate`."""
+        return self._split(category)
+
+    def is_matched(self, category: str) -> bool:
+        """Whether test subsets have as many normals as anomalies of each group. DataError as `validate`."""
+        return len(groups.matched(self._split(category).test)) >= groups.LEAST_PAIRS
 
     def train(self, category: str, size: int, *, limit: int | None = None) -> ImageSet:
         """Normal training images, (N, 3, size, size), without masks, sorted by id.
@@ -247,8 +285,11 @@ def _decode(samples: Sequence[Sample], size: int, with_masks: bool) -> ImageSet:
     )
 
 
-def _fingerprint_line(role: str, sample: Sample) -> bytes:
-    mask = "-" if sample.mask is None else hashlib.sha256(sample.mask()).hexdigest()
-    fields = (role, sample.id, sample.defect, hashlib.sha256(sample.content()).hexdigest(), mask)
+def _fingerprint_line(role: str, sample: Sample, facts: dict[str, FileFacts], are_files: bool) -> bytes:
+    """The sample's line; what else its bytes say goes into `facts`, for they are read only here."""
+    mask = None if sample.mask is None else sample.mask()
+    facts[sample.id] = facts_of(sample.content(), mask, are_files=are_files)
+    mask_hash = "-" if mask is None else hashlib.sha256(mask).hexdigest()
+    fields: tuple[str, ...] = (role, sample.id, sample.defect, facts[sample.id].sha256, mask_hash)
     fields += (sample.group,) if sample.group else ()
     return b"".join(field.encode("utf-8", "surrogateescape") + b"\0" for field in fields)

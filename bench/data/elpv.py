@@ -19,7 +19,7 @@ from bench.data.images import read_bytes
 from bench.data.registry import register
 from bench.errors import DataError
 
-# Modules have 60 or 72 cells and the table does not say where one ends: blocks of so many within a run of one type.
+# Modules have 60 or 72 cells and the table does not say where one ends: blocks of so many in a run of one cell type.
 BLOCK = 60
 # Training normals this near to a test block are left out: they may belong to the module that it cuts.
 GAP = 15

@@ -4,14 +4,19 @@
 <category>/test/good/*.png                             normal images to test on
 <category>/test/<defect>/*.png                         anomalies, one folder per kind of defect
 <category>/ground_truth/<defect>/<stem>_mask.png       masks, optional
+<category>/groups.csv                                  which pictures share a part, a scene, a lot; optional
 """
 
 import unicodedata
+from collections import defaultdict
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from bench.data import group_table, left_out, mask_files
 from bench.data.base import GOOD, Dataset, Sample, Split
-from bench.data.images import EXTENSIONS, MASK_EXTENSIONS, is_image_name, read_bytes
+from bench.data.findings import Finding, plural, such_as
+from bench.data.images import EXTENSIONS, MASK_EXTENSIONS, is_image_name, read_bytes, read_image
 from bench.data.registry import register
 from bench.errors import DataError
 
@@ -22,12 +27,16 @@ class Folder(Dataset):
 
     Masks count only if every anomaly of the category has one: pixel metrics over some of the defects would compare with
     nothing. Where some are missing, `remark` says so.
+
+    Groups come from a pattern of the file names that the user gives, or else from groups.csv in the category's folder
+    (`bench.data.group_table`).
     """
 
     name = "folder"
     summary = "your own pictures: train/good, test/good, test/<defect>, optionally ground_truth/<defect>"
     licence = "Your own pictures: RADBench knows no licence for them, so ask their owner before you pass anything on."
     has_masks = True
+    takes_reading = True
 
     def categories(self) -> tuple[str, ...]:
         return tuple(sorted(self._category_folders()))
@@ -40,6 +49,24 @@ class Folder(Dataset):
                 "so there are no pixel metrics."
             )
         return ""
+
+    def findings(self, category: str) -> tuple[Finding, ...]:
+        self.check_category(category)
+        folder = self._category_folders()[category]
+        found = (
+            *left_out.same_but_for_case([path.name for path in _entries(folder / "test") if path.is_dir()], "test"),
+            *left_out.left_out(folder),
+        )
+        try:
+            split = self._split(category)
+        except DataError:  # what was left out may be what is missing
+            return found
+        stems: defaultdict[str, list[str]] = defaultdict(list)
+        for sample in split.anomalies:
+            path = Path(sample.where)
+            stems[path.parent.name].append(path.stem)
+        masks = mask_files.unmatched(folder / "ground_truth", stems)
+        return (*_ungrouped(split.train + split.test), *masks, *found)
 
     def _category_folders(self) -> dict[str, Path]:
         root = self.root
@@ -63,9 +90,18 @@ class Folder(Dataset):
         test = [_sample(folder, path, None) for path in _images(folder / "test" / GOOD)]
         for defect in _entries(folder / "test"):
             if defect.is_dir() and defect.name != GOOD:
+                _check_not_good(defect)
                 known = _masks(masks / defect.name)
                 test += [_sample(folder, path, _mask_of(path, known)) for path in _images(defect)]
-        return Split(tuple(train), tuple(test))
+        ids = {sample.id for sample in train + test}
+        pattern = self.reading.group_pattern
+        groups = group_table.from_pattern(pattern, ids) if pattern else group_table.from_table(folder, ids)
+        decode = read_image if self.reading.bit_depth is None else partial(read_image, bits=self.reading.bit_depth)
+
+        def complete(sample: Sample) -> Sample:
+            return replace(sample, group=groups.get(sample.id, ""), decode=decode)
+
+        return Split(tuple(map(complete, train)), tuple(map(complete, test)))
 
     def _check_split(self, category: str, split: Split) -> None:
         folder = self._category_folders()[category]
@@ -76,8 +112,33 @@ class Folder(Dataset):
         }
         for place, (purpose, samples) in needed.items():
             if not samples:
+                for path in _entries(folder / place.partition("/")[0]):
+                    _check_not_good(path)
                 raise DataError(f"{folder} has no {purpose}: put them ({_extensions()}) into {folder}/{place}.")
         super()._check_split(category, split)
+
+
+def _check_not_good(folder: Path) -> None:
+    """Refuse Good and GOOD: normals would count as a kind of defect, or as none at all."""
+    if folder.name != GOOD and folder.name.casefold() == GOOD:
+        raise DataError(
+            f"The folder {folder} holds normal pictures only if its name is {GOOD}, in small letters: rename it."
+        )
+
+
+def _ungrouped(samples: tuple[Sample, ...]) -> tuple[Finding, ...]:
+    """A remark where some pictures have a group and others have none."""
+    without = [sample.id for sample in samples if not sample.group]
+    if not without or len(without) == len(samples):
+        return ()
+    count = plural(len(without), "picture")
+    return (
+        Finding(
+            "groups", f"{count} without a group",
+            f"{count} of {len(samples)} ({such_as(without)}) have no group; where test subsets are matched by group, "
+            "they are in none.",
+        ),
+    )  # fmt: skip
 
 
 def _is_category(folder: Path) -> bool:
@@ -96,7 +157,8 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> list[Path]:
-    return [path for path in _entries(folder) if is_image_name(path.name)]
+    """Not folders: Synology's index has some that are named like pictures."""
+    return [path for path in _entries(folder) if is_image_name(path.name) and not path.is_dir()]
 
 
 def _masks(folder: Path) -> dict[str, Path]:

@@ -1,14 +1,16 @@
 """Reading pictures and masks from files that anybody may have written.
 
 Whatever its mode, a picture becomes 8-bit RGB:
-- grey, palette, 1-bit, CMYK and YCbCr are converted; 16-bit grey is scaled from 0..65535 (never clipped, and never
-  stretched to the range that the picture happens to use, which would change its brightness);
+- grey, palette, 1-bit, CMYK and YCbCr are converted; 16-bit grey is scaled from 0..65535, or from the bit depth that
+  the user names (never clipped, and never stretched to the range that the picture happens to use, which would change
+  its brightness);
 - an alpha channel is dropped, not blended: that is what `convert("RGB")` does in every detector's own loader;
 - EXIF orientation is applied; of a file with several frames the first counts.
 """
 
 import io
 import warnings
+from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
@@ -31,16 +33,46 @@ def is_image_name(name: str) -> bool:
     return not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS
 
 
-def read_image(source: bytes | str | Path, name: str | None = None) -> Image.Image:
+@dataclass(frozen=True)
+class Header:
+    """What a picture file says before its pixels: format ("PNG"), Pillow's mode ("L"), pixels as stored, and whether it
+    has 16 bits per channel."""
+
+    format: str
+    mode: str
+    width: int
+    height: int
+    is_deep: bool
+
+
+def header_of(content: bytes) -> Header | None:
+    """Nothing is decoded; None where this is no picture."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(content), formats=_FORMATS)
+            return Header(image.format or "", image.mode, image.width, image.height, _is_deep(image))
+    except Exception:  # see `_decode`, which says what is wrong
+        return None
+
+
+def read_image(source: bytes | str | Path, name: str | None = None, bits: int | None = None) -> Image.Image:
     """One picture as 8-bit RGB, upright, at its own size.
 
-    `source` is a path or the bytes of a file; `name` is what error messages call it.
-    Raises DataError where it is missing, empty, cut off, no image, too large, or of 32-bit pixels.
+    `source` is a path or the bytes of a file; `name` is what error messages call it. `bits`: the depth of what 16-bit
+    grey files hold, whose values are then scaled from 0..2^bits - 1.
+    Raises DataError where it is missing, empty, cut off, no image, too large, of 32-bit pixels, or of more than `bits`.
     """
     name = name or ("the image" if isinstance(source, bytes) else str(source))
-    image, file_format = _decode(source if isinstance(source, bytes) else read_bytes(Path(source)), name)
+    content = source if isinstance(source, bytes) else read_bytes(Path(source))
+    image, file_format = _decode(content, name)
+    if bits is not None and not _is_16_bit_grey(image.mode, file_format) and _has_deep_colours(content):
+        raise DataError(
+            f"{name} has 16-bit colours, of which only the upper 8 bits are read, so --bit-depth cannot be applied: "
+            "save the pictures with 8 bits per colour, scaled as they should be."
+        )
     try:
-        return _to_rgb(image, file_format, name)
+        return _to_rgb(image, file_format, name, bits)
     except ValueError as error:  # a mode that Pillow cannot convert (LAB)
         raise DataError(f"{name} has colours that cannot be turned into RGB ({error}): save it as RGB.") from error
 
@@ -64,9 +96,18 @@ def resize(image: Image.Image, size: int) -> torch.Tensor:
     return torch.from_numpy(np.array(small)).permute(2, 0, 1).contiguous()
 
 
-def read_rgb_tensor(path: str | Path, size: int) -> torch.Tensor:
+def read_rgb_tensor(path: str | Path, size: int, bits: int | None = None) -> torch.Tensor:
     """uint8 (3, size, size) of the picture at `path`, prepared exactly as a dataset's; DataError as `read_image`."""
-    return resize(read_image(path), size)
+    return resize(read_image(path, bits=bits), size)
+
+
+def greatest_16_bit_value(content: bytes, name: str) -> int:
+    """The greatest value of a picture with 16 bits per channel, 0 to 65535; of 16-bit colours only the upper 8 bits are
+    known, so it is a multiple of 257. DataError as `read_image`."""
+    image, file_format = _decode(content, name)
+    if _is_16_bit_grey(image.mode, file_format):
+        return int(np.asarray(image).max())
+    return 257 * int(np.asarray(image.convert("RGB")).max())
 
 
 def read_mask(content: bytes, name: str, image_size: tuple[int, int], size: int) -> torch.Tensor:
@@ -108,9 +149,34 @@ def _decode(content: bytes, name: str) -> tuple[Image.Image, str]:
         raise DataError(f"{name} is damaged ({error}): replace it, or take it out of the folder.") from error
 
 
-def _to_rgb(image: Image.Image, file_format: str, name: str) -> Image.Image:
-    if image.mode.startswith("I;16") or (image.mode == "I" and file_format == "PNG"):  # older Pillow: 16-bit PNG is "I"
+def _is_16_bit_grey(mode: str, file_format: str) -> bool:
+    return mode.startswith("I;16") or (mode == "I" and file_format == "PNG")  # older Pillow: 16-bit PNG is "I"
+
+
+def _has_deep_colours(content: bytes) -> bool:
+    header = header_of(content)
+    return header is not None and header.is_deep
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Of a file that was opened and not loaded. Pillow turns 16-bit colours into 8 bits; only the decoder's arguments
+    say where they come from."""
+    if _is_16_bit_grey(image.mode, image.format or ""):
+        return True
+    return any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def _to_rgb(image: Image.Image, file_format: str, name: str, bits: int | None = None) -> Image.Image:
+    if _is_16_bit_grey(image.mode, file_format):
         grey = np.asarray(image).astype(np.uint32)
+        if bits is not None:
+            top, greatest = 2**bits - 1, int(grey.max())
+            if greatest > top:
+                raise DataError(
+                    f"{name} holds the value {greatest}, more than the {top} of --bit-depth {bits}: give the depth of "
+                    "the camera, or leave the option out for pictures that use all 16 bits."
+                )
+            return Image.fromarray(((grey * 255 + top // 2) // top).astype(np.uint8)).convert("RGB")
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")  # 65535 / 257 = 255
     if image.mode in ("I", "F"):
         raise DataError(f"{name} has 32-bit pixels, whose range nothing defines: save it with 8 or 16 bits.")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from bench.data.base import GOOD, Dataset, Sample, Split
+from bench.data.reading import Reading
 
 Part = Literal["train", "test"]
 
@@ -18,9 +19,11 @@ class OneClass(Dataset):
     """
 
     classes: ClassVar[tuple[str, ...]]  # in the order of the dataset's own class numbers
+    are_files = False
+    is_mendable = False
 
-    def __init__(self, root: str | Path | None = None) -> None:
-        super().__init__(root)
+    def __init__(self, root: str | Path | None = None, reading: Reading | None = None) -> None:
+        super().__init__(root, reading)
         self._parts: dict[Part, Sequence[Sample]] = {}
 
     @abstractmethod

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench.data.base import Dataset
+from bench.data.reading import Reading
 from bench.names import unknown
 
 D = TypeVar("D", bound=type[Dataset])
@@ -35,9 +36,10 @@ def find(name: str) -> type[Dataset]:
     return _datasets[name]
 
 
-def get(name: str, root: str | Path | None = None) -> Dataset:
-    """The dataset `name`, read from `root`; UnknownNameError, or DataError where it needs a root and got none."""
-    return find(name)(root)
+def get(name: str, root: str | Path | None = None, reading: Reading | None = None) -> Dataset:
+    """The dataset `name`, read from `root`; UnknownNameError, or DataError where it needs a root and got none, or where
+    `reading` asks for what only others can do."""
+    return find(name)(root, reading)
 
 
 @cache

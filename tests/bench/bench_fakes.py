@@ -20,6 +20,7 @@ from bench import runner
 from bench.cell import Draws, Outcome, run_cell
 from bench.config import RunConfig
 from bench.data.base import ANOMALOUS, NORMAL, ImageSet
+from bench.inspection import Inspection
 from bench.records import Record
 from detectors.base import Detector, Progress, Settings
 from detectors.noise import Noise
@@ -194,6 +195,10 @@ class Quiet:
     def __init__(self) -> None:
         self.steps: list[tuple[str, str, int]] = []
         self.cells: list[tuple[str, str, bool]] = []
+        self.seen: list[Inspection] = []
+
+    def looked(self, inspection: Inspection) -> None:
+        self.seen.append(inspection)
 
     def fitting(self, detector: str, category: str, fit_seed: int) -> Progress:
         def show(done: int, total: int, note: str = "") -> None:

@@ -13,6 +13,7 @@ from fake_records import write_record
 from rich.console import Console
 
 from bench import plots, terminal
+from bench.inspection import Inspection
 from bench.records import Record
 from detectors import anomalib_family
 from detectors.base import Progress, silent
@@ -80,6 +81,9 @@ class Silent:
 
     def __init__(self) -> None:
         self.told: list[tuple[str, bool]] = []
+
+    def looked(self, inspection: Inspection) -> None:
+        pass
 
     def fitting(self, detector: str, category: str, fit_seed: int) -> Progress:
         return silent
