@@ -18,7 +18,8 @@ STANDARD_ERRORS = 2.0  # by how many of the paired difference a challenger must 
 
 def mean_over_draws(losses: Tensor) -> Tensor:
     """(D, B) to (B,), in one order of summation whatever the batch, so that its size changes no bit."""
-    return reduce(torch.add, losses) / len(losses)
+    total: Tensor = reduce(torch.add, losses)
+    return total / len(losses)
 
 
 class Highest:
@@ -48,8 +49,7 @@ class Highest:
 
     def of_its_run(self, values: Tensor) -> Tensor:
         """(runs, ..., B) to (..., B): the values of the run that each image came from."""
-        index = self.run.expand(1, *values.shape[1:-1], -1)
-        return values.gather(0, index)[0]
+        return _of_runs(values, self.run)
 
 
 class Significant:
@@ -82,4 +82,10 @@ class Significant:
         """The mean over the draws, (B,)."""
         return mean_over_draws(self.losses)
 
-    of_its_run = Highest.of_its_run
+    def of_its_run(self, values: Tensor) -> Tensor:
+        """As in `Highest`."""
+        return _of_runs(values, self.run)
+
+
+def _of_runs(values: Tensor, run: Tensor) -> Tensor:
+    return values.gather(0, run.expand(1, *values.shape[1:-1], -1))[0]

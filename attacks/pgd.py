@@ -125,9 +125,10 @@ class PGD(Attack):
         explicit: float | None = self.settings.step_size
         if explicit is not None:
             return explicit
-        if self.settings.schedule == "cosine":
+        settings: PGDSettings = self.settings
+        if settings.schedule == "cosine":
             return COSINE_STEPS[0] * threat.epsilon
-        return 2.5 * threat.epsilon / self.settings.steps
+        return 2.5 * threat.epsilon / settings.steps
 
     def step_sizes(self, threat: ThreatModel) -> list[float]:
         """Every step's size on [0, 1]."""

@@ -115,11 +115,11 @@ class Plan:
         found, run, defaults = self.limits, self.run, protocol.get(self.run.protocol)
         is_stochastic = detector in self.stochastic
         for attack in self.attacks:
-            spent, usual = (
+            spent, due = (
                 a.gradients(is_stochastic=is_stochastic) for a in (attack, _of_protocol(attack.name, defaults))
             )
-            if spent < usual:
-                found.append(f"--steps or --eot: {spent} gradients for each image, fewer than the protocol's {usual}")
+            if spent < due:
+                found.append(f"--steps or --eot: {spent} gradients for each image, fewer than the protocol's {due}")
                 break
         # More of it is not a stronger attack.
         if is_stochastic and run.momentum not in (None, defaults.momentum):
