@@ -251,7 +251,7 @@ def _cell(
     with reporter.attacking(name, category.name, attack.name, len(category.test)) as tick:
         try:
             with disk.guarded(plan.run.out):
-                gate.check(fitted.detector, category.test, plan.run.torch_device())
+                gate.check(fitted.detector, category.test, plan.run.torch_device(), attack.threat)
                 outcome = run_cell(
                     fitted.detector, attack, category.test, category.training.held_out,
                     Draws(protocol.get(plan.run.protocol).verdict_draws, plan.run.seed),
