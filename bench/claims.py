@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.intervals import Estimate, score_interval
 from bench.markup import epsilon_text, norm_text, one_line
+from bench.plain_noise import GAIN_SHARE, NOISE_WON_SHARE
 from bench.records import Record
 
 
@@ -53,6 +54,12 @@ def failure_flags(record: Record) -> list[str]:
     if _number(indicators.get("late_gain_share")) > 0.2:
         share = 100 * _number(indicators["late_gain_share"])
         flags.append(f"not converged: {share:.0f} % of the attack's gain came in the last fifth of its steps")
+    if _number(indicators.get("noise_won_share")) > NOISE_WON_SHARE:
+        share = 100 * _number(indicators["noise_won_share"])
+        flags.append(f"plain noise of the attack's size did more than the attack on {share:.0f} % of the images")
+    if indicators.get("gain_share") is not None and _number(indicators["gain_share"]) < GAIN_SHARE:
+        share = 100 * _number(indicators["gain_share"])
+        flags.append(f"the attack gained something on {share:.0f} % of the images alone")
     if record.clean and record.robust and record.robust.auc > record.clean.auc + 1.0:
         flags.append("the attack raised the AUC")
     return flags

@@ -11,7 +11,7 @@ and the tests of that folder run where somebody runs them. It is a gate and no p
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -68,7 +68,7 @@ class Passed:
     remark: str = ""
 
     def describe(self) -> dict[str, Any]:
-        """For a record, ready for JSON; three digits, which float rounding does not reach."""
+        """For a record, ready for JSON; four decimals, which float rounding hardly reaches."""
         found: dict[str, Any] = {"images": self.images}
         for which, gradient in self.gradients.items():
             found[which] = {
@@ -97,6 +97,7 @@ def check(detector: Detector, test: ImageSet, device: torch.device, threat: Thre
         with torch.no_grad():
             return detector.score(images, noise=source)
 
+    _check_shape(detector, x, noise)
     if not detector.sees_pixels:
         _check_blind(detector.name, score, x, noise)
         return Passed(len(x), {}, remark="it sees no pixels")
@@ -125,13 +126,12 @@ def check(detector: Detector, test: ImageSet, device: torch.device, threat: Thre
 
 
 def _check_gradients(detector: Detector, place: Place, threat: ThreatModel) -> Passed:
-    # One image of each class, twice: differences take dozens of passes in float64.
-    gradients = {"score": Gradient(gate_gradient.check_derivative(place.first(2)), gate_gradient.check_float32(place))}
-    surrogate = Place(detector, "surrogate", place.x, place.y, place.noise)
+    surrogate = replace(place, which="surrogate")
+    gradients = {}
+    if not (detector.has_surrogate and place.is_dead()):  # a score that jumps and says so: the surrogate is for that
+        gradients["score"] = _check_one(place)
     if detector.has_surrogate:
-        gradients["surrogate"] = Gradient(
-            gate_gradient.check_derivative(surrogate.first(2)), gate_gradient.check_float32(surrogate)
-        )
+        gradients["surrogate"] = _check_one(surrogate)
         if detector.surrogate_is_monotone:
             _check_monotone(place, surrogate)
         place = surrogate
@@ -143,6 +143,11 @@ def _check_gradients(detector: Detector, place: Place, threat: ThreatModel) -> P
     # A score that hides its gradient has a surrogate, and is judged by that: attacks follow both.
     unaccounted = gate_gradient.check_path(place, threat)
     return Passed(len(place.x), gradients, unaccounted, gate_gradient.check_steps(place, threat))
+
+
+def _check_one(place: Place) -> Gradient:
+    # Differences on one image of each class alone: they take dozens of passes in float64.
+    return Gradient(gate_gradient.check_derivative(place.first(2)), gate_gradient.check_float32(place))
 
 
 def _images(test: ImageSet, device: torch.device) -> tuple[Tensor, Tensor, Noise]:
@@ -161,6 +166,17 @@ def _images(test: ImageSet, device: torch.device) -> tuple[Tensor, Tensor, Noise
     x = (0.02 + 0.96 * x + grain / 255).float().double()  # so that both dtypes see the same image
     y = test.labels[chosen].double()
     return x.to(device), y.to(device), NoiseSeed(0).source("gate", [test.ids[i] for i in chosen])
+
+
+def _check_shape(detector: Detector, x: Tensor, noise: Noise) -> None:
+    with torch.no_grad():
+        found: Any = detector.score(x.clone(), noise=noise)
+    if not isinstance(found, Tensor) or found.shape != (len(x),):
+        what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise CellError(
+            f"{detector.name} breaks the contract: for {len(x)} images its score is {what}; return one number per "
+            f"image, a tensor of shape ({len(x)},)."
+        )
 
 
 def _check_blind(name: str, score: Score, x: Tensor, noise: Noise) -> None:
@@ -208,7 +224,7 @@ def _check_monotone(score: Place, surrogate: Place) -> None:
 
 
 def _digits(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.3g}")
+    return None if value is None else round(value, 4)
 
 
 def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:

@@ -38,10 +38,10 @@ FLOAT32_POINTS = 3
 DEAD = 1e-34  # below it float32 runs out of digits, and a true gradient (FastFlow's far from 0) is rounded to pieces
 
 PATH_BLOCKS = (1, 8)
-PATH_PARTS = (2, 4, 8, 16)  # networks of ReLUs need more, a score that jumps stays as wrong as it was
-PATH_ENOUGH = 0.3
+PATH_PARTS = (4, 8, 16)  # networks of ReLUs need more, a score that jumps stays as wrong as it was
+PATH_ENOUGH = 0.4
 PATH_TOLERANCE = 0.5
-BEATEN = 0.5
+BEATEN = 0.75  # of the images
 
 SCALES = {"eps/8": 1 / 8, "eps": 1.0}  # the step of an attack, and its whole way
 
@@ -83,6 +83,10 @@ class Place:
         """The same of the first images alone."""
         return replace(self, x=self.x[:count], y=self.y[:count], noise=self.noise.pick(slice(count)))
 
+    def is_dead(self) -> bool:
+        """Whether autograd says that the gradient is exactly zero at all images."""
+        return not bool(self.gradient(self.x).any())
+
     @property
     def name(self) -> str:
         """What a sentence calls this gradient."""
@@ -111,7 +115,7 @@ def check_derivative(place: Place) -> float:
             here = (place.value(x + h * v) - place.value(x - h * v)) / (2 * h)
             off = (here - promise).abs().nan_to_num(torch.inf)
             slope, error = torch.where(off < error, here, slope), torch.minimum(off, error)
-            if bool((error <= 0.1 * GRADIENT_TOLERANCE * size).all()):
+            if bool((error <= 0.5 * GRADIENT_TOLERANCE * size).all()):
                 break  # as good as it needs to be
         found.append(slope)
         errors.append(error)
@@ -249,25 +253,31 @@ def check_steps(place: Place, threat: ThreatModel) -> dict[str, Steps]:
     """Refuse a detector on which noise does more than steps along its gradients do: of a surrogate or, where following
     that leads nowhere, of the score.
 
-    Measured at an eighth of epsilon: no image of any detector is beaten, and noise does 0.16 of what the step does at
-    most; on stairs of 12 to 64 grey levels every image is beaten, by 2 to 400 times. (One step of all of epsilon
-    overshoots on rough scores, as SPADE's and CFlow's, so that alone stops nobody.)
+    Measured at an eighth of epsilon: one image of CFA's four is beaten, on rough ground where the step keeps 13 % of
+    its promise, and none of any other detector's; a surrogate that has nothing to do with the score is beaten on all.
+    Who is beaten there is asked again at a quarter of that step. (One step of all of epsilon overshoots on rough
+    scores, as SPADE's and CFlow's, so that says nothing.)
 
     Returns:
         What steps do at each of `SCALES`.
     """
     found = {name: steps(place, threat, scale * threat.epsilon) for name, scale in SCALES.items()}
-    beaten = found["eps/8"].beaten
-    if beaten >= BEATEN and place.which == "surrogate":
-        beaten = min(beaten, steps(replace(place, which="score"), threat, threat.epsilon / 8).beaten)
-    if beaten >= BEATEN:
+    followed = [place] if place.which == "score" else [place, replace(place, which="score")]
+    if found["eps/8"].beaten >= BEATEN and all(_leads_nowhere(one, threat) for one in followed):
         raise CellError(
-            f"{place.detector.name} breaks the contract: on {100 * beaten:.0f} % of the images looked at, noise is a "
-            f"better attack than a step of the same size along its {place.name}, so attacks would follow nothing and "
-            "its robust AUC would be an artefact; look for a rounding or a very steep function on the way "
-            "from the image to the score, or declare a smooth surrogate (has_surrogate = True)."
+            f"{place.detector.name} breaks the contract: on {100 * found['eps/8'].beaten:.0f} % of the images looked "
+            f"at, noise is a better attack than a step of the same size along its {place.name}, so attacks would "
+            "follow nothing and its robust AUC would be an artefact; look for a rounding or a very steep function on "
+            "the way from the image to the score, or declare a smooth surrogate (has_surrogate = True)."
         )
     return found
+
+
+def _leads_nowhere(place: Place, threat: ThreatModel) -> bool:
+    """Whether noise beats steps along this gradient at an eighth of epsilon and at a quarter of that."""
+    if place.is_dead():
+        return True
+    return all(steps(place, threat, threat.epsilon / part).beaten >= BEATEN for part in (8, 32))
 
 
 def _inner(gradient: Tensor, way: Tensor) -> Tensor:

@@ -21,6 +21,11 @@ DRAWS = 3  # on which noise and attack are compared, of a stochastic detector
 MARGIN = 3.0  # standard errors of their mean difference; by chance alone one image in 20 passes it
 ROUNDING = 16  # units in the last place of a loss
 
+# Above it a record is flagged (`bench.claims.failure_flags`, indicator `noise_won_share`).
+NOISE_WON_SHARE = 0.05
+# Below it, too (indicator `gain_share`: the share of images with `rose(clean_loss, best_loss)`).
+GAIN_SHARE = 0.5
+
 
 def block_noise(x: Tensor, threat: ThreatModel, block: int, noise: Noise, *, size: float | None = None) -> Tensor:
     """Random changes of full length, the same within each block of pixels and drawn per channel, (B, 3, H, W).
