@@ -58,8 +58,8 @@ def failure_flags(record: Record) -> list[str]:
         share = 100 * _number(indicators["noise_won_share"])
         flags.append(f"plain noise of the attack's size did more than the attack on {share:.0f} % of the images")
     if indicators.get("gain_share") is not None and _number(indicators["gain_share"]) < GAIN_SHARE:
-        share = 100 * _number(indicators["gain_share"])
-        flags.append(f"the attack gained something on {share:.0f} % of the images alone")
+        share = 100 - 100 * _number(indicators["gain_share"])
+        flags.append(f"the attack gained nothing on {share:.0f} % of the images")
     if record.clean and record.robust and record.robust.auc > record.clean.auc + 1.0:
         flags.append("the attack raised the AUC")
     return flags
