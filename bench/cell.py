@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attacks.base import Attack, AttackResult
+from bench import plain_noise
 from bench.data.base import ImageSet
 from bench.draws import MoreDraws, more_draws
 from bench.errors import CellError
 from bench.verdict import Draws as Draws
 from bench.verdict import Judge, batch
 from detectors.base import Detector
-from detectors.noise import NoiseSeed
+from detectors.noise import Noise, NoiseSeed
 
 log = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
@@ -45,6 +46,8 @@ class Outcome:
         late_gained: how much of that came in the last fifth of the steps, (N,).
         reprojected: how many images the attack had left outside the ball.
         forwards, gradients: passes per image of the attack.
+        rose: whether the attack raised its loss by more than rounding, bool (N,); None where there was no attack.
+        noise_won: whether plain noise of the ball's size did more than the attack, bool (N,); None as above.
         more_draws: what four times the noise draws found on a few images; None for a deterministic detector.
         examples: tensors for the picture panel.
         seconds: of attack, verdict and indicators.
@@ -66,6 +69,8 @@ class Outcome:
     reprojected: int
     forwards: int
     gradients: int
+    rose: NDArray[np.bool_] | None = None
+    noise_won: NDArray[np.bool_] | None = None
     more_draws: MoreDraws | None = None
     examples: dict[str, Tensor] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -157,6 +162,7 @@ class _Chunk:
     adversarial: Tensor
     maps: tuple[NDArray[np.float32], NDArray[np.float32]] | None
     result: AttackResult
+    signs: dict[str, Tensor]
     examples: dict[str, Tensor]
     seconds: float
 
@@ -177,9 +183,10 @@ def _run_chunk(
         result = attack.run(
             detector, x, y, noise=root.source("attack", keys), selection=root.source("selection", keys)
         )
+        attacked = time.monotonic()
+        signs = _signs(detector, attack, x, y, result, root.source("plain-noise", keys))
     else:
-        result = _left_alone(x)
-    attacked = time.monotonic()
+        result, attacked, signs = _left_alone(x), started, {}
     maps = None
     if detector.has_map and test.masks is not None:
         maps = (_maps(detector, x, keys, draws), _maps(detector, result.images, keys, draws))
@@ -189,9 +196,22 @@ def _run_chunk(
         adversarial=result.images.cpu(),
         maps=maps,
         result=result,
+        signs=signs,
         examples=_examples(detector, x, y, result.images, keys, chosen, draws) if chosen else {},
         seconds=attacked - started,
     )
+
+
+def _signs(
+    detector: Detector, attack: Attack, x: Tensor, y: Tensor, result: AttackResult, noise: Noise
+) -> dict[str, Tensor]:
+    """Per image, bool (B,): whether the attack gained anything, and whether noise would have gained more."""
+    kept = result.best_loss if result.gain is None else result.clean_loss + result.gain
+    threat = attack.threat.at(x.shape[-1])
+    return {
+        "rose": plain_noise.rose(result.clean_loss, kept),
+        "noise_won": plain_noise.noise_won(detector, threat, x, y, result.images, noise),
+    }
 
 
 def _left_alone(x: Tensor) -> AttackResult:
@@ -268,6 +288,9 @@ def _joined(
     def if_there(name: str) -> NDArray[np.float64] | None:
         return None if getattr(chunks[0].result, name) is None else per_image(name)
 
+    def sign(name: str) -> NDArray[np.bool_] | None:
+        return np.concatenate([c.signs[name].cpu().numpy() for c in chunks])[once] if chunks[0].signs else None
+
     surrogate_won = if_there("surrogate_won")
     with_maps = [c.maps for c in chunks if c.maps is not None]
     examples: dict[str, Tensor] = {}
@@ -287,6 +310,8 @@ def _joined(
         reprojected=int(per_image("reprojected").sum()),
         forwards=max(c.result.forwards for c in chunks),
         gradients=max(c.result.gradients for c in chunks),
+        rose=sign("rose"),
+        noise_won=sign("noise_won"),
         more_draws=more,
         examples=examples,
         seconds=seconds,

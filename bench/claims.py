@@ -8,6 +8,7 @@ from typing import Any
 from bench import fits
 from bench.intervals import Estimate, score_interval
 from bench.markup import epsilon_text, norm_text, one_line
+from bench.plain_noise import GAIN_SHARE, NOISE_WON_SHARE
 from bench.records import Record
 
 
@@ -60,6 +61,12 @@ def failure_flags(record: Record) -> list[str]:
             f"too few noise draws: with {_number(draws.get('factor')):.0f} times as many the attack gained "
             f"{100 * _number(draws.get('gain_share')):.0f} % more on {_number(draws.get('images')):.0f} images"
         )
+    if _number(indicators.get("noise_won_share")) > NOISE_WON_SHARE:
+        share = 100 * _number(indicators["noise_won_share"])
+        flags.append(f"plain noise of the attack's size did more than the attack on {share:.0f} % of the images")
+    if indicators.get("gain_share") is not None and _number(indicators["gain_share"]) < GAIN_SHARE:
+        share = 100 - 100 * _number(indicators["gain_share"])
+        flags.append(f"the attack gained nothing on {share:.0f} % of the images")
     if record.clean and record.robust and record.robust.auc > record.clean.auc + 1.0:
         flags.append("the attack raised the AUC")
     if record.clean and record.clean.high < 50.0:

@@ -1,65 +1,115 @@
-"""The gate: a detector from outside must keep what its robust AUC stands on, or its cell fails with the reason.
+"""The gate: a detector must keep what its robust AUC stands on, or its cell fails with the reason.
 
-The detectors of this package are checked by the tests. One that joined from outside (an entry point, a notebook) is
-looked at before it is attacked, on one normal and one anomalous image and within a few dozen forward passes: whether
-its score repeats itself under the same noise (under any noise, unless it says that it is stochastic), depends on the
-image alone, and has the gradient that autograd says (as its surrogate must). It is a gate and no proof;
+Whatever is attacked is looked at first, on two normal and two anomalous images and within about a hundred forward
+passes: whether its score repeats itself under the same noise (under any noise, unless it says that it is stochastic),
+depends on the image alone, is the same in float32 and float64, and has a gradient that an attack can follow, as its
+surrogate must (`bench.gate_gradient`). Nobody is exempt: the README tells newcomers to put a file into `detectors/`,
+and the tests of that folder run where somebody runs them. It is a gate and no proof;
 `tests/detectors/contract_checks.py` asks for more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from attacks.objective import Differentiate, Evaluation, loss_and_gradient
+from attacks.threat import Threat, ThreatModel, largest_entry
+from bench import gate_gradient
 from bench.data.base import ANOMALOUS, NORMAL, ImageSet
 from bench.errors import CellError
+from bench.gate_gradient import Place, Steps
 from detectors.base import Detector
 from detectors.noise import Noise, NoiseSeed, generator
 
-PACKAGE = "detectors"
-GRADIENT_TOLERANCE = 0.02  # of the gradient's size; a forgotten detach() costs far more
+PER_CLASS = 2
 # The same image among other neighbours of the same number meets the same kernels: only their rounding may differ.
 NEIGHBOUR_TOLERANCE = 1e-6
 CROWD_TOLERANCE = 1e-4  # in a larger batch other kernels may be at work
-DIRECTIONS = 4
-STEPS = (1e-3, 1e-4, 1e-5, 1e-6)
+FLOAT32_TOLERANCE = 1e-3  # of the largest score; measured: 4e-5 on FreeRAD, 2e-6 elsewhere
 LEAST_COSINE = 0.99  # between the gradients of a score and of an increasing function of it
-_BOTH: tuple[Differentiate, Differentiate] = ("score", "surrogate")
 
 Score = Callable[[Tensor, Noise], Tensor]
 
 
-def check(detector: Detector, test: ImageSet, device: torch.device) -> None:
-    """Pass a detector of this package unseen; look at one from outside.
+@dataclass(frozen=True)
+class Gradient:
+    """What was found of one gradient.
+
+    Attributes:
+        error: against finite differences, as a share of its size, of the worst image.
+        float32_cosine: with the one in float32, of the worst image.
+    """
+
+    error: float
+    float32_cosine: float
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What the gate looked at, and the worst that it found.
+
+    Attributes:
+        images: how many it looked at.
+        gradients: by "score" and, where there is one, "surrogate"; none where the score is not finite or sees no pixel.
+        unaccounted: share of the change of the score under noise that its gradient does not account for
+            (`gate_gradient.check_path`); None where that was not asked.
+        steps: by size, what steps along the gradient do beside noise.
+        remark: why something was not asked.
+    """
+
+    images: int
+    gradients: dict[str, Gradient]
+    unaccounted: float | None = None
+    steps: dict[str, Steps] | None = None
+    remark: str = ""
+
+    def describe(self) -> dict[str, Any]:
+        """For a record, ready for JSON; four decimals, which float rounding hardly reaches."""
+        found: dict[str, Any] = {"images": self.images}
+        for which, gradient in self.gradients.items():
+            found[which] = {
+                "gradient_error": _digits(gradient.error), "float32_cosine": _digits(gradient.float32_cosine)
+            }
+        if self.unaccounted is not None:
+            found["unaccounted"] = _digits(self.unaccounted)
+        if self.steps is not None:
+            found["steps"] = {
+                size: {"kept": _digits(s.kept), "noise": _digits(s.noise), "beaten": s.beaten}
+                for size, s in self.steps.items()
+            }
+        return found | ({"remark": self.remark} if self.remark else {})
+
+
+def check(detector: Detector, test: ImageSet, device: torch.device, threat: Threat) -> Passed:
+    """Look at a fitted detector before it is attacked inside a threat model.
 
     Raises:
         CellError: it breaks the contract; the sentence says how.
         GradientCutError: its score has no graph that leads to the image.
     """
-    if not is_outside(detector):
-        return
-    x, noise = _images(test, device)
+    x, y, noise = _images(test, device)
 
     def score(images: Tensor, source: Noise) -> Tensor:
         with torch.no_grad():
             return detector.score(images, noise=source)
 
-    def surrogate(images: Tensor, source: Noise) -> Tensor:
-        with torch.no_grad():
-            return detector.surrogate_score(images, noise=source)
-
-    here = score(x, noise)
+    _check_shape(detector, x, noise)
+    if not detector.sees_pixels:
+        _check_blind(detector.name, score, x, noise)
+        return Passed(len(x), {}, remark="it sees no pixels")
+    here, single = score(x, noise), score(x.float(), noise)
     if not bool(here.isfinite().all()):
-        if bool(score(x.float(), noise).isfinite().all()):
+        if bool(single.isfinite().all()):
             raise CellError(
                 f"{detector.name} breaks the contract: its score is finite in float32 and is not in float64, so its "
                 "gradient cannot be checked; let it compute in the dtype of the image."
             )
-        return  # of this the cell itself says how many images it concerns
+        # Of this the cell itself says how many images it concerns.
+        return Passed(len(x), {}, remark="its score is not finite")
     _check_repeats(detector.name, score, x, noise, here)
     if not (detector.is_stochastic or _close(score(x, noise.at(1)), here, NEIGHBOUR_TOLERANCE)):
         raise CellError(
@@ -67,36 +117,78 @@ def check(detector: Detector, test: ImageSet, device: torch.device) -> None:
             "would be its verdict; set is_stochastic = True."
         )
     _check_neighbours(detector.name, score, x, noise, here)
-    _check_gradient(detector, "score", score, x, noise)
+    if not _close(single.double(), here, FLOAT32_TOLERANCE):
+        raise CellError(
+            f"{detector.name} breaks the contract: its score in float32, which is attacked and judged, is not the one "
+            "in float64, in which its gradient is checked; let it compute the same in both dtypes."
+        )
+    return _check_gradients(detector, Place(detector, "score", x, y, noise), threat.at(x.shape[-1]))
+
+
+def _check_gradients(detector: Detector, place: Place, threat: ThreatModel) -> Passed:
+    surrogate = replace(place, which="surrogate")
+    gradients = {}
+    if not (detector.has_surrogate and place.is_dead()):  # a score that jumps and says so: the surrogate is for that
+        gradients["score"] = _check_one(place)
     if detector.has_surrogate:
-        _check_gradient(detector, "surrogate", surrogate, x, noise)
+        gradients["surrogate"] = _check_one(surrogate)
         if detector.surrogate_is_monotone:
-            _check_monotone(detector, x, noise)
-    elif not _close(surrogate(x, noise), here, NEIGHBOUR_TOLERANCE):
+            _check_monotone(place, surrogate)
+        place = surrogate
+    elif not _close(surrogate.value(place.x), place.value(place.x), NEIGHBOUR_TOLERANCE):
         raise CellError(
             f"{detector.name} breaks the contract: its surrogate_score is not its score and has_surrogate is False, so "
             "no attack would follow it and its robust AUC would be an artefact; set has_surrogate = True."
         )
+    # A score that hides its gradient has a surrogate, and is judged by that: attacks follow both.
+    unaccounted = gate_gradient.check_path(place, threat)
+    return Passed(len(place.x), gradients, unaccounted, gate_gradient.check_steps(place, threat))
 
 
-def is_outside(detector: Detector) -> bool:
-    """Whether the detector, or one inside it, comes from another package than this one's."""
-    parts = [part for part in detector.modules() if isinstance(part, Detector)]
-    return any(type(part).__module__.partition(".")[0] != PACKAGE for part in parts)
+def _check_one(place: Place) -> Gradient:
+    # Differences on one image of each class alone: they take dozens of passes in float64.
+    return Gradient(gate_gradient.check_derivative(place.first(2)), gate_gradient.check_float32(place))
 
 
-def _images(test: ImageSet, device: torch.device) -> tuple[Tensor, Noise]:
-    """The first image of each label in float64, and a noise source that no attack and no verdict has.
+def _images(test: ImageSet, device: torch.device) -> tuple[Tensor, Tensor, Noise]:
+    """A few images of each label in turn, in float64, their labels, and a noise source that no attack and no verdict
+    has.
 
     A little contrast is taken away and a little grain added: pictures of 8 bits have equal neighbours and pixels at
-    0 and 1, where honest scores (a maximum, an absolute value, a clamp) have kinks and no derivative.
+    0 and 1, where honest scores (a maximum, an absolute value, a clamp) have kinks and no derivative, and lie in the
+    middle of the grey levels to which a score may round.
     """
     labels = test.labels.tolist()
-    chosen = [labels.index(NORMAL), labels.index(ANOMALOUS)]
+    each = [[i for i, label in enumerate(labels) if label == wanted] for wanted in (NORMAL, ANOMALOUS)]
+    chosen = [of[n] for n in range(PER_CLASS) for of in each if n < len(of)]
     x = test.pixels(chosen).double()
     grain = torch.rand(x.shape, generator=generator(0, "gate", "grain"), dtype=x.dtype) - 0.5
-    x = 0.02 + 0.96 * x + grain / 255
-    return x.to(device), NoiseSeed(0).source("gate", [test.ids[i] for i in chosen])
+    x = (0.02 + 0.96 * x + grain / 255).float().double()  # so that both dtypes see the same image
+    y = test.labels[chosen].double()
+    return x.to(device), y.to(device), NoiseSeed(0).source("gate", [test.ids[i] for i in chosen])
+
+
+def _check_shape(detector: Detector, x: Tensor, noise: Noise) -> None:
+    with torch.no_grad():
+        found: Any = detector.score(x.clone(), noise=noise)
+    if not isinstance(found, Tensor) or found.shape != (len(x),):
+        what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        raise CellError(
+            f"{detector.name} breaks the contract: for {len(x)} images its score is {what}; return one number per "
+            f"image, a tensor of shape ({len(x)},)."
+        )
+
+
+def _check_blind(name: str, score: Score, x: Tensor, noise: Noise) -> None:
+    """A baseline that sees names alone has no gradient by nature; whoever says so must not see a pixel."""
+    here = score(x, noise)
+    others = (1 - x, x.flip(0), (x - 0.01).float())
+    if not all(_close(score(other, noise).double(), here, NEIGHBOUR_TOLERANCE) for other in others):
+        raise CellError(
+            f"{name} breaks the contract: it says sees_pixels = False, which excuses it from having a gradient, and "
+            "its score changes with the image; set sees_pixels = True."
+        )
+    _check_repeats(name, score, x, noise, here)
 
 
 def _check_repeats(name: str, score: Score, x: Tensor, noise: Noise, here: Tensor) -> None:
@@ -119,57 +211,20 @@ def _check_neighbours(name: str, score: Score, x: Tensor, noise: Noise, here: Te
         )
 
 
-def _check_gradient(detector: Detector, which: Differentiate, score: Score, x: Tensor, noise: Noise) -> None:
-    """Autograd's gradient against central differences along random directions, each at the step that suits it best: a
-    network of ReLUs has kinks within any long step, and one that computes in float32 drowns a short one in rounding."""
-    evaluation = _evaluation(detector, which, x, noise)
-    noise = noise.sub(0)  # the draw of that gradient
-    draws = generator(0, "gate", "directions")
-    found, errors = [], []
-    for _ in range(DIRECTIONS):
-        v = torch.randn(x.shape, generator=draws, dtype=x.dtype).to(x.device)
-        promise = (evaluation.gradient * v).flatten(1).sum(dim=1)
-        slopes = torch.stack([(score(x + h * v, noise) - score(x - h * v, noise)) / (2 * h) for h in STEPS])
-        best = (slopes - promise).abs().nan_to_num(torch.inf).argmin(dim=0, keepdim=True)
-        slope = slopes.gather(0, best)[0]
-        found.append(slope)
-        errors.append((slope - promise).abs())
-    # A direction has one unit per pixel: the root of the mean square of the slopes along it is the gradient's size.
-    size = torch.maximum(_rms(found), evaluation.gradient.flatten(1).norm(dim=1))
-    rounding = 100 * torch.finfo(x.dtype).eps * score(x, noise).abs() / STEPS[0]
-    wrong = torch.where(_rms(errors) > rounding, _rms(errors) / size, 0).max()
-    if not bool(wrong <= GRADIENT_TOLERANCE):
-        what = "gradient" if which == "score" else "surrogate's gradient"
-        raise CellError(
-            f"{detector.name} breaks the contract: its {what} is wrong by {100 * float(wrong):.0f} % of its size, so "
-            "its robust AUC would be an artefact; look for a detach(), a no_grad(), a rounding or a step in NumPy or "
-            "float32 on the way from the image to the score."
-        )
-
-
-def _check_monotone(detector: Detector, x: Tensor, noise: Noise) -> None:
+def _check_monotone(score: Place, surrogate: Place) -> None:
     """An increasing function of the score has the score's gradient up to a positive factor; attacks follow it alone."""
-    of_score, of_surrogate = (_evaluation(detector, which, x, noise).gradient.flatten(1) for which in _BOTH)
-    cosine = torch.nn.functional.cosine_similarity(_unit(of_score), _unit(of_surrogate), dim=1)
-    if bool((cosine < LEAST_COSINE)[of_score.abs().amax(dim=1) > 0].any()):
+    of_score = score.gradient(score.x)
+    cosine = gate_gradient.cosines(of_score, surrogate.gradient(surrogate.x))
+    if bool((cosine < LEAST_COSINE)[largest_entry(of_score) > 0].any()):
         raise CellError(
-            f"{detector.name} breaks the contract: its surrogate_score is no increasing function of its score (their "
-            f"gradients have a cosine of {float(cosine.min()):.2f}) and surrogate_is_monotone is True, so attacks "
-            "would follow it alone and its robust AUC would be an artefact; set surrogate_is_monotone = False."
+            f"{score.detector.name} breaks the contract: its surrogate_score is no increasing function of its score "
+            f"(their gradients have a cosine of {float(cosine.min()):.2f}) and surrogate_is_monotone is True, so "
+            "attacks would follow it alone and its robust AUC would be an artefact; set surrogate_is_monotone = False."
         )
 
 
-def _evaluation(detector: Detector, which: Differentiate, x: Tensor, noise: Noise) -> Evaluation:
-    return loss_and_gradient(detector, x, torch.ones(len(x), device=x.device), noise, differentiate=which)
-
-
-def _unit(gradient: Tensor) -> Tensor:
-    """Each row with a largest entry of 1: a saturated score's gradient is tiny."""
-    return gradient / gradient.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
-
-
-def _rms(values: list[Tensor]) -> Tensor:
-    return torch.stack(values).square().mean(dim=0).sqrt()
+def _digits(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:

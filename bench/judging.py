@@ -13,6 +13,7 @@ from bench import config, environment, metrics, records, recount
 from bench.cell import Floats, Outcome
 from bench.data.base import ImageSet
 from bench.fitting import Fitted
+from bench.gate import Passed
 from bench.inspection import Inspection
 from bench.plan import Plan
 from bench.records import Record
@@ -32,8 +33,10 @@ def judged(
     outcome: Outcome,
     seen: Inspection,
     trained_on: Sequence[str],
+    passed: Passed,
 ) -> tuple[Record, Scores]:
-    """The record and the scores of a cell that came to an end; `trained_on`: the ids of the training images."""
+    """The record and the scores of a cell that came to an end; `trained_on`: the ids of the training images, `passed`:
+    what the gate found."""
     labels = test.labels.numpy().astype(np.int64)
     scores = Scores(test.ids, labels, outcome.clean, outcome.robust)
     record = replace(
@@ -41,6 +44,7 @@ def judged(
         status="ok",
         results=figures(outcome, labels, test, trained_on),
         indicators=indicators(outcome),
+        gate=passed.describe(),
         seconds={"fit": fitted.fit_seconds, **outcome.seconds, "total": round(sum(outcome.seconds.values()), 2)},
     )
     return record, scores
@@ -79,6 +83,8 @@ def indicators(outcome: Outcome) -> dict[str, Any]:
         "nonfinite_gradient_share": float(outcome.non_finite_gradients.mean()),
         "last_worse_than_best_share": float(outcome.last_worse.mean()),
         "late_gain_share": late_gain(outcome.gained, outcome.late_gained),
+        "gain_share": None if outcome.rose is None else float(outcome.rose.mean()),
+        "noise_won_share": None if outcome.noise_won is None else float(outcome.noise_won.mean()),
         "more_draws": None if outcome.more_draws is None else outcome.more_draws.describe(),
         "reprojected_images": outcome.reprojected,
         "forward_passes_per_image": outcome.forwards,

@@ -45,7 +45,7 @@ _REQUIRED: tuple[tuple[str, type], ...] = (
     ("written", str),
     ("scores_sha256", str),
 )
-_MAPPINGS = ("checkpoint", "results", "environment", "seconds")
+_MAPPINGS = ("checkpoint", "results", "gate", "environment", "seconds")
 
 
 @dataclass(frozen=True)

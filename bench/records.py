@@ -67,6 +67,7 @@ class Record:
     checkpoint: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     indicators: dict[str, Any] = field(default_factory=dict)
+    gate: dict[str, Any] = field(default_factory=dict)
     licence: str = ""
     environment: dict[str, Any] = field(default_factory=dict)
     command: str = ""

@@ -268,7 +268,7 @@ def _cell(
     with reporter.attacking(name, category.name, plan.run.fit_seed, attack.name, len(category.test)) as tick:
         try:
             with disk.guarded(plan.run.out):
-                gate.check(fitted.detector, category.test, plan.run.torch_device())
+                passed = gate.check(fitted.detector, category.test, plan.run.torch_device(), attack.threat)
                 outcome = run_cell(
                     fitted.detector, attack, category.test, category.training.held_out,
                     Draws(protocol.get(plan.run.protocol).verdict_draws, plan.run.seed),
@@ -276,7 +276,8 @@ def _cell(
                     device=plan.run.torch_device(), tick=tick,
                 )
                 record, scores = judged(
-                    plan, cell, fitted, category.test, outcome, category.inspection, category.training.fit.ids
+                    plan, cell, fitted, category.test, outcome, category.inspection, category.training.fit.ids,
+                    passed,
                 )
         except Exception as error:
             reason = _reason(error, f"{attack.name} on {name}")

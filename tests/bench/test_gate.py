@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import bench_fakes as fakes
+import gate_fakes as astray
 import pytest
 import torch
 from torch import Tensor
 
 import bench
-import detectors
 from attacks.errors import GradientCutError
+from attacks.threat import L2, LInf, Threat
 from bench import gate
 from bench.errors import CellError
 from detectors.noise import Noise
 
 Register = Callable[..., None]
 CPU = torch.device("cpu")
+THREAT = LInf(2 / 255)
 SIDE = 16
 TEST = fakes.image_set(3, 3, side=SIDE)
 
 
 def passes(cls: type[fakes.Fake]) -> None:
-    gate.check(fakes.fitted(cls, SIDE), TEST, CPU)
+    gate.check(fakes.fitted(cls, SIDE), TEST, CPU, THREAT)
 
 
 def squares(x: Tensor) -> Tensor:
@@ -83,7 +86,7 @@ class SaturatedExponential(Exponential):
 
 HONEST = (
     fakes.Fake, fakes.Linear, fakes.PureNoise, fakes.Noisy, Kinky, SingleInside, Saturated, NoiseInside, Exponential,
-    SaturatedExponential,
+    SaturatedExponential, astray.Declared, astray.FarAway, astray.Blind,
 )
 
 
@@ -96,15 +99,25 @@ def test_flat_pictures_of_black_and_white_are_no_trap() -> None:
     images = torch.zeros_like(TEST.images)
     images[:, :, : SIDE // 2] = 255
     flat = type(TEST)(TEST.ids, images, TEST.labels, TEST.defects, None)
-    gate.check(fakes.fitted(Kinky, SIDE), flat, CPU)
+    gate.check(fakes.fitted(Kinky, SIDE), flat, CPU, THREAT)
 
 
-def test_the_detectors_of_this_package_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    ae = detectors.create("ae", image_size=32, epochs=1)
-    assert not gate.is_outside(ae)
-    assert gate.is_outside(fakes.Fake(fakes.FakeSettings(), 32))
-    ae.inner = fakes.Fake(fakes.FakeSettings(), 32)  # a wrapper of ours around a stranger's
-    assert gate.is_outside(ae)
+def test_it_says_what_it_looked_at() -> None:
+    found = gate.check(fakes.fitted(Exponential, SIDE), TEST, CPU, THREAT).describe()
+    assert json.loads(json.dumps(found)) == found
+    assert found["images"] == 4 and found["unaccounted"] < 0.01
+    for which in ("score", "surrogate"):
+        assert found[which]["gradient_error"] < 1e-4 and found[which]["float32_cosine"] > 0.9999
+    for step in found["steps"].values():
+        # A nearly linear score: the step keeps its promise, and no noise can do more.
+        assert step["kept"] == pytest.approx(1, abs=0.1) and step["noise"] < 1 and step["beaten"] == 0
+    blind = gate.check(fakes.fitted(astray.Blind, SIDE), TEST, CPU, THREAT).describe()
+    assert blind == {"images": 4, "remark": "it sees no pixels"}
+
+
+def test_one_image_of_each_class_is_enough() -> None:
+    few = TEST.subset([0, 5])
+    assert gate.check(fakes.fitted(Kinky, SIDE), few, CPU, THREAT).images == 2
 
 
 # -- what it stops ----------------------------------------------------------------------------------------------------
@@ -152,6 +165,37 @@ class OtherNoiseBehind(fakes.Noisy):
 def test_a_wrong_gradient_is_stopped(wrong: type[fakes.Fake]) -> None:
     with pytest.raises(CellError, match=r"gradient is wrong by \d+ % of its size.*artefact"):
         passes(wrong)
+
+
+ASTRAY = {
+    # On fine stairs even the differences notice.
+    r"knows nothing of .* noise inside the ball|gradient is wrong by 100 %": (
+        *(astray.grey_levels(n) for n in (12, 32, 64, 256)), astray.FeatureLevels, astray.NarrowStairs,
+    ),
+    "noise is a better attack": (astray.DeclaredIdle,),
+    "gradient in float32, which attacks follow": (astray.CutInFloat32,),
+    "score in float32, which is attacked and judged": (astray.OtherInFloat32,),
+    r"gradient is wrong by \d+ %": (
+        astray.ReversedLeft, astray.BorrowedGradient, astray.CleanOnly, astray.Undeclared,
+    ),
+    "sees_pixels = False, which excuses it": (astray.Blindfold,),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("threat", [LInf(2 / 255), L2(0.1)], ids=["linf", "l2"])
+@pytest.mark.parametrize(
+    ("sentence", "wrong"), [pytest.param(s, w, id=w.name) for s, all_of in ASTRAY.items() for w in all_of]
+)
+def test_a_gradient_that_leads_astray_is_stopped(sentence: str, wrong: type[fakes.Fake], threat: Threat) -> None:
+    with pytest.raises(CellError, match=sentence):
+        gate.check(fakes.fitted(wrong, 32), fakes.image_set(3, 3, side=32), CPU, threat)
+
+
+def test_a_file_in_the_detectors_folder_is_looked_at_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    insider = astray.grey_levels(12)
+    monkeypatch.setattr(insider, "__module__", "detectors.insider")
+    with pytest.raises(CellError, match="its score jumps"):
+        passes(insider)
 
 
 def test_a_surrogate_that_is_not_monotone_is_stopped() -> None:

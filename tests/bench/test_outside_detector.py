@@ -34,7 +34,8 @@ images = torch.cat([normals[:3], anomalies[:2]])
 for places in (images[:2], images[3:], on_the_edge_of_the_ball(images[2:4], 8 / 255, seed=5)):
     checks.check_finite_differences(detector, places)
 for check in (
-    checks.check_score_has_one_number_per_image, checks.check_gradient_lives, checks.check_ignores_batch_neighbours,
+    checks.check_score_has_one_number_per_image, checks.check_gradient_lives, checks.check_float32_gradient,
+    checks.check_ignores_batch_neighbours,
     checks.check_ignores_gradient_mode, checks.check_ignores_its_history, checks.check_stays_in_evaluation_mode,
     checks.check_ignores_global_randomness, checks.check_noise_is_honest, checks.check_follows_the_dtype,
     checks.check_refuses_what_is_no_image, checks.check_passes_nan_on, checks.check_map,

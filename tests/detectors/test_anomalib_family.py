@@ -116,8 +116,10 @@ def the_gradient_is_true(member: str, folder: Path) -> None:
     edge = on_the_edge_of_the_ball(IMAGES, 8 / 255, seed=5)
     checks.check_gradient_lives(detector, IMAGES)
     checks.check_gradient_lives(detector, edge)
-    for place in (IMAGES[:2], IMAGES[3:], edge[2:4]):  # clean normals, strong anomalies, the edge of the ball
+    clean = IMAGES[:2]
+    for place in (clean, IMAGES[3:], edge[2:4]):  # clean normals, strong anomalies, the edge of the ball
         checks.check_finite_differences(detector, place, directions=1)
+        checks.check_float32_gradient(detector, place, least=0.999 if place is clean else 0.99)
     checks.check_map(detector, IMAGES[3:4])
 
 

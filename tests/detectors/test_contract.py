@@ -151,6 +151,16 @@ def test_gradient_equals_finite_differences(row: Row, images: Tensor, where: str
 
 
 @every_row
+def test_gradient_in_float32_is_the_one_in_float64(row: Row, images: Tensor) -> None:
+    detector = _fitted(row)
+    edge = on_the_edge_of_the_ball(images[2:4], 8 / 255, seed=5)
+    for score in (detector.score, detector.surrogate_score) if detector.has_surrogate else (detector.score,):
+        checks.check_float32_gradient(detector, images[:3], score=score)
+        for place in (images[3:], edge):
+            checks.check_float32_gradient(detector, place, score=score, least=0.99)
+
+
+@every_row
 def test_score_ignores_its_batch_neighbours(row: Row, images: Tensor) -> None:
     checks.check_ignores_batch_neighbours(_fitted(row), images)
 

@@ -161,6 +161,14 @@ class SinglePrecisionInside(Honest):
         return self._distance(x.float())
 
 
+class CutInSinglePrecision(Honest):
+    """Finite differences, in float64, find nothing wrong with it."""
+
+    def _score(self, x: Tensor, noise: Noise) -> Tensor:
+        kept = torch.arange(SIZE) % 8 == 0
+        return self._distance(x if x.dtype == torch.float64 else torch.where(kept, x, x.detach()))
+
+
 class SwallowsNaN(Honest):
     def _score(self, x: Tensor, noise: Noise) -> Tensor:
         return self._distance(x.nan_to_num())
@@ -213,6 +221,7 @@ ALL: tuple[Callable[[Any, Tensor], object], ...] = (
     checks.check_score_has_one_number_per_image,
     checks.check_gradient_lives,
     checks.check_finite_differences,
+    checks.check_float32_gradient,
     checks.check_ignores_batch_neighbours,
     checks.check_ignores_gradient_mode,
     checks.check_ignores_its_history,
@@ -245,6 +254,7 @@ BROKEN = [
     (FixedNoiseByDefault, checks.check_noise_is_honest),
     (NoiseByPosition, checks.check_ignores_batch_neighbours),
     (SinglePrecisionInside, checks.check_finite_differences),
+    (CutInSinglePrecision, checks.check_float32_gradient),
     (SwallowsNaN, checks.check_passes_nan_on),
     (ChangesItsInput, checks.check_score_has_one_number_per_image),
     (Constant, checks.check_score_has_one_number_per_image),
@@ -267,6 +277,10 @@ def test_a_broken_detector_fails_its_check(kind: type[Honest], check: Callable[[
     detector = kind().fit(NORMALS, seed=0)
     with pytest.raises(AssertionError):
         check(detector, IMAGES.clone())
+
+
+def test_differences_alone_would_let_a_cut_in_float32_pass() -> None:
+    checks.check_finite_differences(CutInSinglePrecision().fit(NORMALS, seed=0), IMAGES.clone())
 
 
 def test_an_auc_below_the_floor_is_noticed() -> None:
