@@ -38,8 +38,11 @@ MEANING = {
     "indicator": "a failure indicator is up: this is not a claim of robustness",
     "failed": "the cell failed, or one of its fits, which the mean leaves out",
 }
-BRIGHTNESS_MARK = "*"
-BRIGHTNESS_MEANING = "mean brightness alone separates normal from anomalous images here (AUC above 90)"
+# Of a category whose classes something alone separates that is no defect, in either direction.
+SHORTCUTS = {
+    "brightness": ("*", "mean brightness alone separates normal from anomalous images here (AUC above 90)"),
+    "file_order": ("°", "the place among the files alone separates normal from anomalous images here (AUC above 90)"),
+}
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ class Leaderboard:
         title: dataset, attack and ball.
         facts: sentences for the heading.
         claim: what the robust column is ("PGD-20, upper bound").
-        categories: sorted; `flagged` are those that brightness alone separates.
+        categories: sorted.
+        flagged: the marks of those that brightness or file order alone separates.
         superseded: how many other records of the same cells are not shown.
     """
 
@@ -108,7 +112,7 @@ class Leaderboard:
     facts: tuple[str, ...]
     claim: str
     categories: tuple[str, ...]
-    flagged: frozenset[str]
+    flagged: Mapping[str, str]
     rows: tuple[Row, ...]
     superseded: int
 
@@ -116,8 +120,8 @@ class Leaderboard:
         """What the marks mean, and why cells failed or are flagged."""
         used = {mark for row in self.rows for cell in row.cells.values() for mark in cell.marks}
         notes = [f"{MARKS[mark]} {MEANING[mark]}." for mark in MARKS if mark in used]
-        if self.flagged:
-            notes.append(f"{BRIGHTNESS_MARK} {BRIGHTNESS_MEANING}.")
+        flagged = "".join(self.flagged.values())
+        notes += [f"{mark} {meaning}." for mark, meaning in SHORTCUTS.values() if mark in flagged]
         notes += remarks([cell.record for row in self.rows for cell in row.cells.values()])
         for row in self.rows:
             for category, cell in row.cells.items():
@@ -189,7 +193,7 @@ def _board(records: list[Record], revisions: Revisions) -> Leaderboard:
         facts=facts(shown),
         claim=claim(shown),
         categories=categories,
-        flagged=frozenset(r.category for r in shown if r.brightness_flagged),
+        flagged={category: _shortcut_marks(r for r in shown if r.category == category) for category in categories},
         rows=tuple(rows),
         superseded=superseded,
     )
@@ -294,6 +298,11 @@ def _spread(cells: Mapping[str, Cell], categories: Sequence[str], which: str) ->
 
 def _rank(row: Row) -> tuple[bool, float, str]:
     return (row.robust is None, -row.robust.value if row.robust else 0.0, row.label)
+
+
+def _shortcut_marks(records: Iterable[Record]) -> str:
+    found = list(records)
+    return "".join(mark for name, (mark, _) in SHORTCUTS.items() if any(r.separated_by(name) for r in found))
 
 
 def _images(record: Record) -> str:

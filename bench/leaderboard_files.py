@@ -14,7 +14,7 @@ from bench import fits
 from bench.claims import estimate, failure_flags
 from bench.errors import RecordError
 from bench.intervals import Estimate
-from bench.leaderboard import BRIGHTNESS_MARK, MARKS, Cell, Leaderboard, Row, build
+from bench.leaderboard import MARKS, Cell, Leaderboard, Row, build
 from bench.markup import (
     MISSING,
     escape_csv,
@@ -85,7 +85,7 @@ def terminal(board: Leaderboard) -> Table:
     table.add_column(Text(f"robust AUC\n({board.claim})"), justify="right", no_wrap=True)
     shown = (*board.categories, *(("average",) if len(board.categories) > 1 else ()))
     for category in shown:
-        name = one_line(category, 40) + (BRIGHTNESS_MARK if category in board.flagged else "")
+        name = one_line(category, 40) + board.flagged.get(category, "")
         for number, row in enumerate(board.rows):
             figures = [_figure(row, category, which, line_break="\n") for which in ("clean", "robust")]
             table.add_row(Text(name if number == 0 else ""), Text(one_line(row.label, 60)), *figures)
@@ -120,7 +120,7 @@ def write(records: Sequence[Record], folder: Path, revisions: Revisions | None =
 
 
 def _cells(board: Leaderboard, escape: Callable[[object], str]) -> tuple[list[str], list[list[str]]]:
-    names = [c + (BRIGHTNESS_MARK if c in board.flagged else "") for c in board.categories]
+    names = [c + board.flagged.get(c, "") for c in board.categories]
     header = [escape("detector")]
     for name in (*names, "average"):
         header += [escape(f"{name}: clean AUC"), escape(f"{name}: robust AUC ({board.claim})")]
@@ -186,7 +186,8 @@ def _line(record: Record, revisions: Revisions) -> dict[str, object]:
         "reason": record.reason,
         "full_run": record.full_run,
         "stale": is_stale(record, revisions),
-        "brightness_flagged": record.brightness_flagged,
+        "brightness_flagged": record.separated_by("brightness"),
+        "file_order_flagged": record.separated_by("file_order"),
         "flags": "; ".join(failure_flags(record)),
     }
     for which, figures in (("clean", record.clean), ("robust", record.robust)):

@@ -154,10 +154,10 @@ class Record:
     def robust(self) -> Figures | None:
         return self._figures("robust")
 
-    @property
-    def brightness_flagged(self) -> bool:
-        brightness = self.results.get("brightness")
-        return isinstance(brightness, dict) and brightness.get("flagged") is True
+    def separated_by(self, shortcut: str) -> bool:
+        """Whether "brightness" or "file_order" alone separates the classes."""
+        found = self.results.get(shortcut)
+        return isinstance(found, dict) and found.get("flagged") is True
 
     def _figures(self, which: str) -> Figures | None:
         """None for a failed cell."""

@@ -102,7 +102,7 @@ def show_result(plan: Plan, result: RunResult, console: Console) -> None:
         for fact in board.facts:
             console.print(fact, style="dim", markup=False, highlight=False)
         console.print(leaderboard_files.terminal(board))
-        for note in (*board.notes(), *_brightness(board), MEANING):
+        for note in (*board.notes(), *_shortcuts(board), MEANING):
             console.print(note, markup=False, highlight=False)
     for record in result.failed:
         fit = f", fit {fits.fit_seed(record)}" if record.detector_name in plan.several_fits else ""
@@ -121,19 +121,23 @@ def show_result(plan: Plan, result: RunResult, console: Console) -> None:
         console.print(f"Data: {plan.dataset.licence}", style="dim", markup=False, highlight=False)
 
 
-def _brightness(board: leaderboard.Leaderboard) -> list[str]:
-    """How far brightness alone separates each category."""
-    found: dict[str, float] = {}
-    for row in board.rows:
-        for category, cell in row.cells.items():
-            brightness = cell.record.results.get("brightness")
-            value = brightness.get("separability") if isinstance(brightness, dict) else None
-            if isinstance(value, float):
-                found[category] = value
-    if not found:
-        return []
-    listed = ", ".join(f"{one_line(category, 40)} {value:.0f}" for category, value in sorted(found.items()))
-    return [f"Separable by brightness alone (AUC, or 100 - AUC where darker is anomalous): {listed}."]
+def _shortcuts(board: leaderboard.Leaderboard) -> list[str]:
+    """How far brightness alone, and file order alone, separate each category."""
+    told = {"brightness": "where darker is anomalous", "file_order": "where the farther file is normal"}
+    lines = []
+    for shortcut, turned in told.items():
+        found: dict[str, float] = {}
+        for row in board.rows:
+            for category, cell in row.cells.items():
+                stated = cell.records[0].results.get(shortcut)
+                value = stated.get("separability") if isinstance(stated, dict) else None
+                if isinstance(value, float):
+                    found[category] = value
+        if found:
+            listed = ", ".join(f"{one_line(category, 40)} {value:.0f}" for category, value in sorted(found.items()))
+            name = shortcut.replace("_", " ")
+            lines.append(f"Separable by {name} alone (AUC, or 100 - AUC {turned}): {listed}.")
+    return lines
 
 
 def show_plan(plan: Plan, estimates: Sequence[tuple[Job, str, float | None]], console: Console) -> None:
