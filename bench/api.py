@@ -121,7 +121,7 @@ def evaluate(
 
     Raises:
         BenchError, DetectorError, AttackError: a name that is not there, data that cannot be read, scores that are not
-            finite, a detector that is not fitted, or one from outside that breaks the contract (`bench.gate`).
+            finite, a detector that is not fitted, or one that breaks the contract (`bench.gate`).
     """
     rules = protocol.get(protocol_name)
     per_class = min((n for n in (rules.per_class, limit) if n is not None), default=None)

@@ -1,4 +1,4 @@
-"""The gate: a detector from outside that breaks the contract fails its cell with the reason, and gets no figure."""
+"""The gate: a detector that breaks the contract fails its cell with the reason, and gets no figure."""
 
 from __future__ import annotations
 
