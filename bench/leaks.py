@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-import torch
-
 from bench.data import duplicates
 from bench.data.base import NORMAL, ImageSet, Split
 from bench.data.file_facts import FileFacts
@@ -96,7 +94,7 @@ def _shared_groups(split: Split, refuse: bool) -> list[Finding]:
 
 def _near(training: Sequence[ImageSet], test: ImageSet, known: set[str]) -> list[Finding]:
     names = [name for images in training for name in images.ids]
-    pairs = duplicates.near(torch.cat([images.images for images in training]), test.images)
+    pairs = duplicates.near([images.images for images in training], test.images)
     alike = {test.ids[row]: names[nearest] for row, nearest in pairs if test.ids[row] not in known}
     if not alike:
         return []
