@@ -28,7 +28,7 @@ from detectors.base import Detector
 from detectors.noise import Noise, generator
 
 GRADIENT_TOLERANCE = 0.02  # of the gradient's size; a forgotten detach() costs far more
-DIRECTIONS = 4
+DIRECTIONS = 3
 # The one that suits most scores first. A network of ReLUs has kinks within 1e-6 (SPADE's error is 0.01 there), and one
 # that computes in float32 needs 1e-4 and more.
 STEPS = (1e-7, 1e-5, 1e-3, 1e-4, 1e-6)
