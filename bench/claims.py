@@ -89,7 +89,7 @@ def facts(records: Sequence[Record]) -> tuple[str, ...]:
     counts = ", ".join(f"{n} normal and {a} anomalous" for n, a in sizes[:6]) + (", ..." if len(sizes) > 6 else "")
     verdicts = sorted({int(r.cell["draws"]["verdict"]) for r in records})
     settings = {
-        "step size": _each(records, "step_size"), "restarts": attack.get("restarts"),
+        "steps": _each(records, "steps"), "step size": _each(records, "step_size"), "restarts": attack.get("restarts"),
         "random start": attack.get("random_start"), "iterate kept": attack.get("keep"),
         "EOT draws at first": _each(records, "eot", but=1), "and at last": _each(records, "eot_last", but=1),
         "momentum where stochastic": _each(records, "momentum", but=0),

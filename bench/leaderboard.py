@@ -152,14 +152,15 @@ def _group_key(record: Record) -> str:
 def curve_key(record: Record) -> str:
     """What the records of one security curve have in common: everything but epsilon.
 
-    Of the attack's budget it is the protocol, and what the user changed of it: how many steps and draws that makes
-    follows from the detector and may differ within one leaderboard.
+    Of the attack's budget it is the protocol, and what the user changed of it: how many steps, of what size, and draws
+    that makes follows from the detector and may differ within one leaderboard.
     """
     protocol = record.cell["protocol"]
+    budget = [record.attack.get(name) for name in ("restarts", "random_start", "keep")]
     return json.dumps(
         [
             record.dataset, record.preset, record.image_size, record.protocol, protocol.get("statement"),
-            protocol.get("changed"), record.attack_name, record.norm, record.subset.get("per_class"),
+            protocol.get("changed"), record.attack_name, record.norm, budget, record.subset.get("per_class"),
         ],
         sort_keys=True, default=str,
     )  # fmt: skip

@@ -38,10 +38,11 @@ def make_cell(
     protocol: str = "quick", attack: str = "pgd-linf", norm: str = "linf", epsilon: float = 2 / 255, steps: int = 20,
     image_size: int = 128, normals: int = 20, anomalies: int = 30, draws: int = 1, seed: int = 0,
     settings: dict[str, Any] | None = None, detector_revision: int = 1, fingerprint: str = "f" * 64,
-    fit_seed: int = 0, subset_sha256: str = "5" * 64, **attack_fields: Any,
+    fit_seed: int = 0, subset_sha256: str = "5" * 64, changed: dict[str, Any] | None = None,
+    **attack_fields: Any,
 ) -> dict[str, Any]:  # fmt: skip
     return {
-        "protocol": {"name": protocol, "version": 1, "statement": f"PGD-{steps}, upper bound."},
+        "protocol": {"name": protocol, "version": 1, "statement": "As printed.", "changed": changed or {}},
         "dataset": dataset, "fingerprint": fingerprint, "remark": "", "category": category,
         "subset": {"per_class": 30, "normals": normals, "anomalies": anomalies, "sha256": subset_sha256},
         "preset": preset, "image_size": image_size,

@@ -70,25 +70,29 @@ def test_a_failed_cell_is_a_dash_with_its_reason() -> None:
 @pytest.mark.parametrize(
     "other",
     [{"epsilon": 4 / 255}, {"preset": "paper"}, {"protocol": "paper"}, {"attack": "apgd-linf"}, {"dataset": "mvtec"},
-     {"image_size": 64}, {"steps": 40}, {"keep": "best"}, {"restarts": 5}, {"norm": "l2"}],
+     {"image_size": 64}, {"changed": {"steps": 40}}, {"keep": "best"}, {"restarts": 5}, {"norm": "l2"}],
 )  # fmt: skip
 def test_what_cannot_be_compared_is_not_in_one_table(other: dict[str, object]) -> None:
     assert len(leaderboard.build([cell("ae", "mono", 10), cell("cfa", "mono", 10, **other)])) == 2
 
 
 def test_eot_and_draws_follow_from_the_detector_and_share_a_table() -> None:
-    stochastic = make_record(make_scores(draws=10), detector="freerad", eot=20, momentum=0.75)
+    averaged = {"steps": 30, "eot": 2, "eot_last": 6, "momentum": 0.9, "step_size": 1 / 255}
+    stochastic = make_record(make_scores(draws=10), detector="freerad", **averaged)
     board = only([make_record(detector="ae"), stochastic])
     assert {row.name for row in board.rows} == {"ae", "freerad"}
-    assert any("EOT draws 20, momentum where stochastic 0.75" in fact for fact in board.facts)
+    needed = "EOT draws at first 2, and at last 6, momentum where stochastic 0.9"
+    assert any(needed in fact and "steps 20/30, step size 0.0009804/0.003922" in fact for fact in board.facts)
+    assert board.claim == "PGD-20/30, upper bound"
 
 
 def test_a_curve_is_made_of_one_attack_at_several_radii() -> None:
     def key(**other: object) -> str:
         return leaderboard.curve_key(cell("ae", "mono", 10, **other))
 
-    assert key() == key(epsilon=4 / 255) == key(eot=5) == key(momentum=0.9)
-    assert len({key(), key(restarts=5), key(keep="best"), key(random_start=True), key(step_size=1e-4)}) == 5
+    assert key() == key(epsilon=4 / 255) == key(eot=5) == key(momentum=0.9) == key(steps=30)
+    others = key(restarts=5), key(keep="best"), key(random_start=True), key(changed={"step_size": 1e-4})
+    assert len({key(), *others}) == 5
 
 
 def test_the_marks_say_what_not_to_believe() -> None:

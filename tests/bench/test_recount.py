@@ -44,7 +44,8 @@ def test_the_figures_are_those_of_the_definitions() -> None:
     right_before, right_after = ((values > 1.0) == (scores.labels == -1) for values in (scores.clean, scores.robust))
     assert found["robust_accuracy"] == pytest.approx(100 * right_after.mean())
     assert found["attack_success"] == pytest.approx(100 * (right_before & ~right_after).sum() / right_before.sum())
-    assert recount.figures(scores, None).keys() == {"clean", "robust", "normals_only_auc", "anomalies_only_auc"}
+    alone = {"clean", "robust", "normals_only_auc", "anomalies_only_auc", "verdict_draws"}
+    assert recount.figures(scores, None).keys() == alone
 
 
 PARTS = ("auc", "low", "high", "sd", "strict_auc", "strict_low", "strict_high", "aupr", "fpr95")
@@ -99,7 +100,7 @@ def test_the_last_bits_of_another_machine_are_no_forgery(tmp_path: Path) -> None
         ({"normals": 21}, r"cell\.subset\.normals is 21 and its scores say 20"),
         ({"anomalies": 29}, r"cell\.subset\.anomalies is 29 and its scores say 30"),
         ({"subset_sha256": "0" * 64}, r"cell\.subset\.sha256 is '0000"),
-        ({"draws": 10}, r"cell\.draws\.verdict is 10 and its scores say 1"),
+        ({"draws": 10}, r"cell\.draws\.verdict is 10 and its scores have 1"),
     ],
 )
 def test_scores_of_other_images_or_draws_bear_no_record_out(
