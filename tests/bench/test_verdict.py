@@ -50,20 +50,21 @@ def test_a_score_of_pure_noise_is_a_coin_toss_clean_and_robust() -> None:
     labels = fakes.image_set(40, 40).labels.numpy().astype(np.int64)
     np.testing.assert_array_equal(found.clean, found.robust)  # the same verdict draws, and the image plays no part
     assert metrics.mean_single_draw_auc(found.robust, labels).mean == pytest.approx(50, abs=7)
-    assert len(np.unique(found.clean)) == found.clean.size  # every image and draw has its own noise
+    # Every image and draw has its own noise (float32 has the same number twice now and then).
+    assert len(np.unique(found.clean)) > 0.999 * found.clean.size
 
 
 def test_attack_selection_and_verdict_draw_from_sources_of_their_own() -> None:
     fakes.PureNoise.sources.clear()
     outcome_of(fitted(fakes.PureNoise), normals=2, anomalies=2, batch_size=4, seed=5, verdict=10)
     indicator = ["more-draws-selection", "more-draws", "more-draws-verdict"]
-    expected = ["selection", "attack", "verdict", *indicator]
+    expected = ["selection", "attack", "plain-noise", "verdict", *indicator]
     purposes = {NoiseSeed(5).source(purpose, ["a"]).key: purpose for purpose in expected}
     used = [purposes[source.key] for source in fakes.PureNoise.sources]
     # In this order: nothing of the attack comes after the first look at the verdict's noise.
     assert list(dict.fromkeys(used)) == expected
     first_verdict = used.index("verdict")
-    assert not {"attack", "selection"} & set(used[first_verdict:])
+    assert not {"attack", "selection", "plain-noise"} & set(used[first_verdict:])
 
 
 def test_what_an_attack_is_given_leads_to_no_noise_of_the_verdict() -> None:
@@ -82,17 +83,19 @@ def test_what_an_attack_is_given_leads_to_no_noise_of_the_verdict() -> None:
 def test_clean_scores_of_the_verdict_do_not_depend_on_the_attack() -> None:
     noisy = fitted(fakes.Noisy)
     linf, l2 = outcome_of(noisy), outcome_of(noisy, attack="pgd-l2", epsilon=0.5, steps=3)
-    np.testing.assert_array_equal(linf.clean, l2.clean)
-    assert not np.array_equal(linf.robust, l2.robust)
+    draws = min(len(linf.clean), len(l2.clean))  # how many there are follows from the spread, clean and attacked
+    np.testing.assert_array_equal(linf.clean[:draws], l2.clean[:draws])
+    assert not np.array_equal(linf.robust[:draws], l2.robust[:draws])
     np.testing.assert_array_equal(linf.calibration, linf.clean[:, :6])  # the same images, ids and draws
 
 
 def test_a_random_detector_is_judged_on_all_verdict_draws_and_another_seed_draws_others() -> None:
     noisy = fitted(fakes.Noisy)
     found, other = outcome_of(noisy, verdict=10), outcome_of(noisy, verdict=10, seed=1)
-    assert found.clean.shape == found.robust.shape == (10, 12)
-    assert all(len(np.unique(found.robust[:, image])) == 10 for image in range(12))
-    assert not np.intersect1d(found.clean, other.clean).size
+    draws = len(found.clean)
+    assert draws >= 10 and found.clean.shape == found.robust.shape == (draws, 12)
+    assert all(len(np.unique(found.robust[:, image])) == draws for image in range(12))
+    assert np.intersect1d(found.clean, other.clean).size < 0.01 * found.clean.size  # a number of float32 now and then
     assert outcome_of(fitted(fakes.Fake), verdict=10).clean.shape == (1, 12)
 
 
@@ -136,7 +139,7 @@ def test_figures_of_a_record_are_those_of_its_scores(tmp_path: Path, folder: Pat
     register(fakes.Noisy)
     (record,) = fakes.run(fakes.config(tmp_path, folder, "noisy", categories=("bolt",))).records
     scores = records.read_scores(record)
-    assert scores.robust.shape == (10, 12)
+    assert scores.robust.shape == (record.results["verdict_draws"], 12)
 
     def auc(values: np.ndarray) -> float:  # the definition: pairs in the right order, ties half
         normals, anomalies = values[scores.labels == 1], values[scores.labels == -1]
