@@ -19,6 +19,7 @@ import torch
 
 from attacks.base import Attack
 from bench import protocol
+from bench.draws import FACTOR, PER_CLASS
 from bench.plan import Job, Plan
 from bench.records import Record, read_all
 
@@ -65,7 +66,7 @@ def from_records(records: Sequence[Record], gflops: float) -> list[Cost]:
         attack, verdict = record.seconds.get("attack"), record.seconds.get("verdict")
         if not gradients or attack is None or verdict is None:
             continue
-        draws = 2 * int(record.cell["draws"]["verdict"])  # clean and attacked
+        draws = 2 * int(record.results.get("verdict_draws") or 1)  # clean and attacked
         try:
             cost = Cost(
                 record.detector_name, record.preset, record.image_size, float(record.seconds.get("fit") or 0),
@@ -125,8 +126,10 @@ def _seconds(cost: Cost, plan: Plan, detector: str, fits: bool) -> float:
     stochastic = detector in plan.stochastic
     draws = protocol.get(plan.run.protocol).verdict_draws if stochastic else 1
     surrogate = any(name == detector and followed == "auto" for (name, _), followed in plan.surrogates.items())
+    # A few images are attacked once more with more draws.
+    attacked = images + (FACTOR * 2 * PER_CLASS if stochastic else 0)
     attacks = sum(
-        images * (_gradients(attack, stochastic, surrogate) * cost.gradient + 2 * draws * cost.forward)
+        attacked * _gradients(attack, stochastic, surrogate) * cost.gradient + 2 * images * draws * cost.forward
         for attack in plan.attacks
     )
     return attacks + (cost.fit if fits else 0.0)
