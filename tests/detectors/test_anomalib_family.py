@@ -46,14 +46,16 @@ class Row:
     """One model at small settings.
 
     Attributes:
-        floor: the AUC that it must reach on painted defects.
+        floor: the AUC that it must reach on painted defects, whatever the fit seed and the processor: well below the
+            lowest that was measured and above what the untrained model has (tests/benchmarks/measure_floors.py). None:
+            so small a fit is chaotic in last bits, and no floor says anything; its training loss must fall instead.
         settings: overrides of the quick preset.
         change: a setting whose change a checkpoint must notice.
         own: anomalib's score of a fitted model, from ours: the stated monotone function.
         agrees: how closely the two must agree, relative to the largest.
     """
 
-    floor: float
+    floor: float | None
     settings: dict[str, Any]
     change: dict[str, Any]
     own: Callable[[Tensor], Tensor] = lambda s: s
@@ -76,18 +78,21 @@ ROWS = {
     ),
     "dfkde": Row(98, {"components": 4}, {"components": 3}, lambda s: 1 / (1 + (0.05 * (-s - 12)).exp())),
     "dfm": Row(98, {}, {"variance": 0.9}),
-    "draem": Row(75, few(12), {"reconstructive_width": 4}, torch.sigmoid),
+    # Over 16 fits, 8 of them with another processor's kernels: 39 to 100, untrained 68.
+    "draem": Row(None, few(12), {"reconstructive_width": 4}, torch.sigmoid),
     "fastflow": Row(98, few(3, flow_steps=2), {"flow_steps": 3}, minus_probability),
     "fre": Row(98, few(10, latent=8), {"latent": 9}),
-    "ganomaly": Row(70, few(6, features=8, latent=8), {"latent": 9}),
-    "glass": Row(75, few(3, width=32, hidden=16, ascent=2), {"width": 16}, torch.sigmoid),
+    # Over 8 fits 35 to 79, untrained 50; over 6 fits of glass 54 to 100, untrained 0 to 100.
+    "ganomaly": Row(None, few(6, features=8, latent=8), {"latent": 9}),
+    "glass": Row(None, few(3, width=32, hidden=16, ascent=2), {"width": 16}, torch.sigmoid),
     "mh_patchcore": Row(98, {"layers": ("blocks.2",), "bank": 64}, {"bank": 32}, agrees=1e-3),
     "padim": Row(98, {"channels": 24}, {"channels": 20}),
     "patchcore": Row(98, {"coreset": 0.1, "candidates": 300}, {"neighbours": 5}),
     "patchflow": Row(98, few(5, width=16, scales=1), {"width": 24}, minus_probability),
     "reverse_distillation": Row(80, few(8), {"training.epochs": 2}),  # after 3 the seed alone decides: 70 to 100
     "stfpm": Row(85, few(8, layers=("blocks.1", "blocks.2")), {"momentum": 0.8}, torch.exp),
-    "supersimplenet": Row(80, few(4), {"perlin_threshold": 0.3}, torch.sigmoid),
+    # Over 6 fits 0 to 100, untrained 3 to 73.
+    "supersimplenet": Row(None, few(4), {"perlin_threshold": 0.3}, torch.sigmoid),
     "uflow": Row(98, few(3, flow_steps=1), {"flow_steps": 2}, lambda s: 1 - (-s).exp()),
 }
 each = pytest.mark.parametrize("member", OFFERED)
@@ -134,8 +139,13 @@ def the_score_depends_on_its_image_alone(member: str, folder: Path) -> None:
         check(detector, IMAGES)
 
 
-def defects_score_above_normals(member: str, folder: Path) -> None:
-    checks.check_beats(fitted(member), NORMALS, ANOMALIES, ROWS[member].floor)
+def defects_score_above_normals_or_the_fit_learns(member: str, folder: Path) -> None:
+    floor = ROWS[member].floor
+    if floor is not None:
+        checks.check_beats(fitted(member), NORMALS, ANOMALIES, floor)
+        return
+    history = fitted(member).fit_report["losses"]
+    assert history[-1][0] < 0.97 * history[0][0], "the training loss does not fall"
 
 
 def the_same_seed_gives_the_same_bits(member: str, folder: Path) -> None:
@@ -194,7 +204,7 @@ def anomalib_itself_gives_the_same_score(member: str, folder: Path) -> None:
 
 
 CLAIMS = (
-    the_gradient_is_true, the_score_depends_on_its_image_alone, defects_score_above_normals,
+    the_gradient_is_true, the_score_depends_on_its_image_alone, defects_score_above_normals_or_the_fit_learns,
     the_same_seed_gives_the_same_bits, a_checkpoint_gives_the_same_scores_and_is_refused_by_others,
     settings_come_in_two_presets_and_the_revision_is_the_familys, anomalib_itself_gives_the_same_score,
 )
