@@ -15,7 +15,7 @@ from rich.logging import RichHandler
 from attacks.errors import AttackError
 from attacks.registry import get_class
 from attacks.threat import parse_epsilon
-from bench import costs, disk, fitting, inspect_command, presets, runner, scoring, shell, terminal
+from bench import costs, disk, environment, fitting, inspect_command, presets, runner, scoring, shell, terminal
 from bench import plan as planning
 from bench import workers as processes
 from bench.config import Override, RunConfig, default_cache
@@ -331,6 +331,7 @@ def _seeds(text: str) -> tuple[int, ...]:
 
 
 def _console(verbose: bool) -> Console:
+    environment.commit()  # of the code that this process has loaded: the tree may change under a long run
     if verbose:
         logging.getLogger("bench").setLevel(logging.DEBUG)
     return Console()

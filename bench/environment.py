@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -19,8 +20,11 @@ if sys.platform != "win32":
 PACKAGES = ("radbench", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "elpv-dataset")
 
 
+@cache
 def commit() -> str:
     """The commit of this source tree, with "+changes" where the code differs from it; "" outside a repository.
+
+    As it was when this process first asked, which a run does when it begins: the tree may move on while it computes.
 
     RADBENCH_COMMIT, where it is set, stands instead and is marked as told: a copy of the tree on another machine may
     lie in a repository that knows nothing of it.

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from bench import environment
 from bench.errors import BenchError, DataError, RecordError
 from bench.inspection import Inspection
 from bench.plan import Job, Outline, Plan
@@ -71,6 +72,7 @@ def work(parent: int, log_level: int, channel: Channel) -> None:
     """The life of a worker: it ends after the last job, and with its parent."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     logging.getLogger("bench").setLevel(log_level)
+    environment.commit()  # of the code that this process has loaded: the tree may change under a long run
     with suppress(Exception):  # whatever a stranger's detector does when it is imported, the parent says it
         detector_registry.names()  # imports them all, before there is something to do
     said = channel.said

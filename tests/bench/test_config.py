@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,23 @@ def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch
     assert default_cache() == Path.home() / ".cache" / "radbench"
 
 
+@pytest.fixture
+def forgetful() -> Iterator[None]:
+    """The commit is asked for anew, and what a test was told is forgotten."""
+    environment.commit.cache_clear()
+    yield
+    environment.commit.cache_clear()
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_a_process_names_the_commit_that_it_began_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RADBENCH_COMMIT", "first")
+    assert environment.commit() == "first (told)"
+    monkeypatch.setenv("RADBENCH_COMMIT", "second")
+    assert environment.describe(torch.device("cpu"))["commit"] == "first (told)"
+
+
+@pytest.mark.usefixtures("forgetful")
 def test_the_environment_names_versions_and_survives_a_missing_git(monkeypatch: pytest.MonkeyPatch) -> None:
     found = environment.describe(torch.device("cpu"))
     assert found["torch"] == torch.__version__.split("+")[0] or found["torch"]
@@ -110,6 +127,7 @@ def test_the_environment_names_versions_and_survives_a_missing_git(monkeypatch: 
         raise FileNotFoundError("git")
 
     monkeypatch.setattr("subprocess.run", no_git)
+    environment.commit.cache_clear()
     assert environment.commit() == ""
 
 
@@ -145,6 +163,7 @@ def test_a_plan_takes_from_the_protocol_only_what_an_attack_has(
             planning.make(fakes.config(tmp_path, folder, "fake", attacks=("black",), **({"steps": None} | asked)))
 
 
+@pytest.mark.usefixtures("forgetful")
 def test_a_copy_of_the_tree_is_told_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RADBENCH_COMMIT", "0123abc\n")
     assert environment.commit() == "0123abc (told)"
