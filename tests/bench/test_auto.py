@@ -126,7 +126,8 @@ def test_the_table_says_what_it_was_judged_on(
     outcome: tuple[Known, dict[str, object], list[tuple[int, int, str]]]
 ) -> None:
     _, report, _ = outcome
-    assert report["attack"] == {"name": "pgd-linf", "steps": 10, "momentum": 0.75} and report["draws"] == 5
+    budget = {"steps": 12, "eot": 1, "eot_last": 4, "momentum": 0.9, "schedule": "cosine", "keep": "last"}
+    assert report["attack"] == {"name": "pgd-linf", **budget} and report["draws"] == 5
     assert "20 held-out training normals" in str(report["judged_on"])
 
 
