@@ -7,7 +7,7 @@ from typing import Any
 
 from bench import fits
 from bench.intervals import Estimate, score_interval
-from bench.markup import epsilon_text, norm_text, one_line
+from bench.markup import LONGEST, epsilon_text, norm_text, one_line
 from bench.plain_noise import GAIN_SHARE, NOISE_WON_SHARE
 from bench.records import Record
 
@@ -87,7 +87,7 @@ def facts(records: Sequence[Record]) -> tuple[str, ...]:
     attack, protocol, subset = first.attack, first.cell["protocol"], first.subset
     sizes = sorted({(int(r.subset["normals"]), int(r.subset["anomalies"])) for r in records})
     counts = ", ".join(f"{n} normal and {a} anomalous" for n, a in sizes[:6]) + (", ..." if len(sizes) > 6 else "")
-    verdicts = sorted({int(r.cell["draws"]["verdict"]) for r in records})
+    verdicts = sorted({int(_number(r.results.get("verdict_draws"))) for r in records} - {0})
     settings = {
         "steps": _each(records, "steps"), "step size": _each(records, "step_size"), "restarts": attack.get("restarts"),
         "random start": attack.get("random_start"), "iterate kept": attack.get("keep"),
@@ -102,8 +102,8 @@ def facts(records: Sequence[Record]) -> tuple[str, ...]:
         f"Attack {first.attack_name}: {norm_text(first.norm)} epsilon {epsilon_text(first.epsilon, first.norm)}"
         + "".join(f", {name} {_plain(value)}" for name, value in settings.items() if value is not None)
         + f"; robust AUC is {claim(records)}.",
-        f"Verdict draws: {'/'.join(map(str, verdicts))} (1 where the detector is deterministic); an AUC is the mean of "
-        "single-draw AUCs, anomalous the positive class, in per cent"
+        f"Verdict draws: {'/'.join(map(str, verdicts)) or 'none'} (1 where the detector is deterministic); an AUC is "
+        "the mean of single-draw AUCs, anomalous the positive class, in per cent"
         + (", ties counted as lost." if counts_ties_as_lost(first) else "."),
         *fits.sentences(records),
     ]
@@ -113,7 +113,7 @@ def facts(records: Sequence[Record]) -> tuple[str, ...]:
             f"Attacked along the gradients of score and surrogate, for each image the worse counts: {', '.join(both)}."
         )
     remarks = sorted({one_line(r.cell.get("remark") or "") for r in records})
-    return tuple(text for text in [*sentences, one_line(protocol.get("statement") or ""), *remarks] if text)
+    return tuple(text for text in [*sentences, one_line(protocol.get("statement") or "", LONGEST), *remarks] if text)
 
 
 def _each(records: Sequence[Record], setting: str, *, but: float | None = None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+LONGEST = 600  # of a sentence in a table's heading or notes
 MISSING = "–"  # noqa: RUF001  an en dash, as tables use for "not there"
 
 _MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"} | {c: f"\\{c}" for c in "\\`*_[]#~$!"}
@@ -30,7 +31,7 @@ def one_line(text: object, limit: int = 300) -> str:
 
 def escape_markdown(text: object) -> str:
     """For GitHub's Markdown, inside a table or a line: no HTML, no links (bare ones included), no formatting."""
-    escaped = "".join(_MARKDOWN.get(c, c) for c in one_line(text))
+    escaped = "".join(_MARKDOWN.get(c, c) for c in one_line(text, LONGEST))
     # GitHub links bare addresses and notifies @names; an entity shows the same and is not recognised.
     escaped = re.sub(r"(?i)(https?|ftp|mailto|xmpp):", r"\1&#58;", escaped)
     return re.sub(r"(?i)\bwww\.", lambda m: m.group()[:3] + "&#46;", escaped).replace("@", "&#64;")
@@ -38,7 +39,7 @@ def escape_markdown(text: object) -> str:
 
 def escape_latex(text: object) -> str:
     """For LaTeX with T1 fonts; what those fonts lack becomes a question mark."""
-    return "".join(_LATEX.get(c, c if ord(c) < 0x180 else "?") for c in one_line(text))
+    return "".join(_LATEX.get(c, c if ord(c) < 0x180 else "?") for c in one_line(text, LONGEST))
 
 
 def escape_csv(text: object) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
@@ -217,7 +218,8 @@ def heat_map_figure(board: Leaderboard) -> Figure:
         wide = len(columns) > 6
         # Both halves side by side, unless so many categories leave no room for the numbers.
         size = (TEXT_WIDTH, (2 if wide else 1) * (0.24 * len(board.rows) + 0.35) + 1.35)
-        figure = Figure(figsize=size, layout="constrained")
+        # Room at the sides: the engine measures labels a little too short.
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.1))
         halves = figure.subplots(2 if wide else 1, 1 if wide else 2, sharey=True, sharex=wide, squeeze=False).ravel()
         image = None
         for axes, which in zip(halves, ("clean", "robust"), strict=True):
