@@ -76,7 +76,7 @@ ROWS = (
     ),
     Row(
         "pls", floor=90, size=16, change={"spatial_components": 4},
-        settings={"widths": (8, 8, 16, 16), "poolings": 2, "epochs": 60, "patience": 60},
+        settings={"widths": (8, 8, 16, 16), "poolings": 2, "epochs": 150, "patience": 150},  # after 60: 59 to 100
     ),
     Row("ocr-gan", floor=90, settings=OCRGAN, change={"feature_share": 0.2}),
     Row("ocr-gan", floor=75, settings={**OCRGAN, "channel_selection": "random"}, variant="random"),
