@@ -44,7 +44,7 @@ def test_a_run_at_the_protocols_own_settings_is_a_full_run() -> None:
     [{"limit": 12}, {"steps": 3}, {"step_size": 1e-7}, {"keep": "last"}, {"image_size": 64}, {"holdout": 4}],
 )
 def test_whatever_departs_from_protocol_or_preset_marks_the_run(changes: dict[str, Any]) -> None:
-    assert len(planning.make(run(**changes)).limits) == 1
+    assert len(planning.make(run(**changes)).limits_of("brightness", "mono")) == 1
 
 
 def test_a_detectors_changed_settings_mark_its_own_cells_only() -> None:
