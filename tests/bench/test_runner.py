@@ -123,7 +123,8 @@ def test_an_image_that_is_left_alone_in_the_last_batch_counts_once() -> None:
     whole, rest = outcome_of(noisy, normals=4, anomalies=3, batch_size=7), outcome_of(
         noisy, normals=4, anomalies=3, batch_size=6
     )
-    assert rest.robust.shape == (10, 7) and rest.calibration.shape == (10, 4) and len(rest.last_worse) == 7
+    draws = len(rest.robust)
+    assert rest.robust.shape == (draws, 7) and rest.calibration.shape == (draws, 4) and len(rest.last_worse) == 7
     np.testing.assert_array_equal(whole.robust, rest.robust)
     np.testing.assert_array_equal(whole.gained, rest.gained)
 
