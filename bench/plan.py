@@ -318,4 +318,7 @@ def cell_of(
         },
         "seed": run.seed,
         "fit_seed": run.fit_seed,
+        # Thresholds come from the held-out normals, also where the fit is the same without them. Named only where it is
+        # not the preset's, as --limit is.
+        **({} if run.holdout in (None, presets.get(run.preset).holdout) else {"holdout": run.holdout}),
     }

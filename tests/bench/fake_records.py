@@ -81,6 +81,7 @@ def make_record(
         },
         indicators=indicators or {"zero_gradient_share": 0.0, "nonfinite_gradient_share": 0.0,
                                   "last_worse_than_best_share": 0.05},
+        gate={"images": 4},
         licence="CC BY-NC-SA 4.0, ELPV dataset (Buerhop-Lutz et al. 2018)",
         environment={"python": "3.11", "torch": "2.11", "device": "cpu", "commit": "abc1234", "radbench": "0.1.0"},
         command="python -m bench run", seconds={"fit": 12.5, "attack": 4.0, "verdict": 0.5, "total": 17.0},
