@@ -62,8 +62,8 @@ def failure_flags(record: Record) -> list[str]:
         flags.append(f"not converged: {share:.0f} % of the attack's gain came in the last fifth of its steps")
     draws = indicators.get("more_draws")
     if isinstance(draws, dict) and draws.get("speaks") is True:
-        share = draws.get("gain_share")
-        more = "something, and with these nothing," if share is None else f"{100 * _number(share):.0f} % more"
+        found = draws.get("gain_share")
+        more = "something, and with these nothing," if found is None else f"{100 * _number(found):.0f} % more"
         flags.append(
             f"too few noise draws: with {_number(draws.get('factor')):.0f} times as many the attack gained {more} on "
             f"{_number(draws.get('images')):.0f} images"
