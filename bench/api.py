@@ -129,11 +129,12 @@ def evaluate(
     chosen = rules.attack_settings(**settings)
     made = attacks.get(attack, image_size=detector.image_size, epsilon=epsilon, **chosen)
     device = next((t.device for t in detector.state_dict().values()), torch.device("cpu"))
-    gate.check(detector, test, device, made.threat)
+    passed = gate.check(detector, test, device, made.threat)
     outcome = run_cell(
         detector, made, test, test.subset([]), Draws(rules.verdict_draws, seed),
         batch_size=batch_size, device=device, tick=lambda done, what: None,
     )
+    passed.confirm(detector.name)
     labels = test.labels.numpy().astype("int64")
     results = figures(outcome, labels, test)
     scores = Scores(test.ids, labels, outcome.clean, outcome.robust)

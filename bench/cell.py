@@ -19,8 +19,9 @@ from torch import Tensor
 from attacks.base import Attack, AttackResult
 from bench import plain_noise
 from bench.data.base import ImageSet
-from bench.draws import MoreDraws, more_draws
+from bench.draws import PER_CLASS, MoreDraws, more_draws
 from bench.errors import CellError
+from bench.gate import check_blind
 from bench.verdict import Draws as Draws
 from bench.verdict import Judge, batch
 from detectors.base import Detector
@@ -129,10 +130,13 @@ def run_cell(
     clean, robust = judge.both(test, adversarial)
     calibration = judge.scores(held_out.ids, held_out.pixels(), range(len(clean)))
     judged = time.monotonic()
-    more = more_draws(detector, attack, test, adversarial, draws.seed, device) if detector.sees_pixels else None
+    more = None
+    if detector.sees_pixels:
+        few = min(batch_size, 2 * PER_CLASS)  # as many as are known to fit into memory
+        more = more_draws(detector, attack, test, adversarial, draws.seed, device, batch_size=few)
     seconds = {
         "attack": sum(chunk.seconds for chunk in chunks), "verdict": judged - started,
-        "indicators": time.monotonic() - judged,
+        "indicators": sum(chunk.sign_seconds for chunk in chunks) + time.monotonic() - judged,
     }  # fmt: skip
     outcome = _joined(chunks, clean, robust, calibration, more, {k: round(v, 2) for k, v in seconds.items()})
     for what, scores in (("clean", outcome.clean), ("attacked", outcome.robust), ("normal", outcome.calibration)):
@@ -165,6 +169,7 @@ class _Chunk:
     signs: dict[str, Tensor]
     examples: dict[str, Tensor]
     seconds: float
+    sign_seconds: float
 
 
 def _run_chunk(
@@ -186,7 +191,10 @@ def _run_chunk(
         attacked = time.monotonic()
         signs = _signs(detector, attack, x, y, result, root.source("plain-noise", keys))
     else:
+        # Asked of every image: what is not attacked must not see any, and the gate looks at four.
+        check_blind(detector, x, root.source("blind", keys))
         result, attacked, signs = _left_alone(x), started, {}
+    signed = time.monotonic()
     maps = None
     if detector.has_map and test.masks is not None:
         maps = (_maps(detector, x, keys, draws), _maps(detector, result.images, keys, draws))
@@ -199,6 +207,7 @@ def _run_chunk(
         signs=signs,
         examples=_examples(detector, x, y, result.images, keys, chosen, draws) if chosen else {},
         seconds=attacked - started,
+        sign_seconds=signed - attacked,
     )
 
 

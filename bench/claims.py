@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from bench import fits
 from bench.intervals import Estimate, score_interval
 from bench.markup import LONGEST, epsilon_text, norm_text, one_line
-from bench.plain_noise import GAIN_SHARE, NOISE_WON_SHARE
+from bench.plain_noise import GAIN_SHARE, NOISE_WON_SHARE, STOCHASTIC_GAIN_SHARE
 from bench.records import Record
 
 
@@ -39,6 +40,10 @@ def failure_flags(record: Record) -> list[str]:
         return []
     indicators = record.indicators
     flags = [one_line(flag) for flag in _list(indicators.get("flags"))]
+    if not record.gate:
+        flags.append("nothing says that the detector passed the gate")
+    elif record.gate.get("remark"):
+        flags.append(f"not attacked, or not looked at by the gate: {one_line(record.gate['remark'])}")
     if _number(indicators.get("zero_gradient_share")) > 0.1:
         flag = f"the gradient was zero in {100 * _number(indicators['zero_gradient_share']):.0f} % of the steps"
         if "surrogate_won_share" in indicators:
@@ -57,14 +62,17 @@ def failure_flags(record: Record) -> list[str]:
         flags.append(f"not converged: {share:.0f} % of the attack's gain came in the last fifth of its steps")
     draws = indicators.get("more_draws")
     if isinstance(draws, dict) and draws.get("speaks") is True:
+        found = draws.get("gain_share")
+        more = "something, and with these nothing," if found is None else f"{100 * _number(found):.0f} % more"
         flags.append(
-            f"too few noise draws: with {_number(draws.get('factor')):.0f} times as many the attack gained "
-            f"{100 * _number(draws.get('gain_share')):.0f} % more on {_number(draws.get('images')):.0f} images"
+            f"too few noise draws: with {_number(draws.get('factor')):.0f} times as many the attack gained {more} on "
+            f"{_number(draws.get('images')):.0f} images"
         )
     if _number(indicators.get("noise_won_share")) > NOISE_WON_SHARE:
         share = 100 * _number(indicators["noise_won_share"])
         flags.append(f"plain noise of the attack's size did more than the attack on {share:.0f} % of the images")
-    if indicators.get("gain_share") is not None and _number(indicators["gain_share"]) < GAIN_SHARE:
+    least_gain = STOCHASTIC_GAIN_SHARE if record.detector.get("is_stochastic") is True else GAIN_SHARE
+    if indicators.get("gain_share") is not None and _number(indicators["gain_share"]) < least_gain:
         share = 100 - 100 * _number(indicators["gain_share"])
         flags.append(f"the attack gained nothing on {share:.0f} % of the images")
     if record.clean and record.robust and record.robust.auc > record.clean.auc + 1.0:
@@ -135,7 +143,12 @@ def _plain(value: Any) -> str:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0.0
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return 0.0
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of hundreds of digits, in a stranger's record
+        return math.inf
 
 
 def _list(value: Any) -> list[Any]:

@@ -30,23 +30,25 @@ class MoreDraws:
     Attributes:
         images: how many.
         gain: by how much they raised y * A(x) beyond the attack's own images, as a share of what the attack had gained
-            over the clean images; means over images and common draws that no attack has seen.
+            over the clean images; means over images and common draws that no attack has seen. None where the attack
+            had gained nothing: of that, nothing is a share.
         standard_errors: the same difference in its standard errors, over draws.
     """
 
     images: int
-    gain: float
+    gain: float | None
     standard_errors: float
 
     @property
     def speaks(self) -> bool:
         """Whether the difference is more than noise, and not negligible."""
-        return self.standard_errors > 2 and self.gain > 0.05
+        return self.standard_errors > 2 and (self.gain is None or self.gain > 0.05)
 
     def describe(self) -> dict[str, Any]:
         """For the record."""
         return {
-            "factor": FACTOR, "images": self.images, "gain_share": round(self.gain, 4),
+            "factor": FACTOR, "images": self.images,
+            "gain_share": None if self.gain is None else round(self.gain, 4),
             "standard_errors": round(self.standard_errors, 2), "speaks": self.speaks,
         }
 
@@ -62,7 +64,14 @@ def few(test: ImageSet) -> list[int]:
 
 
 def more_draws(
-    detector: Detector, attack: Attack, test: ImageSet, adversarial: Tensor, seed: int, device: torch.device
+    detector: Detector,
+    attack: Attack,
+    test: ImageSet,
+    adversarial: Tensor,
+    seed: int,
+    device: torch.device,
+    *,
+    batch_size: int = 2 * PER_CLASS,
 ) -> MoreDraws | None:
     """Attack a few images with `FACTOR` times the draws.
 
@@ -71,6 +80,7 @@ def more_draws(
         attack: as it was made.
         test: the images that were attacked; adversarial: what came out, (N, 3, S, S), anywhere.
         seed: of the noise: its sources are neither the attack's nor the verdict's.
+        batch_size: images at a time, where memory is short.
 
     Returns:
         None where the detector is deterministic or the attack averages no noise.
@@ -79,21 +89,23 @@ def more_draws(
     chosen = few(test)
     if not detector.is_stochastic or stronger is None or not chosen:
         return None
-    ids = [test.ids[i] for i in chosen]
-    x, y = test.pixels(chosen).to(device), test.labels[chosen].to(device)
-    root = NoiseSeed(seed)
-    more = stronger.run(
-        detector, x, y, noise=root.source("more-draws", ids), selection=root.source("more-draws-selection", ids)
-    )
-    clean, found, beyond = (
-        _losses(detector, images, y, root.source("more-draws-verdict", ids))
-        for images in (x, adversarial[chosen].to(device), more.images)
-    )
+    root, parts = NoiseSeed(seed), []
+    for start in range(0, len(chosen), batch_size):
+        part = chosen[start : start + batch_size]
+        ids = [test.ids[i] for i in part]
+        x, y = test.pixels(part).to(device), test.labels[part].to(device)
+        more = stronger.run(
+            detector, x, y, noise=root.source("more-draws", ids), selection=root.source("more-draws-selection", ids)
+        )
+        source = root.source("more-draws-verdict", ids)
+        images_of = (x, adversarial[part].to(device), more.images)
+        parts.append(torch.stack([_losses(detector, images, y, source) for images in images_of]))
+    clean, found, beyond = torch.cat(parts, dim=2)
     ahead = (beyond - found).mean(dim=1)  # (D,): the mean over images on each draw
     gained = float((found - clean).mean())
     error = float(ahead.std()) / COMPARISON_DRAWS**0.5
     mean = float(ahead.mean())
-    return MoreDraws(len(chosen), mean / gained if gained > 0 else 0.0, mean / error if error > 0 else 0.0)
+    return MoreDraws(len(chosen), mean / gained if gained > 0 else None, mean / error if error > 0 else 0.0)
 
 
 def _losses(detector: Detector, images: Tensor, y: Tensor, noise: Noise) -> Tensor:

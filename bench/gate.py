@@ -2,10 +2,9 @@
 
 Whatever is attacked is looked at first, on two normal and two anomalous images and within some hundred passes: whether
 its score repeats itself under the same noise (under any noise, unless it says that it is stochastic), depends on the
-image alone, is the same in float32 and float64, and has a gradient that an attack can follow, as its
-surrogate must (`bench.gate_gradient`). Nobody is exempt: the README tells newcomers to put a file into `detectors/`,
-and the tests of that folder run where somebody runs them. It is a gate and no proof;
-`tests/detectors/contract_checks.py` asks for more.
+image alone, is the same in float32 and float64, and has a gradient that an attack can follow, as its surrogate must
+(`bench.gate_gradient`). Nobody is exempt: the README tells newcomers to put a file into `detectors/`, and the tests of
+that folder run where somebody runs them. It is a gate and no proof; `tests/detectors/contract_checks.py` asks for more.
 """
 
 from __future__ import annotations
@@ -32,6 +31,9 @@ NEIGHBOUR_TOLERANCE = 1e-6
 CROWD_TOLERANCE = 1e-4  # in a larger batch other kernels may be at work
 FLOAT32_TOLERANCE = 1e-3  # of the largest score; measured: 4e-5 on FreeRAD, 2e-6 elsewhere
 LEAST_COSINE = 0.99  # between the gradients of a score and of an increasing function of it
+# Of pairs of pictures: two functions that have nothing to do with each other order half of them differently.
+MOST_DISCORDANT = 0.1
+NOT_FINITE = "its score is not finite"
 
 Score = Callable[[Tensor, Noise], Tensor]
 
@@ -84,6 +86,15 @@ class Passed:
             }
         return found | ({"remark": self.remark} if self.remark else {})
 
+    def confirm(self, name: str) -> None:
+        """To be called when all test images have finite scores. Raises CellError where those of the gate's pictures had
+        not, so that nothing was asked: figures would stand on a gradient that nobody looked at."""
+        if self.remark == NOT_FINITE:
+            raise CellError(
+                f"{name} breaks the contract: its score is finite on the test images and was not on the same with a "
+                "little grain, so its gradient could not be checked; look for a logarithm, a division or an overflow."
+            )
+
 
 def check(detector: Detector, test: ImageSet, device: torch.device, threat: Threat) -> Passed:
     """Look at a fitted detector before it is attacked inside a threat model.
@@ -100,7 +111,8 @@ def check(detector: Detector, test: ImageSet, device: torch.device, threat: Thre
 
     _check_shape(detector, x, noise)
     if not detector.sees_pixels:
-        _check_blind(detector.name, score, x, noise)
+        check_blind(detector, x, noise)
+        check_blind(detector, x.float(), noise)
         return Passed(len(x), {}, remark="it sees no pixels")
     single, here = score(x.float(), noise).double(), score(x, noise)
     if not bool(here.isfinite().all()):
@@ -110,7 +122,7 @@ def check(detector: Detector, test: ImageSet, device: torch.device, threat: Thre
                 "gradient cannot be checked; let it compute in the dtype of the image."
             )
         # Of this the cell itself says how many images it concerns.
-        return Passed(len(x), {}, remark="its score is not finite")
+        return Passed(len(x), {}, remark=NOT_FINITE)
     _check_repeats(detector.name, score, x.float(), noise, single)
     if not (detector.is_stochastic or _close(score(x.float(), noise.at(1)), single, REPEAT_TOLERANCE)):
         raise CellError(
@@ -180,16 +192,23 @@ def _check_shape(detector: Detector, x: Tensor, noise: Noise) -> None:
         )
 
 
-def _check_blind(name: str, score: Score, x: Tensor, noise: Noise) -> None:
-    """A baseline that sees names alone has no gradient by nature; whoever says so must not see a pixel."""
-    here = score(x, noise)
-    others = (1 - x, x.flip(0), (x - 0.01).float())
-    if not all(_close(score(other, noise).double(), here, NEIGHBOUR_TOLERANCE) for other in others):
+def check_blind(detector: Detector, x: Tensor, noise: Noise) -> None:
+    """A baseline that sees names alone has no gradient by nature; whoever says so must not see a pixel.
+
+    To the last bit: beside a large number that comes from the name, what comes from the pixels would be small.
+
+    Raises:
+        CellError: the score of some image is another one for other pixels, or at another call.
+    """
+    others = (x, 1 - x, x.flip(0), torch.zeros_like(x), torch.ones_like(x), (x - 0.01).clamp(0, 1))
+    with torch.no_grad():
+        first, *found = (detector.score(other, noise=noise).nan_to_num() for other in others)
+        found.append(detector.score(x, noise=noise).nan_to_num())
+    if not all(torch.equal(one, first) for one in found):
         raise CellError(
-            f"{name} breaks the contract: it says sees_pixels = False, which excuses it from having a gradient, and "
-            "its score changes with the image; set sees_pixels = True."
+            f"{detector.name} breaks the contract: it says sees_pixels = False, which excuses it from having a "
+            "gradient, and its score changes with the image; set sees_pixels = True."
         )
-    _check_repeats(name, score, x, noise, here)
 
 
 def _check_repeats(name: str, score: Score, x: Tensor, noise: Noise, here: Tensor) -> None:
@@ -223,6 +242,36 @@ def _check_monotone(score: Place, surrogate: Place) -> None:
             f"(their gradients have a cosine of {float(cosine.min()):.2f}) and surrogate_is_monotone is True, so "
             "attacks would follow it alone and its robust AUC would be an artefact; set surrogate_is_monotone = False."
         )
+    discordant = _discordant(score, surrogate)
+    if discordant > MOST_DISCORDANT:
+        raise CellError(
+            f"{score.detector.name} breaks the contract: its surrogate_score is no increasing function of its score "
+            f"(they order {100 * discordant:.0f} % of pairs of pictures differently) and surrogate_is_monotone is "
+            "True, so attacks would follow it alone and its robust AUC would be an artefact; set "
+            "surrogate_is_monotone = False."
+        )
+
+
+def _discordant(score: Place, surrogate: Place) -> float:
+    """Of pairs of pictures to which a score gives different values, the share that the surrogate does not order alike.
+
+    A score that jumps has no gradient to compare with the surrogate's; it has an order. Pictures are compared with
+    changes of themselves, under the same noise.
+    """
+    x = score.x
+    grain = torch.rand(x.shape, generator=generator(0, "gate", "order"), dtype=x.dtype).to(x.device)
+    corner = x.clone()
+    corner[..., : x.shape[-2] // 2, : x.shape[-1] // 2] = 0.5
+    pictures = (x, 0.5 * x + 0.25, corner, 0.9 * x + 0.1 * grain, 1 - x)
+    # The places' labels turn signs of both alike.
+    of_score, of_surrogate = (
+        torch.stack([place.value(picture) for picture in pictures]) for place in (score, surrogate)
+    )
+    ahead, size = of_score[:, None] - of_score, torch.maximum(of_score[:, None].abs(), of_score.abs())
+    told = ahead.isfinite() & (ahead.abs() > NEIGHBOUR_TOLERANCE * size)
+    # Without a tolerance: a logarithm tells apart what differs in the score's sixth digit by its ninth.
+    alike = ahead.sign() == (of_surrogate[:, None] - of_surrogate).sign()
+    return float((~alike)[told].double().mean()) if bool(told.any()) else 0.0
 
 
 def _digits(value: float | None) -> float | None:

@@ -101,12 +101,13 @@ def late_gain(gained: Floats | None, late: Floats | None) -> float | None:
         gained, late: what all steps, and what the last fifth of them, added to each image's loss, (N,).
 
     Returns:
-        None where the attack gained nothing, or a loss was not finite.
+        Over the images whose losses were finite; None where there is none, or where the attack gained nothing.
     """
-    if gained is None or late is None or not (np.isfinite(gained).all() and np.isfinite(late).all()):
+    if gained is None or late is None:
         return None
-    gain = float(gained.mean())
-    return round(float(late.mean()) / gain, 4) if gain > 0 else None
+    known = np.isfinite(gained) & np.isfinite(late)
+    gain = float(gained[known].mean()) if known.any() else 0.0
+    return round(float(late[known].mean()) / gain, 4) if gain > 0 else None
 
 
 def _file_order(test: Sequence[str], trained_on: Sequence[str], labels: Any) -> dict[str, Any] | None:

@@ -203,9 +203,11 @@ def _board(records: list[Record], revisions: Revisions) -> Leaderboard:
 def _strongest(records: list[Record], revisions: Revisions) -> tuple[list[Record], int]:
     """Of records of one fit of a detector (settings, seeds) in one category: current before stale, a success before a
     failure, full before partial, then the one in which the attack found most. What differs among them (EOT, momentum,
-    the gradient that is followed) must never let a weaker attack that ran later hide a stronger one. Fits of several
-    seeds do not compete: the unluckiest would win. Also returns how many records are left out."""
+    the gradient that is followed) must never let a weaker attack that ran later hide a stronger one. Fits do not
+    compete, or the unluckiest would win: neither those of several seeds, nor those of one seed on several processors,
+    of which the latest counts. Also returns how many records are left out."""
     best: dict[tuple[str, ...], dict[int, Record]] = {}
+    latest = _latest_fits(records, revisions)
 
     def worth(record: Record) -> tuple[bool, bool, bool, float, str]:
         robust = estimate(record, "robust")
@@ -213,12 +215,32 @@ def _strongest(records: list[Record], revisions: Revisions) -> tuple[list[Record
         return (not is_stale(record, revisions), record.ok, record.full_run, found, record.written)
 
     for record in records:
+        if record.ok and latest.get(_fit_of(record), _checkpoint(record)) != _checkpoint(record):
+            continue
         by_fit = best.setdefault((record.detector_name, _variant(record), record.category), {})
         seed = fits.fit_seed(record)
         if seed not in by_fit or worth(record) > worth(by_fit[seed]):
             by_fit[seed] = record
     shown = [r for by_fit in best.values() for r in fits.comparable(list(by_fit.values()), revisions)]
     return shown, len(records) - len(shown)
+
+
+def _latest_fits(records: Sequence[Record], revisions: Revisions) -> dict[tuple[object, ...], str]:
+    """Of each detector, category and fit seed the checkpoint that the latest record is of: among those that are not
+    stale, and among full ones, where there are any."""
+
+    def order(record: Record) -> tuple[bool, bool, str]:
+        return (not is_stale(record, revisions), record.full_run, record.written)
+
+    return {_fit_of(r): _checkpoint(r) for r in sorted((r for r in records if r.ok), key=order)}
+
+
+def _fit_of(record: Record) -> tuple[object, ...]:
+    return record.detector_name, _variant(record), record.category, fits.fit_seed(record)
+
+
+def _checkpoint(record: Record) -> str:
+    return str(record.detector.get("checkpoint_sha256"))
 
 
 def _variant(record: Record) -> str:

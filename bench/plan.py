@@ -115,8 +115,10 @@ class Plan:
         found, run, defaults = self.limits, self.run, protocol.get(self.run.protocol)
         is_stochastic = detector in self.stochastic
         for attack in self.attacks:
+            # Of each restart: three short ones are no long one.
             spent, due = (
-                a.gradients(is_stochastic=is_stochastic) for a in (attack, _of_protocol(attack.name, defaults))
+                a.gradients(is_stochastic=is_stochastic) // getattr(a.settings, "restarts", 1)
+                for a in (attack, _of_protocol(attack.name, defaults))
             )
             if spent < due:
                 found.append(f"--steps or --eot: {spent} gradients for each image, fewer than the protocol's {due}")
@@ -318,4 +320,7 @@ def cell_of(
         },
         "seed": run.seed,
         "fit_seed": run.fit_seed,
+        # Thresholds come from the held-out normals, also where the fit is the same without them. Named only where it is
+        # not the preset's, as --limit is.
+        **({} if run.holdout in (None, presets.get(run.preset).holdout) else {"holdout": run.holdout}),
     }

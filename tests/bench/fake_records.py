@@ -38,7 +38,7 @@ def make_cell(
     protocol: str = "quick", attack: str = "pgd-linf", norm: str = "linf", epsilon: float = 2 / 255, steps: int = 20,
     image_size: int = 128, normals: int = 20, anomalies: int = 30, draws: int = 1, seed: int = 0,
     settings: dict[str, Any] | None = None, detector_revision: int = 1, fingerprint: str = "f" * 64,
-    fit_seed: int = 0, subset_sha256: str = "5" * 64, changed: dict[str, Any] | None = None,
+    fit_seed: int = 0, subset_sha256: str = "5" * 64, changed: dict[str, Any] | None = None, checkpoint: str = "c" * 64,
     **attack_fields: Any,
 ) -> dict[str, Any]:  # fmt: skip
     return {
@@ -48,7 +48,7 @@ def make_cell(
         "preset": preset, "image_size": image_size,
         "detector": {
             "name": detector, "title": TITLES.get(detector, detector), "revision": detector_revision,
-            "settings": settings or {"width": 32}, "checkpoint_sha256": "c" * 64, "frozen": {},
+            "settings": settings or {"width": 32}, "checkpoint_sha256": checkpoint, "frozen": {},
         },
         "attack": {
             "name": attack, "revision": 1, "norm": norm, "epsilon": epsilon, "steps": steps,
@@ -81,6 +81,7 @@ def make_record(
         },
         indicators=indicators or {"zero_gradient_share": 0.0, "nonfinite_gradient_share": 0.0,
                                   "last_worse_than_best_share": 0.05},
+        gate={"images": 4},
         licence="CC BY-NC-SA 4.0, ELPV dataset (Buerhop-Lutz et al. 2018)",
         environment={"python": "3.11", "torch": "2.11", "device": "cpu", "commit": "abc1234", "radbench": "0.1.0"},
         command="python -m bench run", seconds={"fit": 12.5, "attack": 4.0, "verdict": 0.5, "total": 17.0},

@@ -131,3 +131,31 @@ def test_a_quiet_verdict_takes_the_protocols_draws_and_a_deterministic_one_a_sin
 
 def test_batches_cover_each_image_once_and_take_a_lone_one_twice() -> None:
     assert [batch(start, 3, 7) for start in (0, 3, 6)] == [[0, 1, 2], [3, 4, 5], [6, 6]]
+
+
+def test_more_draws_that_find_something_where_the_attack_found_nothing_are_flagged() -> None:
+    """The weakest attack of all must not be the one that nothing is said of."""
+    found = module.MoreDraws(images=6, gain=None, standard_errors=5.0)
+    assert found.speaks and found.describe()["gain_share"] is None
+    assert not module.MoreDraws(images=6, gain=None, standard_errors=1.0).speaks
+    (flag,) = failure_flags(replace(make_record(), indicators={"more_draws": found.describe()}))
+    assert "4 times as many the attack gained something, and with these nothing, on 6 images" in flag
+
+
+def test_an_attack_in_the_wrong_direction_leaves_no_gain_to_take_a_share_of() -> None:
+    test, detector = fakes.image_set(8, 8, side=SIDE), fakes.fitted(Drowned, SIDE)
+    attack = attacks.get("pgd-linf", epsilon=0.05, image_size=SIDE, steps=3, keep="last")
+    w = fakes.linear_weights(SIDE)
+    backwards = (test.pixels() - 0.05 * test.labels[:, None, None, None] * w.sign()).clamp(0, 1)
+    found = module.more_draws(detector, attack, test, backwards, 0, CPU)
+    assert found is not None and found.gain is None and found.speaks
+
+
+def test_few_images_at_a_time_change_nothing() -> None:
+    test, detector = fakes.image_set(8, 8, side=SIDE), fakes.fitted(Drowned, SIDE)
+    attack = attacks.get("pgd-linf", epsilon=0.05, image_size=SIDE, steps=3, keep="last")
+    whole, parts = (
+        module.more_draws(detector, attack, test, test.pixels(), 0, CPU, batch_size=size) for size in (6, 2)
+    )
+    assert whole is not None and parts is not None
+    assert parts.standard_errors == pytest.approx(whole.standard_errors, rel=1e-3)

@@ -17,7 +17,7 @@ from attacks.errors import GradientCutError
 from attacks.threat import L2, LInf, Threat
 from bench import gate
 from bench.errors import CellError
-from detectors.noise import Noise
+from detectors.noise import Noise, NoiseSeed
 
 Register = Callable[..., None]
 CPU = torch.device("cpu")
@@ -213,10 +213,62 @@ def test_a_surrogate_that_is_not_monotone_is_stopped() -> None:
         with pytest.raises(CellError, match=r"no increasing function of its score .*surrogate_is_monotone = False"):
             passes(wrong)
 
+    class Stairs(Corner):
+        """Its own gradient is zero everywhere, so that there is no other to compare the surrogate's with."""
+
+        def value(self, x: Tensor, noise: Noise) -> Tensor:
+            return (squares(x) * 1e4).floor() + 0 * squares(x)
+
+    with pytest.raises(CellError, match=r"order \d+ % of pairs of pictures differently"):
+        passes(Stairs)
+
+    class HonestStairs(Stairs):
+        def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
+            return squares(x)
+
+    passes(HonestStairs)
+
     class Admitted(Corner):
         surrogate_is_monotone = False
 
     passes(Admitted)
+
+
+def test_what_says_that_it_sees_no_pixels_must_not_see_one() -> None:
+    """What is excused from a gradient is not attacked: whatever it sees would be robust."""
+
+    class BesideANumber(astray.Blind):
+        def value(self, x: Tensor, noise: Noise) -> Tensor:
+            return super().value(x, noise) + 1e7 + squares(x.detach())
+
+    class Rarely(astray.Blind):
+        """Sees what none of the gate's pictures has."""
+
+        def value(self, x: Tensor, noise: Noise) -> Tensor:
+            return super().value(x, noise) + (x == 0.5).any(dim=(1, 2, 3)).to(x)
+
+    with pytest.raises(CellError, match="sees_pixels = False, which excuses it"):
+        passes(BesideANumber)
+    rarely = fakes.fitted(Rarely, SIDE)
+    gate.check(rarely, TEST, CPU, THREAT)
+    x = TEST.pixels()
+    gate.check_blind(rarely, x, NoiseSeed(0).source("blind", TEST.ids))
+    x[2, 0, 3, 4] = 0.5
+    with pytest.raises(CellError, match="sees_pixels = False, which excuses it"):
+        gate.check_blind(rarely, x, NoiseSeed(0).source("blind", TEST.ids))
+
+
+def test_who_had_no_finite_score_at_the_gate_must_have_none_later() -> None:
+    class OnlyBytes(fakes.Fake):
+        """Finite on pictures of 8 bits alone."""
+
+        def value(self, x: Tensor, noise: Noise) -> Tensor:
+            whole = ((x * 255).round() - x * 255).abs().amax(dim=(1, 2, 3)) < 1e-3
+            return torch.where(whole, squares(x), torch.nan)
+
+    passed = gate.check(fakes.fitted(OnlyBytes, SIDE), TEST, CPU, THREAT)
+    with pytest.raises(CellError, match="was not on the same with a little grain"):
+        passed.confirm("only-bytes")
 
 
 def test_noise_that_is_not_declared_is_stopped() -> None:

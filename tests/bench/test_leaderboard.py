@@ -134,6 +134,15 @@ def test_a_current_record_hides_a_stale_one_even_if_older() -> None:
     assert "1 more records" in leaderboard_files.markdown(board)
 
 
+def test_of_one_seed_fitted_on_two_processors_the_latest_counts_not_the_unluckiest() -> None:
+    here = cell("ae", "mono", 20, checkpoint="a" * 64, written="2025-01-01")
+    there = cell("ae", "mono", 40, checkpoint="b" * 64, written="2026-01-01")
+    stronger = cell("ae", "mono", 35, checkpoint="b" * 64, written="2025-06-01", steps=25)
+    for records in ([here, there, stronger], [stronger, there, here]):
+        (row,) = only(records).rows
+        assert row.robust is not None and row.robust.value == pytest.approx(35)
+
+
 def test_settings_that_compete_are_rows_and_settings_per_category_are_not() -> None:
     competing = only([cell("freerad", "mono", r, settings={"k": k, "width": 8}) for k, r in ((50, 30), (100, 60))])
     assert [row.label for row in competing.rows] == ["FreeRAD (k=100)", "FreeRAD (k=50)"]

@@ -147,3 +147,12 @@ def test_a_record_is_flagged_where_noise_won_or_nothing_was_gained() -> None:
     assert flag == "plain noise of the attack's size did more than the attack on 70 % of the images"
     (flag,) = flags(noise_won_share=0.0, gain_share=0.0)
     assert flag == "the attack gained nothing on 100 % of the images"
+
+
+def test_of_a_stochastic_detector_a_gain_on_half_of_the_images_is_chance() -> None:
+    def flags(share: float) -> list[str]:
+        record = make_record(indicators={"gain_share": share})
+        record.cell["detector"]["is_stochastic"] = True
+        return failure_flags(record)
+
+    assert flags(0.55) == ["the attack gained nothing on 45 % of the images"] and flags(0.8) == []

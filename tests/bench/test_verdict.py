@@ -192,7 +192,8 @@ def test_the_pictures_of_a_cell_are_there_as_soon_as_its_record_is(
         ([10, 10], [0, 0], 0.0),
         ([0, 0], [0, 0], None),
         ([-1, 0], [1, 0], None),
-        ([float("nan"), 1], [0, 0], None),
+        ([float("nan"), 1], [0, 0.5], 0.5),  # one broken image must not silence the sign
+        ([float("nan")], [0], None),
     ],
 )
 def test_late_gain_tells_an_attack_that_has_not_converged(
