@@ -1,10 +1,10 @@
 """The gate: a detector must keep what its robust AUC stands on, or its cell fails with the reason.
 
-Whatever is attacked is looked at first, on two normal and two anomalous images and within some hundred passes: whether its score repeats itself under the same noise (under any noise, unless it says that it is stochastic),
-depends on the image alone, is the same in float32 and float64, and has a gradient that an attack can follow, as its
-surrogate must (`bench.gate_gradient`). Nobody is exempt: the README tells newcomers to put a file into `detectors/`,
-and the tests of that folder run where somebody runs them. It is a gate and no proof;
-`tests/detectors/contract_checks.py` asks for more.
+Whatever is attacked is looked at first, on two normal and two anomalous images and within some hundred passes: whether
+its score repeats itself under the same noise (under any noise, unless it says that it is stochastic), depends on the
+image alone, is the same in float32 and float64, and has a gradient that an attack can follow, as its surrogate must
+(`bench.gate_gradient`). Nobody is exempt: the README tells newcomers to put a file into `detectors/`, and the tests of
+that folder run where somebody runs them. It is a gate and no proof; `tests/detectors/contract_checks.py` asks for more.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from detectors.noise import Noise, NoiseSeed, generator
 
 PER_CLASS = 2
 REPEAT_TOLERANCE = 1e-5  # in float32; the same kernels, whose sums a GPU may order differently
-# In float64. The same image among other neighbours of the same number meets the same kernels: only their rounding may differ.
+# In float64. Among other neighbours of the same number an image meets the same kernels: only their rounding may differ.
 NEIGHBOUR_TOLERANCE = 1e-6
 CROWD_TOLERANCE = 1e-4  # in a larger batch other kernels may be at work
 FLOAT32_TOLERANCE = 1e-3  # of the largest score; measured: 4e-5 on FreeRAD, 2e-6 elsewhere

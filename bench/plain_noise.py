@@ -21,9 +21,9 @@ DRAWS = 3  # on which noise and attack are compared, of a stochastic detector
 MARGIN = 3.0  # standard errors of their mean difference; by chance alone one image in 20 passes it
 ROUNDING = 16  # units in the last place of a loss
 
-# Above it a record is flagged (`bench.claims.failure_flags`, indicator `noise_won_share`). Measured on ELPV in both
-# balls under PGD-20: 0 on detectors of this package; in the l-inf ball 0.85, 0.55 and 0.50 on an AE behind 12, 64 and 255
-# grey levels. Chance alone makes 0.05 where a stochastic detector leaves nothing to find.
+# Above it a record is flagged (`bench.claims.failure_flags`, indicator `noise_won_share`). Measured on ELPV (PGD-20):
+# 0 on detectors of this package; in the l-inf ball 0.85, 0.55 and 0.50 on an AE behind 12, 64 and 255 grey levels.
+# Chance alone makes 0.05 where a stochastic detector leaves nothing to find.
 NOISE_WON_SHARE = 0.1
 # Below it, too (indicator `gain_share`: the share of images with `rose(clean_loss, best_loss)`). Measured: 1 on
 # detectors of this package, 0 on the rounded AE without a gradient.
