@@ -257,8 +257,8 @@ def check_steps(place: Place, threat: ThreatModel) -> dict[str, Steps]:
 
     Measured at an eighth of epsilon: one image of four is beaten of CFA and of FastFlow, on rough ground where the step
     keeps 13 % of its promise, and none of any other detector's; a surrogate that has nothing to do with the score is
-    beaten on all. Who is beaten there is asked again at a quarter of that step. (One step of all of epsilon overshoots on rough
-    scores, as SPADE's and CFlow's, so that says nothing.)
+    beaten on all. Who is beaten there is asked again at a quarter of that step. (One step of all of epsilon overshoots
+    on rough scores, as SPADE's and CFlow's, so that says nothing.)
 
     Returns:
         What steps do at each of `SCALES`.
