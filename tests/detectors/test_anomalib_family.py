@@ -99,7 +99,7 @@ each = pytest.mark.parametrize("member", OFFERED)
 
 
 def build(member: str, **more: Any) -> Detector:
-    return registry.create(f"anomalib:{member}", image_size=SIZE, **ROWS[member].settings, **more)
+    return registry.create(f"anomalib:{member}", image_size=SIZE, **{**ROWS[member].settings, **more})
 
 
 @cache

@@ -46,8 +46,8 @@ class Row:
     change: dict[str, Any] = field(default_factory=dict)
     variant: str = ""
 
-    def build(self) -> Detector:
-        return registry.create(self.name, image_size=self.size, **self.settings)
+    def build(self, **more: Any) -> Detector:
+        return registry.create(self.name, image_size=self.size, **{**self.settings, **more})
 
 
 FREERAD = {
