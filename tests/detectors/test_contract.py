@@ -28,7 +28,9 @@ class Row:
 
     Attributes:
         name: the registry's.
-        floor: the AUC that it must reach on the synthetic defects; well above what it has there untrained.
+        floor: the AUC that it must reach on the synthetic defects, whatever the fit seed and the processor: training is
+            chaotic in last bits. Well below the lowest that was measured over seeds and well above what the untrained
+            detector has (tests/benchmarks/measure_floors.py shows all three); where there is no room, fit longer.
         size: side of the pictures.
         normals: how many it is fitted on.
         settings: overrides of the quick preset.
@@ -69,9 +71,10 @@ ROWS = (
     Row("fastflow", floor=85, size=64, settings={"epochs": 10}, change={"score_domain": "log"}),
     Row("cfa", floor=95, size=64, settings={"epochs": 4}, change={"neighbours": 2}),
     Row("cfa", floor=95, size=64, settings={"gamma_c": 4, "gamma_d": 2}, change={"sigma": 2.0}, variant="k-means"),
-    Row("freerad", floor=80, settings=FREERAD, change={"filter_size": 3}),
+    # Over 6 seeds 91 to 100, untrained 50 to 54; the other row 95 to 100, untrained 44 to 51.
+    Row("freerad", floor=75, settings=FREERAD, change={"filter_size": 3}),
     Row(
-        "freerad", floor=85, settings={**FREERAD, "denoising_steps": 2, "score_draws": 2, "training.iterations": 60},
+        "freerad", floor=75, settings={**FREERAD, "denoising_steps": 2, "score_draws": 2, "training.iterations": 60},
         defects=anomalous_pictures, change={"k": 50}, variant="2x2",
     ),
     Row(
@@ -80,6 +83,7 @@ ROWS = (
     ),
     Row("ocr-gan", floor=90, settings=OCRGAN, change={"feature_share": 0.2}),
     Row("ocr-gan", floor=75, settings={**OCRGAN, "channel_selection": "random"}, variant="random"),
+    # Untrained, purifiers have 99, too: the floor is for the path through both parts, not for what was learned.
     Row("purify:spade", floor=75, size=64, settings=PURIFIER, change={"purifier.k": 50}),
     Row(
         "purify:spade", floor=75, size=64, change={"inner.neighbours": 3}, variant="map",
