@@ -1,7 +1,7 @@
 """How PGD's budget on a stochastic detector is spent best: more draws for each gradient, momentum, or both.
 
 FreeRAD's shipped networks under PGD in l-inf at 2/255, on held-out training normals beside two painted copies of each;
-test images are never read. results/README.md has what came out.
+test images are never read. Steps of one size, last iterate or better, as before version 4 of the quick protocol.
 
     OMP_NUM_THREADS=1 python tests/benchmarks/compare_eot_momentum.py mono poly
 """
