@@ -275,7 +275,7 @@ def _cell(
                     batch_size=plan.run.batch_size or presets.get(plan.run.preset).batch_size,
                     device=plan.run.torch_device(), tick=tick,
                 )
-                passed.confirm(fitted.detector.name)
+                gate.confirm(passed, fitted.detector.name)
                 record, scores = judged(
                     plan, cell, fitted, category.test, outcome, category.inspection, category.training.fit.ids,
                     passed,

@@ -12,8 +12,9 @@ from torch import Tensor
 import attacks
 from attacks.threat import L2, LInf, ThreatModel
 from bench.claims import failure_flags
-from bench.plain_noise import BLOCKS, DRAWS, GAIN_SHARE, NOISE_WON_SHARE, block_noise, noise_won, rose
+from bench.plain_noise import DRAWS, GAIN_SHARE, NOISE_WON_SHARE, noise_won
 from detectors.base import Detector
+from detectors.contract.ball import BLOCKS, block_noise, rose
 from detectors.noise import Noise, NoiseSeed
 
 SIDE = 32
