@@ -52,8 +52,15 @@ class Row:
 
 
 FREERAD = {
-    "k": 100, "work_size": 32, "map_images": 16, "map_draws": 2, "unet.channels": 16, "unet.multipliers": (1, 2),
-    "training.iterations": 120, "training.learning_rate": 3e-3, "training.ema": 0.95,
+    "k": 100,
+    "work_size": 32,
+    "map_images": 16,
+    "map_draws": 2,
+    "unet.channels": 16,
+    "unet.multipliers": (1, 2),
+    "training.iterations": 120,
+    "training.learning_rate": 3e-3,
+    "training.ema": 0.95,
 }
 
 OCRGAN = {"epochs": 30, "patience": 30, "batch_size": 8}
@@ -73,11 +80,18 @@ ROWS = (
     # Over 6 seeds 91 to 100, untrained 50 to 54; the other row 95 to 100, untrained 44 to 51.
     Row("freerad", floor=75, settings=FREERAD, change={"filter_size": 3}),
     Row(
-        "freerad", floor=75, settings={**FREERAD, "denoising_steps": 2, "score_draws": 2, "training.iterations": 60},
-        defects=anomalous_pictures, change={"k": 50}, variant="2x2",
+        "freerad",
+        floor=75,
+        settings={**FREERAD, "denoising_steps": 2, "score_draws": 2, "training.iterations": 60},
+        defects=anomalous_pictures,
+        change={"k": 50},
+        variant="2x2",
     ),
     Row(
-        "pls", floor=90, size=16, change={"spatial_components": 4},
+        "pls",
+        floor=90,
+        size=16,
+        change={"spatial_components": 4},
         settings={"widths": (8, 8, 16, 16), "poolings": 2, "epochs": 150, "patience": 150},  # after 60: 59 to 100
     ),
     Row("ocr-gan", floor=90, settings=OCRGAN, change={"feature_share": 0.2}),
@@ -85,13 +99,21 @@ ROWS = (
     # Untrained, purifiers have 99, too: the floor is for the path through both parts, not for what was learned.
     Row("purify:spade", floor=75, size=64, settings=PURIFIER, change={"purifier.k": 50}),
     Row(
-        "purify:spade", floor=75, size=64, change={"inner.neighbours": 3}, variant="map",
+        "purify:spade",
+        floor=75,
+        size=64,
+        change={"inner.neighbours": 3},
+        variant="map",
         settings={**PURIFIER, "purifier.denoising_steps": 2, "fit_on": "purified", "inner.pixel_map": True},
     ),
     Row("spade", floor=98, size=64, change={"neighbours": 2}),
     Row(
-        "spade", floor=98, size=64, settings={"pixel_map": True, "input_size": 56, "crop": 48, "neighbours": 2},
-        change={"neighbours": 3}, variant="map",
+        "spade",
+        floor=98,
+        size=64,
+        settings={"pixel_map": True, "input_size": 56, "crop": 48, "neighbours": 2},
+        change={"neighbours": 3},
+        variant="map",
     ),
 )
 BY_ID = {row.name + (f"-{row.variant}" if row.variant else ""): row for row in ROWS}
