@@ -1,5 +1,7 @@
 """The contract of a detector: `fit` on normal images, then a score where higher means more anomalous.
 
+Whether one keeps it, `detectors.contract` finds out.
+
 A detector is one class in one file of this folder, with frozen `Settings` for each preset, registered by name:
 
     @register

@@ -85,9 +85,11 @@ def check_checkpoint(detector: Detector, x: Tensor, noise: Noise) -> None:
     _require(detector, named, "its frozen weights have no hash", "name them in frozen_prefixes and frozen_hashes()")
 
 
-def auc(detector: Detector, normals: Tensor, anomalies: Tensor, noise: Noise | None = None) -> float:
+def auc(detector: Detector, normals: Tensor, anomalies: Tensor) -> float:
     """Area under the ROC curve in per cent: of all pairs of a normal image and an anomaly, (N, 3, S, S) and
-    (M, 3, S, S), those in which the anomaly has the higher score; equal ones count half."""
+    (M, 3, S, S), those in which the anomaly has the higher score; equal ones count half. Always on the same noise."""
+    names = [f"image-{i}" for i in range(len(normals) + len(anomalies))]
+    noise = NoiseSeed(0).source("floor", names)
     found = scores(detector, torch.cat([normals, anomalies]), noise).double()
     of_normals, of_anomalies = found[: len(normals)], found[len(normals) :, None]
     return 100 * float(((of_anomalies > of_normals).double() + 0.5 * (of_anomalies == of_normals)).mean())
@@ -104,8 +106,7 @@ def check_floor(detector: Detector, normals: Tensor, anomalies: Tensor, floor: f
     Raises:
         ContractError: it does not reach it.
     """
-    names = [f"image-{i}" for i in range(len(normals) + len(anomalies))]
-    found = auc(detector, normals, anomalies, NoiseSeed(0).source("floor", names))
+    found = auc(detector, normals, anomalies)
     _require(detector, found >= floor, f"its AUC of {found:.1f} is below {floor:g}", "fit longer, or look for a bug")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -172,3 +174,14 @@ def test_what_nothing_can_be_asked_on_is_refused(images: Tensor, labels: Tensor 
 def test_a_detector_that_is_not_fitted_is_refused() -> None:
     with pytest.raises(DetectorError, match="not fitted"):
         contract.check(zoo.Smooth(zoo.FakeSettings(), SIDE), pictures(), LABELS)
+
+
+def test_it_stands_on_detectors_alone_and_asks_for_pytest_where_cases_are_made() -> None:
+    for path in Path(contract.__file__).parent.glob("*.py"):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            roots = {name.partition(".")[0] for name in names}
+            assert not roots & {"bench", "attacks", "sklearn"}, path
+            assert "pytest" not in roots or node not in tree.body, path
