@@ -11,6 +11,7 @@ from torch import Tensor
 
 import attacks
 from bench import fitting, gate, presets, protocol
+from bench.build import build
 from bench.cell import Draws, run_cell
 from bench.config import Override, RunConfig
 from bench.data import registry as datasets
@@ -18,6 +19,7 @@ from bench.data.base import ImageSet
 from bench.intervals import Estimate
 from bench.judging import figures
 from bench.scores import Scores
+from bench.split import training_data
 from detectors.base import Detector, Progress
 
 
@@ -77,8 +79,8 @@ def fit(
     source = datasets.get(dataset, root)
     source.validate(category)
     side = image_size or presets.get(preset).side(dataset)
-    data = fitting.training_data(source, category, side, run)
-    return fitting.obtain(fitting.build(detector, category, side, run), source, category, data, run, progress).detector
+    data = training_data(source, category, side, run)
+    return fitting.obtain(build(detector, category, side, run), source, category, data, run, progress).detector
 
 
 def test_images(

@@ -6,44 +6,23 @@ judged by the mean of the clean AUC and the AUC under PGD, both averaged over dr
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import attacks
+from bench.build import OPEN_SETTING_REVISION, check_open_setting, open_setting
 from bench.data.base import ImageSet
-from bench.errors import BenchError
 from bench.metrics import mean_single_draw_auc
 from bench.painting import paint
 from detectors.base import Detector, Progress
 from detectors.noise import Noise, NoiseSeed
 
-REVISION = 3
 DRAWS, BATCH = 5, 16
 ATTACK = "pgd-linf"
 # Small, since it is made for each candidate; averaging is what counts (`attacks.pgd`).
 BUDGET: dict[str, Any] = {"steps": 12, "eot": 1, "eot_last": 4, "momentum": 0.9, "schedule": "cosine", "keep": "last"}
-
-
-def open_setting(detector: Detector) -> str | None:
-    """The name of the setting that is to be chosen, or None."""
-    for field in fields(detector.settings):
-        if getattr(detector.settings, field.name) == "auto" and field.name in detector.auto_choices:
-            return field.name
-    return None
-
-
-def check(detector: Detector, held_out: int) -> None:
-    """Raise BenchError where the detector has an open setting and too few held-out normals to choose it on."""
-    setting = open_setting(detector)
-    if setting is not None and held_out < 4:
-        raise BenchError(
-            f"{detector.name}.{setting} = auto is chosen on training normals that are kept from the fit; there are "
-            f"{held_out} (4 are needed, a tenth of all at most): keep some with --holdout 32, add normals, "
-            f"or set a number with --set {detector.name}.{setting}=100."
-        )
 
 
 def choose(
@@ -60,7 +39,7 @@ def choose(
     setting = open_setting(detector)
     if setting is None:
         raise ValueError(f"{detector.name} has no setting that is 'auto'.")
-    check(detector, len(held_out))
+    check_open_setting(detector, len(held_out))
     device = next(detector.parameters()).device
     normals = fitted_on.pixels().to(device)
     clean = held_out.pixels()
@@ -86,7 +65,7 @@ def choose(
         "judged_on": f"{len(clean)} held-out training normals and painted copies of them",
         "attack": {"name": ATTACK, **BUDGET},
         "draws": DRAWS,
-        "revision": REVISION,
+        "revision": OPEN_SETTING_REVISION,
     }
 
 

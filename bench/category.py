@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from bench import fitting, inspection
+from bench import inspection
 from bench.data.base import ImageSet
 from bench.errors import DataError
-from bench.fitting import TrainingData
 from bench.inspection import Inspection
 from bench.plan import Plan, subset_of
+from bench.split import TrainingData, training_data
 
 _PICTURES = ("training", "test")
 
@@ -26,7 +26,7 @@ class Category:
 
     @cached_property
     def training(self) -> TrainingData:
-        return fitting.training_data(self.plan.dataset, self.name, self.plan.image_size, self.plan.run)
+        return training_data(self.plan.dataset, self.name, self.plan.image_size, self.plan.run)
 
     @cached_property
     def test(self) -> ImageSet:

@@ -15,13 +15,26 @@ from rich.logging import RichHandler
 from attacks.errors import AttackError
 from attacks.registry import get_class
 from attacks.threat import parse_epsilon
-from bench import costs, disk, environment, fitting, inspect_command, presets, runner, scoring, shell, terminal
+from bench import (
+    checkpoints,
+    costs,
+    disk,
+    environment,
+    fitting,
+    inspect_command,
+    presets,
+    runner,
+    scoring,
+    shell,
+    terminal,
+)
 from bench import plan as planning
 from bench import workers as processes
 from bench.config import Override, RunConfig, default_cache
 from bench.errors import BenchError
 from bench.progress import ConsoleReporter
 from bench.records import read_all, safe_name
+from bench.split import training_data
 
 app = typer.Typer(
     cls=shell.Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -139,8 +152,8 @@ def _show_costs(plan: planning.Plan, console: Console) -> None:
     rows, estimates = [], costs.Estimates(plan)
     for job in plan.jobs:
         detector = plan.built[job.detector, job.category]
-        origin = fitting.origin(detector, plan.dataset, job.category, plan.at(job.fit_seed).run)
-        rows.append((job, origin, estimates.seconds(job.detector, fits=origin == "to be fitted")))
+        found_as = checkpoints.origin(detector, plan.dataset, job.category, plan.at(job.fit_seed).run)
+        rows.append((job, found_as, estimates.seconds(job.detector, fits=found_as == "to be fitted")))
     terminal.show_plan(plan, rows, console)
 
 
@@ -185,7 +198,7 @@ def fit(
     problems: list[str] = []
     with ConsoleReporter(console, len(plan.jobs), plan.several_fits) as reporter:
         for category, jobs in groupby(plan.jobs, key=lambda job: job.category):
-            data = fitting.training_data(plan.dataset, category, plan.image_size, config)
+            data = training_data(plan.dataset, category, plan.image_size, config)
             for _, name, seed in jobs:
                 several = name in plan.several_fits
                 what = f"{name} on {category}" + (f", fit {seed}" if several else "")

@@ -8,13 +8,14 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from bench import fitting, inspection, presets
+from bench import inspection, presets
 from bench.config import RunConfig
 from bench.data import registry as datasets
 from bench.data.base import Dataset, ImageSet, Split
 from bench.errors import DataError
 from bench.inspection import Inspection
 from bench.markup import one_line
+from bench.split import training_data
 
 
 def inspect(run: RunConfig, console: Console) -> int:
@@ -34,7 +35,7 @@ def inspect(run: RunConfig, console: Console) -> int:
     refused = False
     for category in categories:
         try:
-            data = fitting.training_data(dataset, category, size, run)
+            data = training_data(dataset, category, size, run)
             test = dataset.test(category, size, per_class=run.limit)
             found = inspection.inspect(dataset, category, (data.fit, data.held_out), test)
         except DataError as error:

@@ -17,7 +17,6 @@ from bench.errors import CellError
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-_EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=int)
 
 
 def rank(values: Floats, method: Literal["average", "min", "max"] = "average") -> Floats:
@@ -96,7 +95,7 @@ def threshold_on_normals(normal_scores: ArrayLike, fpr: float = 0.05) -> float:
     if not 0.0 <= fpr < 1.0:
         raise ValueError(f"The false positive rate must lie in [0, 1); got {fpr}.")
     values = np.sort(np.asarray(normal_scores, dtype=np.float64), axis=None)
-    _refuse_nan(values)
+    refuse_nan(values)
     if values.size == 0:
         raise CellError("A threshold needs the scores of at least one normal image; add normal images.")
     allowed = int(np.floor(fpr * values.size + 1e-9))  # 0.29 * 100 is 28.999...
@@ -122,44 +121,6 @@ def attack_success(clean: ArrayLike, robust: ArrayLike, labels: ArrayLike, thres
     flipped = int((right_clean & ~right_robust).sum())
     success = 100.0 * flipped / int(right_clean.sum()) if right_clean.any() else None
     return AttackOutcome(success, float(100.0 * right_robust.mean()))
-
-
-def pixel_auroc(maps: ArrayLike, masks: ArrayLike) -> float:
-    """AUC over all pixels, maps (N, H, W), masks bool (N, H, W), True where defective. Raises CellError."""
-    values, defective = _checked_maps(maps, masks)
-    return float(auc(values.ravel(), np.where(defective.ravel(), -1, 1)))
-
-
-def aupro(maps: ArrayLike, masks: ArrayLike, *, fpr_limit: float = 0.3) -> float:
-    """Per-region overlap integrated over the false positive rate up to `fpr_limit`, divided by `fpr_limit`.
-
-    Every connected defect (8 neighbours) weighs the same whatever its size (Bergmann et al. 2021). Exact: every
-    distinct score is a threshold, straight lines between.
-
-    Raises:
-        CellError: NaN in a map, no defective or no normal pixel.
-    """
-    from scipy import ndimage  # not at the top: see `rank`
-
-    values, defective = _checked_maps(maps, masks)
-    gain = np.zeros(values.shape)  # what flagging this pixel adds to the mean overlap
-    regions = 0
-    for index in range(len(values)):
-        components, count = ndimage.label(defective[index], structure=_EIGHT_NEIGHBOURS)
-        sizes = np.bincount(components.ravel(), minlength=count + 1)
-        gain[index] = np.where(defective[index], 1.0 / np.maximum(sizes[components], 1), 0.0)
-        regions += count
-    order = np.argsort(-values, axis=None, kind="stable")
-    ranked = values.ravel()[order]
-    last_of_ties = np.append(ranked[1:] != ranked[:-1], True)
-    overlap = (np.cumsum(gain.ravel()[order]) / regions)[last_of_ties]
-    normal = ~defective.ravel()[order]
-    fpr = (np.cumsum(normal) / normal.sum())[last_of_ties]
-    fpr, overlap = np.concatenate([[0.0], fpr]), np.concatenate([[0.0], overlap])
-    inside = fpr <= fpr_limit
-    x = np.append(fpr[inside], fpr_limit)
-    y = np.append(overlap[inside], np.interp(fpr_limit, fpr, overlap))
-    return float(100.0 * np.trapezoid(y, x) / fpr_limit)
 
 
 def separability(values: ArrayLike, labels: ArrayLike) -> float:
@@ -194,25 +155,14 @@ def _checked(scores: ArrayLike, labels: ArrayLike, *, both_classes: bool = True)
     if both_classes and (anomalous.all() or not anomalous.any()):
         missing = "normal" if anomalous.all() else "anomalous"
         raise CellError(f"An AUC compares normal with anomalous images and there is no {missing} one; add some.")
-    _refuse_nan(values)
+    refuse_nan(values)
     return values, anomalous
 
 
-def _refuse_nan(values: Floats) -> None:
+def refuse_nan(values: Floats) -> None:
     bad = int(np.isnan(values).sum())
     if bad:
         raise CellError(
             f"{bad} of {values.size} scores are NaN and have no rank; look for a division by zero or an overflow in "
             "the detector."
         )
-
-
-def _checked_maps(maps: ArrayLike, masks: ArrayLike) -> tuple[Floats, Bools]:
-    values = np.asarray(maps, dtype=np.float64)
-    defective = np.asarray(masks, dtype=bool)
-    if values.ndim != 3 or values.shape != defective.shape:
-        raise ValueError(f"Maps and masks must share the shape (N, H, W); got {values.shape} and {defective.shape}.")
-    _refuse_nan(values)
-    if not defective.any() or defective.all():
-        raise CellError("Pixel figures need masks with defective and with normal pixels; leave them out without masks.")
-    return values, defective

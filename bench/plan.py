@@ -11,11 +11,11 @@ from attacks.base import Attack
 from attacks.registry import get_class
 from attacks.threat import scaled_l2_epsilon
 from bench import presets, protocol
+from bench.build import build, check_counts
 from bench.config import RunConfig, check_overrides
 from bench.data import registry as datasets
 from bench.data.base import ANOMALOUS, NORMAL, Dataset
 from bench.errors import BenchError
-from bench.fitting import build, check_counts
 from bench.scores import ids_sha256
 from detectors import registry as detector_registry
 from detectors.base import Detector

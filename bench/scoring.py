@@ -16,6 +16,7 @@ from torch import Tensor
 
 import detectors
 from bench import fitting, metrics, presets
+from bench.build import build
 from bench.config import RunConfig
 from bench.data import registry as datasets
 from bench.data.images import read_rgb_tensor
@@ -23,6 +24,7 @@ from bench.errors import BenchError, DataError
 from bench.judging import CALIBRATION_FPR
 from bench.markup import one_line
 from bench.progress import ConsoleReporter
+from bench.split import training_data
 from detectors.base import Detector
 from detectors.errors import DetectorError
 from detectors.noise import fresh
@@ -109,10 +111,10 @@ def _fitted(run: RunConfig, console: Console) -> tuple[Detector, Tensor, str]:
     dataset = datasets.get(run.dataset, run.data_root, run.reading)
     dataset.validate(category)
     side = run.image_size or presets.get(run.preset).side(run.dataset)
-    data = fitting.training_data(dataset, category, side, run)
+    data = training_data(dataset, category, side, run)
     with ConsoleReporter(console, 1) as reporter:
         fitted = fitting.obtain(
-            fitting.build(name, category, side, run), dataset, category, data, run,
+            build(name, category, side, run), dataset, category, data, run,
             reporter.fitting(name, category, run.fit_seed),
         )  # fmt: skip
     return fitted.detector, data.held_out.pixels(), f"{run.dataset} {category} ({fitted.origin} checkpoint)"

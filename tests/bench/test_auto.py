@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import auto
+from bench.build import open_setting
 from bench.data.base import ImageSet
 from bench.errors import BenchError
 from detectors.base import Detector, Progress, Settings
@@ -152,8 +153,8 @@ def test_too_few_held_out_normals_are_refused_with_a_way_out() -> None:
 
 
 def test_only_a_setting_that_is_auto_is_open() -> None:
-    assert auto.open_setting(Known()) == "k"
+    assert open_setting(Known()) == "k"
     decided = Known(KnownSettings(k=5))
-    assert auto.open_setting(decided) is None
+    assert open_setting(decided) is None
     with pytest.raises(ValueError, match="no setting that is 'auto'"):
         auto.choose(decided, _greys(20), _greys(8, first=20), seed=0, progress=_silent)

@@ -31,7 +31,7 @@ import bench
 import detectors
 from bench.config import RunConfig
 from bench.data import registry as datasets
-from bench.fitting import training_data
+from bench.split import training_data
 from detectors._backbones import Backbone
 from detectors.cfa import CFA, CFASettings
 

@@ -15,10 +15,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from bench import auto, fitting
+from bench import auto
 from bench.config import RunConfig
 from bench.data import registry as datasets
 from bench.painting import paint
+from bench.split import training_data
 from detectors.freerad.detector import FreeRAD, FreeRADSettings, quick_settings
 from detectors.freerad.unet import UNetSettings
 from detectors.loading import load
@@ -40,7 +41,7 @@ class Judge:
 
     def __init__(self, category: str) -> None:
         run = RunConfig(detectors=("freerad",))
-        data = fitting.training_data(datasets.get("elpv"), category, 128, run)
+        data = training_data(datasets.get("elpv"), category, 128, run)
         self.category, self.normals = category, data.fit.pixels()
         kept, ids = data.held_out.pixels(), list(data.held_out.ids)
         self.images = torch.cat([kept, *(paint(kept, ids, seed=seed) for seed in range(PAINTINGS))])
