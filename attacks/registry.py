@@ -6,9 +6,9 @@ import difflib
 import importlib
 import pkgutil
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar
 
-import attacks
 from attacks.base import Attack
 from attacks.errors import AttackError
 from attacks.threat import threat_model
@@ -67,6 +67,6 @@ def get(name: str, *, image_size: int | None = None, epsilon: float | None = Non
 
 def _discover() -> None:
     """Import every module of this folder once."""
-    for module in pkgutil.iter_modules(attacks.__path__):
+    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         if not module.name.startswith("_") and module.name not in _INFRASTRUCTURE:
             importlib.import_module(f"attacks.{module.name}")

@@ -12,11 +12,11 @@ from fake_records import make_record
 from torch import Tensor
 
 import attacks
-from bench import draws as module
-from bench import intervals
-from bench.cell import Draws
-from bench.claims import failure_flags
-from bench.verdict import MOST_DRAWS, NOISE_SHARE, Judge, batch, is_settled
+from bench.cell import more_draws as module
+from bench.cell.attack import Draws
+from bench.cell.verdict import MOST_DRAWS, NOISE_SHARE, Judge, batch, is_settled
+from bench.metrics import intervals
+from bench.report.caveats import failure_flags
 from detectors.base import Detector
 from detectors.noise import Noise, NoiseSeed
 

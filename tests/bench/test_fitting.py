@@ -13,13 +13,13 @@ import bench_fakes as fakes
 import pytest
 import torch
 
-from bench import fitting
-from bench.build import build
-from bench.checkpoints import dependencies, key_of
-from bench.config import Override, RunConfig
+from bench.cell import fitting
 from bench.data import registry as datasets
 from bench.errors import BenchError
-from bench.split import training_data
+from bench.plan.build import build
+from bench.plan.checkpoints import dependencies, key_of
+from bench.plan.request import Override, RunConfig
+from bench.plan.split import training_data
 from detectors import checkpoint
 from detectors.errors import CheckpointError, DetectorError
 

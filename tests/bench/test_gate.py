@@ -15,7 +15,7 @@ from torch import Tensor
 import bench
 from attacks.errors import GradientCutError
 from attacks.threat import L2, LInf, Threat
-from bench import gate
+from bench.cell import gate
 from bench.errors import CellError
 from detectors.noise import Noise, NoiseSeed
 

@@ -21,7 +21,7 @@ CONTRACT = """
 import contract_checks as checks
 import torch
 from detector_pictures import anomalous_pictures, normal_pictures, on_the_edge_of_the_ball
-import bench.cli
+import bench.cli.commands
 import detectors
 
 def build():
@@ -44,7 +44,7 @@ for check in (
 checks.check_beats(detector, normals, anomalies, 95)
 checks.check_fit_is_reproducible(build, detector, train, seed=3)
 print("kept by", type(detector).__module__)
-bench.cli.main()
+bench.cli.commands.main()
 """
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 import attacks
 from attacks.threat import L2, LInf, ThreatModel
-from bench.claims import failure_flags
-from bench.plain_noise import BLOCKS, DRAWS, GAIN_SHARE, NOISE_WON_SHARE, block_noise, noise_won, rose
+from bench.cell.plain_noise import BLOCKS, DRAWS, block_noise, noise_won, rose
+from bench.report.caveats import GAIN_SHARE, NOISE_WON_SHARE, failure_flags
 from detectors.base import Detector
 from detectors.noise import Noise, NoiseSeed
 

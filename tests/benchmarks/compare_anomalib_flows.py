@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from bench.config import RunConfig
 from bench.data import registry as datasets
-from bench.split import training_data
+from bench.plan.request import RunConfig
+from bench.plan.split import training_data
 from detectors import registry
 from detectors._training import batches
 from detectors.noise import generator

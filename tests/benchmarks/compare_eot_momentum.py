@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 import attacks
-from bench.config import RunConfig
+from bench.cell.painted_defects import paint
 from bench.data import registry as datasets
-from bench.metrics import mean_single_draw_auc
-from bench.painting import paint
-from bench.split import training_data
+from bench.metrics.ranking import mean_single_draw_auc
+from bench.plan.request import RunConfig
+from bench.plan.split import training_data
 from detectors.base import Detector
 from detectors.loading import load
 from detectors.noise import NoiseSeed

@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from sklearn.metrics import roc_auc_score
 
-from bench.config import Override, RunConfig
 from bench.data import registry as datasets
-from bench.runner import deterministic
-from bench.split import training_data
+from bench.plan.request import Override, RunConfig
+from bench.plan.split import training_data
+from bench.run.determinism import deterministic
 from detectors import registry
 from detectors.noise import NoiseSeed
 
