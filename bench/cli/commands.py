@@ -1,4 +1,4 @@
-"""The command line: `python -m bench run | inspect | fit | score | list | reproduce`."""
+"""The command line: `python -m bench run | report | inspect | fit | score | list | reproduce`."""
 
 from __future__ import annotations
 
@@ -252,6 +252,20 @@ def score(
     else:
         console.print(score_pictures.as_table(found))
         console.print(found.explanation, style="dim", markup=False, highlight=False)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A folder with records in it, as `run --out` leaves it.")] = Path(
+        "results"
+    ),
+) -> None:
+    """Draw leaderboards and plots again, from records alone."""
+    console = Console()
+    if not (folder / "records").is_dir():
+        raise BenchError(f"There is no folder {folder / 'records'}; name the folder that a run wrote to (--out).")
+    for path in summary.write_results(folder, console):
+        console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

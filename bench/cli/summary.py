@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,16 +18,14 @@ from bench.errors import BenchError
 from bench.plan import presets, protocols
 from bench.plan.plan import Job, Plan
 from bench.records.record import Record, Revisions
-from bench.records.store import read_all
-from bench.report import fits, leaderboard, write
+from bench.report import fits, folder, leaderboard, write
+from bench.report.pyplot_free import no_backend
 from bench.run.runner import RunResult
 from bench.text import one_line
 from detectors import registry as detector_registry
-from detectors.checkpoint import write_atomically
 
 log = logging.getLogger(__name__)
 
-STAMP = ".drawn"
 MEANING = (
     "AUC: how often an anomalous image scores above a normal one, in per cent (50 is chance). Robust: after every "
     "image, normal or anomalous, was changed within the ball to mislead this very detector; a stronger attack can only "
@@ -47,25 +44,8 @@ def revisions() -> Revisions:
 
 
 def write_results(out: Path, console: Console) -> list[Path]:
-    """Leaderboards, plots and panels from all records below `out`. Returns what was written.
-
-    Drawing takes most of a run that computes nothing, so plots stay as they are while they are those of the records. A
-    stamp beside them, written last, says of which: a run that was killed before it had drawn draws the next time.
-    """
-    # Not at the top: matplotlib takes a second, in which workers can start.
-    from bench.report import example_panel, plots
-
-    records, problems = read_all(out / "records")
-    now = revisions()
-    written = write.write(records, out, now)
-    stamp, drawn = out / "plots" / STAMP, _state(records)
-    if not stamp.is_file() or stamp.read_text() != drawn:
-        plotted, without_scores = plots.write_all(records, out / "plots", now)
-        written += plotted
-        problems += without_scores
-        for record in (r for r in records if r.ok):
-            written += example_panel.write_panel(record, out / "plots")
-        write_atomically(stamp, drawn.encode())
+    """Leaderboards, plots and panels from all records below `out`. Returns what was written; says what went wrong."""
+    written, problems = folder.write_results(out, revisions())
     for problem in problems:
         console.print(f"Warning: {problem}", style="yellow", markup=False, highlight=False)
     return written
@@ -86,17 +66,13 @@ class DrawingReporter:
         self._reporter.done(record, reused)
         if record.ok and not reused:
             try:
-                from bench.report import example_panel, plots
+                with no_backend():
+                    from bench.report import example_panel, plots
 
                 plots.write_histograms([record], self._plots)
                 example_panel.write_panel(record, self._plots)
             except Exception as error:  # whatever it is, hours of other cells must not be lost for a picture
                 log.debug("A picture was left for the end:", exc_info=error)
-
-
-def _state(records: Sequence[Record]) -> str:
-    """A hash of which records there are, each as it was last written."""
-    return hashlib.sha256("\n".join(sorted(r.stamp for r in records)).encode()).hexdigest()
 
 
 def show_result(plan: Plan, result: RunResult, console: Console) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,9 +17,11 @@ from rich.console import Console
 from bench.cli import summary
 from bench.inspection.inspection import Inspection
 from bench.records.record import Record
-from bench.report import plots
+from bench.report import folder, plots
 from detectors import anomalib_family
 from detectors.base import Progress, silent
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 class Drawing:
@@ -130,6 +134,29 @@ def test_a_picture_that_cannot_be_drawn_now_does_not_stop_the_run(tmp_path: Path
     reporter = Silent()
     summary.DrawingReporter(reporter, tmp_path).done(record, False)
     assert reporter.told == [(record.category, False)]
+
+
+def test_a_notebooks_backend_is_not_looked_for(tmp_path: Path) -> None:
+    """Jupyter sets MPLBACKEND for its children; where that backend is missing, matplotlib cannot be imported."""
+    _write(tmp_path, "mono")
+    asked = {**os.environ, "MPLBACKEND": "module://not_installed.backend"}
+    words = [sys.executable, "-m", "bench", "report", str(tmp_path)]
+    done = subprocess.run(words, env=asked, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stdout and list((tmp_path / "plots").glob("*.png"))
+
+
+def test_what_cannot_be_drawn_costs_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("a backend that is not there")
+
+    monkeypatch.setattr(plots, "write_all", broken)
+    _write(tmp_path, "mono")
+    written, problems = folder.write_results(tmp_path, summary.revisions())
+    assert {path.name for path in written} == {"leaderboard.csv", "leaderboard.md", "leaderboard.tex"}
+    assert len(problems) == 1 and "python -m bench report" in problems[0]
+    monkeypatch.undo()
+    assert folder.write_results(tmp_path, summary.revisions())[1] == [], "it is tried again"
 
 
 def test_no_error_in_drawing_stops_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
