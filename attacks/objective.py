@@ -140,7 +140,7 @@ class Objective:
 
     Attributes:
         forwards: forward passes per image so far.
-        gradients: backward passes per image so far.
+        gradients: backward passes so far of an image that took part in all of them.
     """
 
     def __init__(self, detector: Detector, y: Tensor, *, differentiate: Differentiate = "score") -> None:
@@ -149,10 +149,10 @@ class Objective:
         self._differentiate: Differentiate = differentiate
         self.forwards = 0
         self.gradients = 0
-        self._steps = 0
         # Kept on the device: asking for their values inside an attack's loop would stall a GPU at every step.
         self._zero = torch.zeros(len(y), dtype=torch.long, device=y.device)
         self._non_finite = torch.zeros_like(self._zero)
+        self._steps = torch.zeros_like(self._zero)
 
     def losses(self, x: Tensor, noise: Noise, draws: int) -> Tensor:
         """y * A(x) on each of the draws `noise.sub(i)`, (draws, B); (1, B) of a deterministic detector."""
@@ -163,27 +163,34 @@ class Objective:
         ]
         return torch.stack(found)
 
-    def gradient(self, x: Tensor, noise: Noise, draws: int = 1) -> tuple[Tensor, Tensor]:
+    def gradient(
+        self, x: Tensor, noise: Noise, draws: int = 1, *, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """y * A(x), (B,), and its gradient, (B, 3, H, W), finite, both averaged over the draws `noise.sub(i)`; zero and
-        non-finite gradients are counted."""
+        non-finite gradients are counted. With `rows`, (B',), x and noise are of these images of the batch alone."""
         draws = draws if self._detector.is_stochastic else 1
-        evaluation = loss_and_gradient(
-            self._detector, x, self._y, noise, differentiate=self._differentiate, eot=draws
-        )
+        y = self._y if rows is None else self._y[rows]
+        evaluation = loss_and_gradient(self._detector, x, y, noise, differentiate=self._differentiate, eot=draws)
         twice = self._differentiate == "surrogate" and not _stands_for_the_score(self._detector, "surrogate")
         self.forwards += draws * (2 if twice else 1)
         self.gradients += draws
-        self._steps += 1
-        self._zero += evaluation.is_zero
-        self._non_finite += ~evaluation.is_finite
+        which = slice(None) if rows is None else rows
+        self._steps[which] += 1
+        self._zero[which] += evaluation.is_zero
+        self._non_finite[which] += ~evaluation.is_finite
         return evaluation.loss, evaluation.gradient
 
     @property
     def zero_gradients(self) -> Tensor:
         """Share of the gradient steps at which the image's gradient was exactly zero, (B,) in [0, 1]."""
-        return self._zero / max(1, self._steps)
+        return self._zero / self._steps.clamp_min(1)
 
     @property
     def non_finite_gradients(self) -> Tensor:
         """Share of the gradient steps at which the image's gradient held a NaN or an infinity, (B,) in [0, 1]."""
-        return self._non_finite / max(1, self._steps)
+        return self._non_finite / self._steps.clamp_min(1)
+
+    @property
+    def steps(self) -> Tensor:
+        """Gradient steps of each image so far, (B,)."""
+        return self._steps

@@ -24,6 +24,7 @@ from attacks.base import Attack, AttackResult, AttackSettings
 from attacks.candidates import Highest, Significant, mean_over_draws
 from attacks.errors import AttackError
 from attacks.objective import Differentiate, Objective
+from attacks.objective import loss as loss_of
 from attacks.registry import register
 from attacks.threat import ThreatModel, largest_entry
 from detectors.noise import Noise
@@ -120,6 +121,11 @@ class PGD(Attack):
     revision: ClassVar[int] = 2
     settings_class: ClassVar[type[AttackSettings]] = PGDSettings
 
+    @property
+    def can_stop(self) -> bool:  # type: ignore[override]
+        """Where the best iterate is kept, whatever comes after it changes nothing once it is good enough."""
+        return bool(self.settings.keep == "best")
+
     def step_size(self, threat: ThreatModel) -> float:
         """The (first) step's size on [0, 1]."""
         explicit: float | None = self.settings.step_size
@@ -186,6 +192,7 @@ class PGD(Attack):
         noise: Noise,
         selection: Noise,
         progress: Progress,
+        enough: Tensor | None = None,
     ) -> AttackResult:
         attack = self.settled(detector)
         settings: PGDSettings = attack.settings
@@ -201,7 +208,7 @@ class PGD(Attack):
 
         highest = None if detector.is_stochastic else Highest(x)
         clean = None
-        if detector.is_stochastic or settings.random_start:
+        if detector.is_stochastic or settings.random_start or enough is not None:
             clean = compare(x)
         if highest is not None and clean is not None:
             highest.offer(x, clean[0], run=0)
@@ -215,7 +222,12 @@ class PGD(Attack):
             run = _Run(settings.steps)
             projected, direction = threat.around(x), torch.zeros_like(x)
             for step, size in enumerate(sizes):
-                loss, gradient = objective.gradient(x_adv, noise.sub(restart, step), settings.draws_at(step))
+                if highest is None or enough is None:
+                    loss, gradient = objective.gradient(x_adv, noise.sub(restart, step), settings.draws_at(step))
+                else:
+                    known = run.losses[-1] if run.losses else highest.loss
+                    wanting = ~(highest.loss > enough)
+                    loss, gradient = _of_some(objective, x_adv, noise.sub(restart, step), wanting, known)
                 run.losses.append(loss)
                 if step == run.late_step:
                     run.late = x_adv
@@ -228,7 +240,28 @@ class PGD(Attack):
             run.losses.append(mean_over_draws(objective.losses(x_adv, noise.sub(restart, settings.steps), draws)))
             run.last = x_adv
             runs.append(run)
-        return _result(x, settings, objectives, runs, clean, compare, highest)
+        found = _result(x, settings, objectives, runs, clean, compare, highest)
+        if enough is None:
+            return found
+        spent = torch.stack([objective.steps for objective in objectives.values()]).sum(dim=0)
+        return replace(found, had_enough=found.best_loss > enough, gradients_spent=spent)
+
+    def compared_loss(self, detector: Detector, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        """As in `Attack`."""
+        followed = self.settled(detector).settings.differentiate
+        return loss_of(detector, x, y, noise, differentiate="surrogate" if followed == "surrogate" else "score")
+
+
+def _of_some(
+    objective: Objective, x: Tensor, noise: Noise, wanting: Tensor, known: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Losses and gradients of the images that are not good enough yet, (B,) bool; the others keep their known loss, and
+    with no gradient they take no step. The batch of those that are computed shrinks."""
+    rows = wanting.nonzero().flatten()
+    losses, gradient = known.clone(), torch.zeros_like(x)
+    if len(rows):
+        losses[rows], gradient[rows] = objective.gradient(x[rows], noise.pick(rows.tolist()), rows=rows)
+    return losses, gradient
 
 
 class _Run:

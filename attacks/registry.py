@@ -6,7 +6,6 @@ import difflib
 import importlib
 import pkgutil
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, TypeVar
 
 from attacks.base import Attack
@@ -67,6 +66,6 @@ def get(name: str, *, image_size: int | None = None, epsilon: float | None = Non
 
 def _discover() -> None:
     """Import every module of this folder once."""
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+    for module in pkgutil.iter_modules(importlib.import_module("attacks").__path__):
         if not module.name.startswith("_") and module.name not in _INFRASTRUCTURE:
             importlib.import_module(f"attacks.{module.name}")

@@ -8,7 +8,6 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -154,7 +153,7 @@ def _replaced(settings: Any, path: list[str], value: Any, *, owner: str) -> Any:
 
 def _discover() -> None:
     """Import every module of this folder once, and load the entry points of installed packages."""
-    for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
+    for module in pkgutil.iter_modules(importlib.import_module("detectors").__path__):
         if not module.name.startswith("_") and module.name not in _INFRASTRUCTURE:
             importlib.import_module(f"detectors.{module.name}")
     for point in entry_points(group=ENTRY_POINT):

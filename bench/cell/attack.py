@@ -7,6 +7,7 @@ computed from each other (`bench.cell.verdict`). A baseline that sees no pixels 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +19,11 @@ from torch import Tensor
 
 from attacks.base import Attack, AttackResult
 from bench.cell import plain_noise
+from bench.cell.enough import Bounds
 from bench.cell.gate import check_blind
 from bench.cell.more_draws import PER_CLASS, MoreDraws, more_draws
 from bench.cell.verdict import Draws as Draws
-from bench.cell.verdict import Judge, batch
+from bench.cell.verdict import Judge, threshold_of
 from bench.data.base import ImageSet
 from bench.errors import CellError
 from detectors.base import Detector
@@ -55,6 +57,9 @@ class Outcome:
         surrogate_zero_gradients: share of the steps along the surrogate's gradient, (N,); None where it has none.
         surrogate_won: whether the surrogate's gradient found more than the score's, bool (N,); None unless both were
             followed.
+        had_enough: whether the attack stopped on the image because it had lost all its pairs, bool (N,); None where it
+            stopped on none.
+        gradients_spent: backward passes of each image, (N,); None where all had `gradients`.
     """
 
     clean: Floats
@@ -77,6 +82,8 @@ class Outcome:
     seconds: dict[str, float] = field(default_factory=dict)
     surrogate_zero_gradients: Floats | None = None
     surrogate_won: NDArray[np.bool_] | None = None
+    had_enough: NDArray[np.bool_] | None = None
+    gradients_spent: Floats | None = None
 
 
 def run_cell(
@@ -89,6 +96,7 @@ def run_cell(
     batch_size: int,
     device: torch.device,
     tick: Tick,
+    early_stop: bool = False,
 ) -> Outcome:
     """Attack and judge every test image.
 
@@ -97,46 +105,47 @@ def run_cell(
         attack: with its threat model settled.
         test, held_out: images to attack; normals for the threshold.
         draws: number of verdict draws at least, and the seed.
-        batch_size: images at a time; halved when memory runs out. It changes results by float rounding at most (on
-            one CPU thread seen between batches of about 14 and larger ones; on several threads or a GPU, any).
+        batch_size: images at a time; halved when memory runs out. It changes results by float rounding at most.
         device: where to compute.
         tick: told how many images are done, and of what.
+        early_stop: attack an image no further when it has lost all its pairs (`bench.cell.enough`); for an attack that
+            can, on a deterministic detector.
 
     Raises:
         CellError: scores or maps are not finite, or a single image does not fit into memory.
     """
-    chunks: list[_Chunk] = []
-    examples = _example_indices(test)
-    start = 0
-    while start < len(test):
-        part = batch(start, batch_size, len(test))
-        try:
-            chunks.append(_run_chunk(detector, attack, test, part, draws, device, examples))
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            # From the batch at hand, which may be smaller than asked for; it is done again, nothing of it is kept.
-            batch_size = len(set(part)) // 2
-            if batch_size == 0:
-                raise CellError("A single image does not fit into the device's memory; use a smaller preset.") from None
-            torch.cuda.empty_cache()
-            log.warning("Out of memory: going on with batches of %d images.", batch_size)
-            continue
-        tick(len(set(part)), "attack")
-        start = part[-1] + 1
-    adversarial = torch.cat([chunk.adversarial for chunk in chunks])[_once(chunks)]
     judge = Judge(detector, draws, batch_size, device)
+    attacking = _Attacking(detector, attack, test, draws, device, tick, batch_size)
     started = time.monotonic()
+    bounds = attacking.bounds(held_out) if early_stop else None
+    if bounds is None:
+        chunks = attacking.chunks(range(len(test)))
+    else:
+        normals, anomalies = (np.flatnonzero(bounds.labels == label) for label in (1, -1))
+        chunks = attacking.chunks(normals, bounds.losses(1))
+        lost = np.concatenate([chunk.result.best_loss.double().cpu().numpy() for chunk in chunks] or [np.empty(0)])
+        chunks += attacking.chunks(anomalies, bounds.losses(-1, lost))
+    attacked = time.monotonic()
+    adversarial = _adversarial(chunks)
     clean, robust = judge.both(test, adversarial)
     calibration = judge.scores(held_out.ids, held_out.pixels(), range(len(clean)))
+    if bounds is not None:
+        # Rounding, or a score without digits where its surrogate had some: these are attacked to the end.
+        judged_by = Bounds(bounds.labels, clean[0], threshold_of(calibration))
+        unsure = np.flatnonzero(_per_image(chunks, "had_enough").astype(bool) & ~judged_by.lost(robust[0]))
+        if len(unsure):
+            chunks = attacking.chunks(unsure) + chunks  # the first of an image's chunks counts
+            adversarial = _adversarial(chunks)
+            robust = judge.scores(test.ids, adversarial, range(len(clean)))
     judged = time.monotonic()
     more = None
     if detector.sees_pixels:
-        few = min(batch_size, 2 * PER_CLASS)  # as many as are known to fit into memory
+        few = min(attacking.batch_size, 2 * PER_CLASS)  # as many as are known to fit into memory
         more = more_draws(detector, attack, test, adversarial, draws.seed, device, batch_size=few)
+    signing = sum(chunk.sign_seconds for chunk in chunks)
     seconds = {
-        "attack": sum(chunk.seconds for chunk in chunks), "verdict": judged - started,
-        "indicators": sum(chunk.sign_seconds for chunk in chunks) + time.monotonic() - judged,
+        "attack": attacked - started - signing, "verdict": judged - attacked,
+        "indicators": signing + time.monotonic() - judged,
     }  # fmt: skip
     outcome = _joined(chunks, clean, robust, calibration, more, {k: round(v, 2) for k, v in seconds.items()})
     for what, scores in (("clean", outcome.clean), ("attacked", outcome.robust), ("normal", outcome.calibration)):
@@ -168,8 +177,84 @@ class _Chunk:
     result: AttackResult
     signs: dict[str, Tensor]
     examples: dict[str, Tensor]
-    seconds: float
     sign_seconds: float
+
+
+@dataclass(eq=False)
+class _Attacking:
+    """Attacks images of a test set, in batches that fit into memory."""
+
+    detector: Detector
+    attack: Attack
+    test: ImageSet
+    draws: Draws
+    device: torch.device
+    tick: Tick
+    batch_size: int
+
+    def bounds(self, held_out: ImageSet) -> Bounds | None:
+        """What is enough, in what the attack compares; None where some image has no finite score, which the verdict
+        will say."""
+        labels = self.test.labels.numpy().astype(np.int64)
+        clean, calibration = self._compared(self.test), self._compared(held_out)
+        if not (np.isfinite(clean).all() and np.isfinite(calibration).all()):
+            return None
+        return Bounds(labels, clean, threshold_of(calibration[None]))
+
+    def _compared(self, images: ImageSet) -> Floats:
+        """Clean images' scores in what the attack compares, (N,)."""
+        found = [np.empty(0)]
+        for start in range(0, len(images), self.batch_size):
+            part = range(start, min(start + self.batch_size, len(images)))
+            x, root = images.pixels(part).to(self.device), NoiseSeed(self.draws.seed)
+            ones = torch.ones(len(x), device=self.device)
+            loss = self.attack.compared_loss(self.detector, x, ones, root.source("bounds", _keys(images, part)))
+            found.append(loss.double().cpu().numpy())
+        return np.concatenate(found)
+
+    def chunks(self, images: Sequence[int] | NDArray[np.intp], enough: float | None = None) -> list[_Chunk]:
+        """Attack some of the images, given by their places; `enough` as in `Attack.run`, for all of them."""
+        found: list[_Chunk] = []
+        examples = _example_indices(self.test)
+        start = 0
+        while start < len(images):
+            part = [int(i) for i in images[start : start + self.batch_size]]
+            try:
+                found.append(self._chunk(part, enough, examples))
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                # From the batch at hand, which may be smaller than asked for; it is done again, nothing of it is kept.
+                self.batch_size = len(part) // 2
+                if self.batch_size == 0:
+                    raise CellError(
+                        "A single image does not fit into the device's memory; use a smaller preset."
+                    ) from None
+                torch.cuda.empty_cache()
+                log.warning("Out of memory: going on with batches of %d images.", self.batch_size)
+                continue
+            self.tick(len(part), "attack")
+            start += len(part)
+        return found
+
+    def _chunk(self, part: list[int], enough: float | None, examples: Sequence[int]) -> _Chunk:
+        # Pictures that will be shown are attacked to the end.
+        limits = None if enough is None else torch.tensor([math.inf if i in examples else enough for i in part])
+        return _run_chunk(
+            self.detector, self.attack, self.test, part, self.draws, self.device, examples, limits
+        )
+
+
+def _adversarial(chunks: Sequence[_Chunk]) -> Tensor:
+    """The attacked images in the order of the test set."""
+    return torch.cat([chunk.adversarial for chunk in chunks])[_once(chunks)]
+
+
+def _per_image(chunks: Sequence[_Chunk], name: str) -> NDArray[np.float64]:
+    """A value of the attack's result, (..., N); zero for an image of which it was not asked."""
+    values = [getattr(c.result, name) for c in chunks]
+    there = [torch.zeros(len(c.part)) if v is None else v for v, c in zip(values, chunks, strict=True)]
+    return np.concatenate([v.double().cpu().numpy() for v in there], axis=-1)[..., _once(chunks)]
 
 
 def _run_chunk(
@@ -180,20 +265,20 @@ def _run_chunk(
     draws: Draws,
     device: torch.device,
     examples: Sequence[int],
+    enough: Tensor | None,
 ) -> _Chunk:
     x, y, keys = test.pixels(part).to(device), test.labels[part].to(device), _keys(test, part)
     root = NoiseSeed(draws.seed)
-    started = time.monotonic()
     if detector.sees_pixels:
         result = attack.run(
-            detector, x, y, noise=root.source("attack", keys), selection=root.source("selection", keys)
+            detector, x, y, noise=root.source("attack", keys), selection=root.source("selection", keys), enough=enough
         )
-        attacked = time.monotonic()
+        started = time.monotonic()
         signs = _signs(detector, attack, x, y, result, root.source("plain-noise", keys))
     else:
         # Asked of every image: what is not attacked must not see any, and the gate looks at four.
         check_blind(detector, x, root.source("blind", keys))
-        result, attacked, signs = _left_alone(x), started, {}
+        started, result, signs = time.monotonic(), _left_alone(x), {}
     signed = time.monotonic()
     maps = None
     if detector.has_map and test.masks is not None:
@@ -206,8 +291,7 @@ def _run_chunk(
         result=result,
         signs=signs,
         examples=_examples(detector, x, y, result.images, keys, chosen, draws) if chosen else {},
-        seconds=attacked - started,
-        sign_seconds=signed - attacked,
+        sign_seconds=signed - started,
     )
 
 
@@ -277,7 +361,7 @@ def _bytes(images: Tensor) -> Tensor:
 
 
 def _once(chunks: Sequence[_Chunk]) -> NDArray[np.intp]:
-    """Where each image stands in the chunks' results; one that was taken twice counts once."""
+    """Where each image stands in the chunks' results, the first time that it does."""
     return np.unique(np.concatenate([c.part for c in chunks]), return_index=True)[1]
 
 
@@ -292,15 +376,15 @@ def _joined(
     once = _once(chunks)
 
     def per_image(name: str) -> NDArray[np.float64]:
-        return np.concatenate([getattr(c.result, name).double().cpu().numpy() for c in chunks], axis=-1)[..., once]
+        return _per_image(chunks, name)
 
     def if_there(name: str) -> NDArray[np.float64] | None:
-        return None if getattr(chunks[0].result, name) is None else per_image(name)
+        return None if all(getattr(c.result, name) is None for c in chunks) else per_image(name)
 
     def sign(name: str) -> NDArray[np.bool_] | None:
         return np.concatenate([c.signs[name].cpu().numpy() for c in chunks])[once] if chunks[0].signs else None
 
-    surrogate_won = if_there("surrogate_won")
+    surrogate_won, had_enough = if_there("surrogate_won"), if_there("had_enough")
     with_maps = [c.maps for c in chunks if c.maps is not None]
     examples: dict[str, Tensor] = {}
     for name in next((c.examples for c in chunks if c.examples), {}):
@@ -326,4 +410,6 @@ def _joined(
         seconds=seconds,
         surrogate_zero_gradients=if_there("surrogate_zero_gradients"),
         surrogate_won=None if surrogate_won is None else surrogate_won > 0,
+        had_enough=None if had_enough is None else had_enough > 0,
+        gradients_spent=if_there("gradients_spent"),
     )

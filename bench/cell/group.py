@@ -24,7 +24,7 @@ from bench.inspection.inspection import Inspection
 from bench.plan import presets, protocols
 from bench.plan.build import build
 from bench.plan.checkpoints import stored_hash
-from bench.plan.plan import Job, Plan, cell_of
+from bench.plan.plan import Job, Plan, cell_of, stops_early
 from bench.plan.split import TrainingData
 from bench.records.paths import EXAMPLES_SUFFIX, companion, folder_of, record_path
 from bench.records.record import Record
@@ -149,6 +149,7 @@ def _cell(
                     Draws(protocols.get(plan.run.protocol).verdict_draws, plan.run.seed),
                     batch_size=plan.run.batch_size or presets.get(plan.run.preset).batch_size,
                     device=plan.run.torch_device(), tick=tick,
+                    early_stop=stops_early(plan.run, fitted.detector, attack),
                 )
                 passed.confirm(fitted.detector.name)
                 record, scores = judged(

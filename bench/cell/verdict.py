@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.data.base import ImageSet
-from bench.metrics import intervals
+from bench.metrics import intervals, ranking
 from detectors.base import Detector
 from detectors.noise import NoiseSeed
 
@@ -23,6 +23,8 @@ Floats = NDArray[np.float64]
 # More draws are taken while the standard error of the mean AUC is above this share of the half width of the AUC's
 # interval over images: ten draws of one detector had a mean of 56.5, and 52.1 +- 1.0 on fresh noise.
 NOISE_SHARE = 0.1
+CALIBRATION_FPR = 0.05  # of held-out normals lie above the threshold
+LEAST_HELD_OUT = 10  # fewer have no such quantile
 MOST_DRAWS = 5  # times the protocol's number
 
 
@@ -52,12 +54,12 @@ class Judge:
         """Scores of images (N, 3, S, S) in [0, 1] on some of the draws, (D, N)."""
         found = [np.empty((len(draws), 0))]
         for start in range(0, len(ids), self.batch_size):
-            part = batch(start, self.batch_size, len(ids))
+            part = range(start, min(start + self.batch_size, len(ids)))
             source = NoiseSeed(self.draws.seed).source("verdict", [ids[i] for i in part])
             x = images[part].to(self.device)
             with torch.no_grad():
                 scores = torch.stack([self.detector.score(x, noise=source.at(draw)) for draw in draws])
-            found.append(scores.double().cpu().numpy()[:, : len(set(part))])
+            found.append(scores.double().cpu().numpy())
         return np.concatenate(found, axis=1)
 
     def both(self, test: ImageSet, adversarial: Tensor) -> tuple[Floats, Floats]:
@@ -92,7 +94,8 @@ def is_settled(found: Sequence[Floats], labels: NDArray[np.int64]) -> bool:
     return True
 
 
-def batch(start: int, size: int, count: int) -> list[int]:
-    """The next images. One alone is taken twice: for a batch of one, oneDNN's convolutions round differently."""
-    part = list(range(start, min(start + size, count)))
-    return part * 2 if len(part) == 1 else part
+def threshold_of(calibration: Floats) -> float | None:
+    """Above which an image is called anomalous, by the scores of held-out normals, (D, M); None where they are few."""
+    if calibration.shape[1] < LEAST_HELD_OUT or not np.isfinite(calibration).all():
+        return None
+    return ranking.threshold_on_normals(calibration, CALIBRATION_FPR)

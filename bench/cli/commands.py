@@ -91,6 +91,9 @@ def run(
     gradient: Annotated[
         str, typer.Option(help="score, surrogate (BPDA), or auto: both of a detector that has a surrogate.")
     ] = "auto",
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Attack on where an image has lost all its pairs: one-sided AUCs, maps.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Seed of attack, selection and verdict noise.")] = 0,
     fit_seed: FitSeed = 0,
     fit_seeds: FitSeeds = "",
@@ -121,7 +124,8 @@ def run(
         categories=None if categories == "all" else _names(categories), preset=preset, protocol=protocol,
         epsilons=tuple(_radius("--epsilon", e, attack) for e in _names(epsilon)), steps=steps,
         step_size=_radius("--step-size", step_size, attack) if step_size else None, restarts=restarts, eot=eot,
-        momentum=momentum, random_start=random_start, keep=keep or None, gradient=gradient, holdout=holdout,
+        momentum=momentum, random_start=random_start, keep=keep or None, gradient=gradient, complete=complete,
+        holdout=holdout,
         seed=seed, fit_seed=fit_seed, fit_seeds=_seeds(fit_seeds), fit_seeds_for=fit_seeds_for, limit=limit,
         image_size=image_size, batch_size=batch_size, device=device, refit=refit,
         overrides=tuple(Override.parse(s) for s in settings or ()), out=out, cache=cache or default_cache(),

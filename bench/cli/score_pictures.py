@@ -16,7 +16,7 @@ from torch import Tensor
 
 import detectors
 from bench.cell import fitting
-from bench.cell.results import CALIBRATION_FPR
+from bench.cell.verdict import CALIBRATION_FPR
 from bench.cli.progress import ConsoleReporter
 from bench.data import registry as datasets
 from bench.data.images import read_rgb_tensor

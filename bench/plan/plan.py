@@ -288,6 +288,12 @@ def _statement(run: RunConfig, rules: protocols.Protocol) -> str:
     return rules.statement
 
 
+def stops_early(run: RunConfig, detector: Detector, attack: Attack) -> bool:
+    """Whether an image that has lost all its pairs is attacked no further, which is exact of a deterministic detector
+    whose strongest iterate is kept (`bench.cell.enough`)."""
+    return attack.can_stop and not run.complete and not detector.is_stochastic and detector.sees_pixels
+
+
 def cell_of(
     plan: Plan, category: str, detector: Detector, attack: Attack, tensors_sha256: str, subset: dict[str, Any]
 ) -> dict[str, Any]:
@@ -320,6 +326,8 @@ def cell_of(
         },
         "seed": run.seed,
         "fit_seed": run.fit_seed,
+        # Figures of one class under attack are not there, so that a --complete run does not take over its cell.
+        **({"early_stop": True} if stops_early(run, detector, attack) else {}),
         # Thresholds come from the held-out normals, also where the fit is the same without them. Named only where it is
         # not the preset's, as --limit is.
         **({} if run.holdout in (None, presets.get(run.preset).holdout) else {"holdout": run.holdout}),

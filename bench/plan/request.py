@@ -77,6 +77,7 @@ class RunConfig:
         steps, step_size, restarts, eot, momentum, random_start, keep: None means the protocol's (the record says what
             was used).
         gradient: "auto" (the score's, and the surrogate's of a detector that has one), "score" or "surrogate" (BPDA).
+        complete: attack every image to the end, also one that has lost all its pairs already.
         seed: of attack, selection and verdict noise. fit_seed: of fitting.
         fit_seeds: of several fits of each detector, instead of `fit_seed`; empty means that one alone.
         fit_seeds_for: "all" detectors whose fit is random get all of `fit_seeds`, or only those whose training is
@@ -109,6 +110,7 @@ class RunConfig:
     random_start: bool = False
     keep: str | None = None
     gradient: str = "auto"
+    complete: bool = False
     seed: int = 0
     fit_seed: int = 0
     fit_seeds: tuple[int, ...] = ()
