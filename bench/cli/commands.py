@@ -89,7 +89,7 @@ def run(
         float | None, typer.Option(help="Share of the direction so far in each step, instead of the protocol's.")
     ] = None,
     gradient: Annotated[
-        str, typer.Option(help="score, surrogate (BPDA), or auto: both of a detector that has a surrogate.")
+        str, typer.Option(help="score, surrogate (BPDA), map (its smooth maximum), or auto: as the protocol says.")
     ] = "auto",
     complete: Annotated[
         bool, typer.Option("--complete", help="Attack on where an image has lost all its pairs: one-sided AUCs, maps.")
