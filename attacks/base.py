@@ -56,6 +56,9 @@ class AttackResult:
         gain, late_gain: what all of the steps, and what the last fifth of them, added to the loss in the run that the
             image came from, (B,); of its best iterate where that is kept, and of a stochastic detector on the
             selection's common draws. None where the attack goes in no steps.
+        had_enough: whether the attack stopped on the image because its loss had passed `enough`, (B,) bool; None where
+            it was not asked to.
+        gradients_spent: backward passes of each image, (B,); None where all had `gradients`.
     """
 
     images: Tensor
@@ -72,6 +75,8 @@ class AttackResult:
     surrogate_won: Tensor | None = None
     gain: Tensor | None = None
     late_gain: Tensor | None = None
+    had_enough: Tensor | None = None
+    gradients_spent: Tensor | None = None
 
 
 class Attack(ABC):
@@ -84,6 +89,7 @@ class Attack(ABC):
         norm: the norm of its threat model ("linf", "l2") where the registry makes it.
         revision: raised whenever a change of code can change adversarial images.
         settings_class: its frozen settings.
+        can_stop: whether `run` takes `enough` with these settings, on a deterministic detector.
     """
 
     name: ClassVar[str]
@@ -92,6 +98,7 @@ class Attack(ABC):
     norm: ClassVar[str]
     revision: ClassVar[int] = 1
     settings_class: ClassVar[type[AttackSettings]] = AttackSettings
+    can_stop: bool = False  # may depend on the settings
 
     def __init__(self, threat: Threat, settings: AttackSettings | None = None) -> None:
         """Args: the threat model (one that depends on the image's side is settled at the call), and the settings."""
@@ -114,7 +121,8 @@ class Attack(ABC):
         selection: Noise,
         progress: Progress,
     ) -> AttackResult:
-        """Attack checked inputs. Images from the threat model; draws nested in `noise` and `selection` by `sub`."""
+        """Attack checked inputs. Images from the threat model; draws nested in `noise` and `selection` by `sub`. One
+        that `can_stop` takes `enough` (`run`), (B,) or None, as well."""
 
     # -- what everybody calls -----------------------------------------------------------------------------------------
 
@@ -133,6 +141,7 @@ class Attack(ABC):
         noise: Noise | None = None,
         selection: Noise | None = None,
         progress: Progress | None = None,
+        enough: Tensor | None = None,
     ) -> AttackResult:
         """Attack a batch; each image's result depends on that image and its noise alone.
 
@@ -144,9 +153,12 @@ class Attack(ABC):
             selection: the source of the draws on which a stochastic detector's candidates are compared; None means one
                 derived from `noise`. Neither may be the verdict's source.
             progress: told about each step.
+            enough: a loss for each image (`compared_loss`), (B,), above which it need not be attacked further
+                (infinity: never): the attack stops on an image as soon as its best candidate is above. For `can_stop`
+                alone.
 
         Raises:
-            AttackError: inputs that are no such images or labels.
+            AttackError: inputs that are no such images or labels, or `enough` for an attack that cannot stop.
             GradientCutError: the detector's score has no gradient with respect to the image.
             ThreatModelError: the attack returned something that is no such batch of images.
         """
@@ -155,12 +167,14 @@ class Attack(ABC):
         noise = noise if noise is not None else noise_module.fresh(len(x))
         selection = selection if selection is not None else _selection_of(noise)
         _check_noise(noise, selection, len(x))
+        self._check_enough(enough, detector, len(x))
         # Clones, and outside of inference mode: an attack that steps in place can't touch the caller's images, and
         # can differentiate whatever mode it is called in.
         with torch.inference_mode(False), torch.no_grad():
             clean, sign = x.detach(), y.detach().to(device=x.device, dtype=x.dtype).clone()
             result = self._run(
-                detector, clean.clone(), sign, threat, noise=noise, selection=selection, progress=progress or _silent
+                detector, clean.clone(), sign, threat, noise=noise, selection=selection, progress=progress or _silent,
+                **({} if enough is None else {"enough": enough.to(clean)}),
             )
             return _brought_inside(result, detector, clean, sign, threat, selection)
 
@@ -188,6 +202,10 @@ class Attack(ABC):
         averages none. Whether it finds more tells whether the draws were enough."""
         return None
 
+    def compared_loss(self, detector: Detector, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
+        """The loss by which the attack compares candidates, (B,), without a graph: what `enough` is measured in."""
+        return objective.loss(detector, x, y, noise)
+
     def describe(self) -> dict[str, Any]:
         """Everything that a record needs to repeat the attack, ready for JSON.
 
@@ -204,6 +222,17 @@ class Attack(ABC):
         }
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _check_enough(self, enough: Tensor | None, detector: Detector, batch_size: int) -> None:
+        if enough is None:
+            return
+        if not self.can_stop or detector.is_stochastic:
+            raise AttackError(
+                f"{self.name} cannot stop early with these settings on this detector, of which a last iterate or a "
+                "mean over noise counts; leave `enough` out."
+            )
+        if enough.shape != (batch_size,) or bool(enough.isnan().any()):
+            raise AttackError(f"`enough` must be one loss per image, ({batch_size},); got {tuple(enough.shape)}.")
 
     def _threat_model(self) -> ThreatModel:
         if not isinstance(self.threat, ThreatModel):

@@ -8,7 +8,6 @@ import pkgutil
 from dataclasses import fields
 from typing import Any, TypeVar
 
-import attacks
 from attacks.base import Attack
 from attacks.errors import AttackError
 from attacks.threat import threat_model
@@ -67,6 +66,6 @@ def get(name: str, *, image_size: int | None = None, epsilon: float | None = Non
 
 def _discover() -> None:
     """Import every module of this folder once."""
-    for module in pkgutil.iter_modules(attacks.__path__):
+    for module in pkgutil.iter_modules(importlib.import_module("attacks").__path__):
         if not module.name.startswith("_") and module.name not in _INFRASTRUCTURE:
             importlib.import_module(f"attacks.{module.name}")

@@ -10,14 +10,17 @@ import torch
 from torch import Tensor
 
 import attacks
-from bench import fitting, gate, presets, protocol
-from bench.cell import Draws, run_cell
-from bench.config import Override, RunConfig
+from bench.cell import fitting, gate
+from bench.cell.attack import Draws, run_cell
+from bench.cell.results import figures
 from bench.data import registry as datasets
 from bench.data.base import ImageSet
-from bench.intervals import Estimate
-from bench.judging import figures
-from bench.scores import Scores
+from bench.metrics.intervals import Estimate
+from bench.plan import presets, protocols
+from bench.plan.build import build
+from bench.plan.request import Override, RunConfig
+from bench.plan.split import training_data
+from bench.records.score_table import Scores
 from detectors.base import Detector, Progress
 
 
@@ -77,8 +80,8 @@ def fit(
     source = datasets.get(dataset, root)
     source.validate(category)
     side = image_size or presets.get(preset).side(dataset)
-    data = fitting.training_data(source, category, side, run)
-    return fitting.obtain(fitting.build(detector, category, side, run), source, category, data, run, progress).detector
+    data = training_data(source, category, side, run)
+    return fitting.obtain(build(detector, category, side, run), source, category, data, run, progress).detector
 
 
 def test_images(
@@ -121,9 +124,9 @@ def evaluate(
 
     Raises:
         BenchError, DetectorError, AttackError: a name that is not there, data that cannot be read, scores that are not
-            finite, a detector that is not fitted, or one that breaks the contract (`bench.gate`).
+            finite, a detector that is not fitted, or one that breaks the contract (`bench.cell.gate`).
     """
-    rules = protocol.get(protocol_name)
+    rules = protocols.get(protocol_name)
     per_class = min((n for n in (rules.per_class, limit) if n is not None), default=None)
     test: ImageSet = datasets.get(dataset, data_root).test(category, detector.image_size, per_class=per_class)
     chosen = rules.attack_settings(**settings)

@@ -65,8 +65,9 @@ def base_settings(preset: str, image_size: int) -> dict[str, Any]:
 
     `quick` is the best of 18 settings that were tried on ELPV, mono and poly, with two fit seeds each: six trainings
     (latent 8, 16, 32 at rate 3e-3 and batch 16; rate 6e-3; batch 8 at 3e-3 and at 2e-3), each stopped after 8, 15 and
-    30 epochs, judged by the AUC of held-out training normals against painted copies of them (`bench.painting`). The
-    test set was not looked at. At rate 3e-3 with batches of 8, and at 6e-3, some trainings break down.
+    30 epochs, judged by the AUC of held-out training normals against painted copies of them
+    (`bench.cell.painted_defects`). The test set was not looked at. At rate 3e-3 with batches of 8, and at 6e-3, some
+    trainings break down.
     """
     if preset == "quick":
         side = min(64, image_size)

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import torch
 
-import detectors
 from detectors import _presets
 from detectors.base import Detector, Settings
 from detectors.errors import DetectorError
@@ -156,7 +155,7 @@ def _replaced(settings: Any, path: list[str], value: Any, *, owner: str) -> Any:
 
 def _discover() -> None:
     """Import every module of this folder once, and load the entry points of installed packages."""
-    for module in pkgutil.iter_modules(detectors.__path__):
+    for module in pkgutil.iter_modules(importlib.import_module("detectors").__path__):
         if not module.name.startswith("_") and module.name not in _INFRASTRUCTURE:
             importlib.import_module(f"detectors.{module.name}")
     for point in entry_points(group=ENTRY_POINT):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.markup import one_line
+from bench.text import one_line
 
 
 @dataclass(frozen=True)

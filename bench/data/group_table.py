@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.data.images import read_bytes
 from bench.errors import DataError
-from bench.markup import one_line
+from bench.text import one_line
 
 TABLE = "groups.csv"
 COLUMNS = ["file", "group"]

@@ -10,12 +10,25 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from bench.data.base import Sample
+from typing import Protocol, TypeVar
 
 LEAST_PAIRS = 10  # fewer matched pairs give no AUC worth a row: then the test set is taken as it is, and said to be
+
+
+class Grouped(Protocol):
+    """What of a sample (`bench.data.base.Sample`) matters here."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def label(self) -> int: ...
+
+    @property
+    def group(self) -> str: ...
+
+
+S = TypeVar("S", bound=Grouped)
 
 
 def id_hash(text: str) -> bytes:
@@ -23,11 +36,11 @@ def id_hash(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
-def matched(test: Sequence[Sample]) -> list[tuple[Sample, Sample]]:
+def matched(test: Sequence[S]) -> list[tuple[S, S]]:
     """Pairs of a normal and an anomaly of one group: as many as the rarer class has in it, in the order in which they
     are to be taken. Within a group, and among the pairs, the hash of their ids decides. Samples without a group, and
     groups with one class alone, are in none."""
-    members: defaultdict[str, tuple[list[Sample], list[Sample]]] = defaultdict(lambda: ([], []))
+    members: defaultdict[str, tuple[list[S], list[S]]] = defaultdict(lambda: ([], []))
     for sample in sorted(test, key=lambda sample: id_hash(sample.id)):
         if sample.group:
             members[sample.group][sample.label == 1].append(sample)

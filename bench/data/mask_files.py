@@ -10,7 +10,7 @@ from bench.data.base import ANOMALOUS, ImageSet, Split
 from bench.data.file_facts import FileFacts
 from bench.data.findings import Finding, plural, such_as
 from bench.data.images import EXTENSIONS, MASK_EXTENSIONS
-from bench.markup import one_line
+from bench.text import one_line
 
 GOOD_NAMES = frozenset({"good"})  # masks of normals, all black, which some data sets have, are not needed
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from bench.errors import DataError
-from bench.markup import one_line
+from bench.text import one_line
 
 LEAST_BITS, MOST_BITS = 8, 16
 

@@ -23,13 +23,13 @@ from zoo import fitted as fitted
 from zoo import linear_weights as linear_weights
 
 import attacks
-from bench import plan as planning
-from bench import runner
-from bench.cell import Draws, Outcome, run_cell
-from bench.config import RunConfig
+from bench.cell.attack import Draws, Outcome, run_cell
 from bench.data.base import ANOMALOUS, NORMAL, ImageSet
-from bench.inspection import Inspection
-from bench.records import Record
+from bench.inspection.inspection import Inspection
+from bench.plan import plan as planning
+from bench.plan.request import RunConfig
+from bench.records.record import Record
+from bench.run import runner
 from detectors.base import Detector, Progress
 
 SIDE = 32

@@ -12,7 +12,7 @@ import bench_fakes as fakes
 import pytest
 import torch
 
-from bench import cli, terminal
+from bench.cli import commands, summary
 from detectors import registry
 
 
@@ -38,7 +38,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         capsys.readouterr()
         code = 0
         try:
-            cli.main()
+            commands.main()
         except SystemExit as stop:
             code = int(stop.code or 0)
         captured = capsys.readouterr()
@@ -78,8 +78,8 @@ def safe(
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaderboards and plots, which take seconds, are left out."""
-    monkeypatch.setattr(terminal, "write_results", lambda *anything, **more: [])
-    monkeypatch.setattr(terminal, "DrawingReporter", lambda reporter, out: reporter)
+    monkeypatch.setattr(summary, "write_results", lambda *anything, **more: [])
+    monkeypatch.setattr(summary, "DrawingReporter", lambda reporter, out: reporter)
 
 
 @pytest.fixture

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from bench import intervals, metrics, recount
-from bench.records import Record, cell_key, read, write
-from bench.scores import Scores, ids_sha256
+from bench.metrics import intervals, ranking
+from bench.records import recount
+from bench.records.record import Record
+from bench.records.schema import cell_key
+from bench.records.score_table import Scores, ids_sha256
+from bench.records.store import read, write
 
 TITLES = {"freerad": "FreeRAD", "ae": "AE", "fastflow": "FastFlow", "cfa": "CFA", "spade": "SPADE", "cflow": "CFlow",
           "ocr-gan": "OCR-GAN", "brightness": "Brightness", "apae": "APAE", "pls": "PLS"}  # fmt: skip
@@ -70,7 +73,7 @@ def make_record(
         "draws": len(scores.clean), "subset_sha256": ids_sha256(scores.images),
     }  # fmt: skip
     cell = make_cell(**{**counts, **cell_fields})
-    threshold = metrics.threshold_on_normals(scores.clean[:, scores.labels == 1])
+    threshold = ranking.threshold_on_normals(scores.clean[:, scores.labels == 1])
     return Record(
         key=cell_key(cell), status="ok", cell=cell, full_run=full_run, written=written,
         limits=[] if full_run else ["8 images per class"],

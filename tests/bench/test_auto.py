@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench import auto
+from bench.cell import choose_setting
 from bench.data.base import ImageSet
 from bench.errors import BenchError
+from bench.plan.build import open_setting
 from detectors.base import Detector, Progress, Settings
 from detectors.noise import Noise
 
@@ -89,7 +90,7 @@ def outcome() -> tuple[Known, dict[str, object], list[tuple[int, int, str]]]:
     detector = Known().fit(fitted_on.pixels(), seed=3)
     said: list[tuple[int, int, str]] = []
     before = torch.random.get_rng_state()
-    report = auto.choose(
+    report = choose_setting.choose(
         detector, fitted_on, _greys(20, first=20), seed=3,
         progress=lambda done, total, note="": said.append((done, total, note)),
     )  # fmt: skip
@@ -147,13 +148,13 @@ def test_attack_selection_and_verdict_draw_from_different_sources(
 def test_too_few_held_out_normals_are_refused_with_a_way_out() -> None:
     detector = Known().fit(_greys(20).pixels(), seed=0)
     with pytest.raises(BenchError, match=r"--set known\.k=100"):
-        auto.choose(detector, _greys(20), _greys(3, first=20), seed=0, progress=_silent)
+        choose_setting.choose(detector, _greys(20), _greys(3, first=20), seed=0, progress=_silent)
     assert detector.chosen == []
 
 
 def test_only_a_setting_that_is_auto_is_open() -> None:
-    assert auto.open_setting(Known()) == "k"
+    assert open_setting(Known()) == "k"
     decided = Known(KnownSettings(k=5))
-    assert auto.open_setting(decided) is None
+    assert open_setting(decided) is None
     with pytest.raises(ValueError, match="no setting that is 'auto'"):
-        auto.choose(decided, _greys(20), _greys(8, first=20), seed=0, progress=_silent)
+        choose_setting.choose(decided, _greys(20), _greys(8, first=20), seed=0, progress=_silent)

@@ -13,7 +13,7 @@ import torch
 from bench_fakes import on
 
 import detectors
-from bench import records
+from bench.records import store
 from detectors import checkpoint
 
 Command = Callable[..., Any]
@@ -127,5 +127,5 @@ def test_scores_that_are_no_numbers_fail_their_cell_and_the_run_goes_on(
     assert said.code == 2 and "Traceback" not in said.out + said.err
     flat = " ".join(said.out.split())
     assert "not finite numbers" in flat and "ZeroDivisionError" in flat
-    found = {(r.detector_name, r.category): r.ok for r in records.read_all(tmp_path / "o" / "records")[0]}
+    found = {(r.detector_name, r.category): r.ok for r in store.read_all(tmp_path / "o" / "records")[0]}
     assert sum(found.values()) == 2 and len(found) == 6 and found["fake", "nut"]

@@ -12,7 +12,7 @@ import pytest
 from bench_fakes import on
 from PIL import Image
 
-from bench import records
+from bench.records import store
 
 Command = Callable[..., Any]
 Register = Callable[..., None]
@@ -102,4 +102,4 @@ def test_a_damaged_category_does_not_cost_the_other_one(command: Command, tmp_pa
     truncated(data / "bolt/test/good/001.png")
     said = command(*on(data, "--steps", 1, "--out", tmp_path / "o", "--cache", tmp_path / "c"))
     assert said.code == 2 and "001.png" in said.err and len(said.err.strip().splitlines()) == 1
-    assert [(r.category, r.ok) for r in records.read_all(tmp_path / "o" / "records")[0]] == [("nut", True)]
+    assert [(r.category, r.ok) for r in store.read_all(tmp_path / "o" / "records")[0]] == [("nut", True)]

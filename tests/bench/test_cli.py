@@ -14,8 +14,9 @@ import pytest
 
 import attacks
 import detectors
-from bench import cli, records, shell
+from bench.cli import commands, shell
 from bench.data import registry as datasets
+from bench.records import store
 
 Command = Callable[..., Any]
 Register = Callable[..., None]
@@ -47,7 +48,7 @@ def test_a_run_ends_with_a_table_its_meaning_and_where_the_files_are(
         "l-inf epsilon 2/255", "no licence for them", "4 cells",
     ):  # fmt: skip
         assert text in flat, text
-    found, problems = records.read_all(tmp_path / "out" / "records")
+    found, problems = store.read_all(tmp_path / "out" / "records")
     assert len(found) == 4 and not problems
     for record in found:  # every figure of the table is a record's
         assert record.clean is not None and f"{record.clean.auc:.1f}" in said.out
@@ -74,7 +75,7 @@ def test_a_limited_run_is_marked_in_the_record_and_in_the_table(
 ) -> None:
     register(fakes.Fake)
     said = command(*on(folder, tmp_path, "--limit", 4))
-    (first, _), _ = records.read_all(tmp_path / "out" / "records")
+    (first, _), _ = store.read_all(tmp_path / "out" / "records")
     assert not first.full_run and "--limit 4" in first.limits[0] and first.subset["normals"] == 4
     assert "†" in said.out and "not a full run" in said.out
 
@@ -83,7 +84,7 @@ def test_a_dry_run_prints_the_plan_and_writes_and_fits_nothing(
     command: Command, folder: Path, tmp_path: Path, register: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register(fakes.Fake)
-    monkeypatch.setattr("bench.runner.run_plan", lambda plan, reporter, **more: pytest.fail("it ran"))
+    monkeypatch.setattr("bench.run.runner.run_plan", lambda plan, reporter, **more: pytest.fail("it ran"))
     said = command(*on(folder, tmp_path, "--dry-run", "--attack", "all", names="fake,brightness"))
     assert said.code == 0 and fakes.Fake.fits == 0 and list(tmp_path.iterdir()) == []
     assert too_wide(said.out) == []
@@ -122,7 +123,7 @@ def test_a_member_of_a_family_goes_the_way_of_every_detector(command: Command, f
     short = ("--set", f"{name}.purifier.training.iterations=1", "--set", f"{name}.purifier.k@nut=50")
     said = command(*on(folder, tmp_path, *short, names=name))
     assert said.code == 0 and said.err == ""
-    found, problems = records.read_all(tmp_path / "out" / "records")
+    found, problems = store.read_all(tmp_path / "out" / "records")
     assert {record.detector_name for record in found} == {name} and len(found) == 2 and not problems
     steps = {r.category: r.cell["detector"]["settings"]["purifier"]["k"] for r in found}
     assert steps == {"bolt": 100, "nut": 50}
@@ -193,7 +194,7 @@ def test_ctrl_c_says_that_nothing_is_lost(
     def stop(plan: Any, reporter: Any, **more: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bench.runner.run_plan", stop)
+    monkeypatch.setattr("bench.run.runner.run_plan", stop)
     said = command(*on(folder, tmp_path))
     assert said.code == shell.STOPPED == 130
     assert "same command goes on" in said.err and "Traceback" not in said.err
@@ -203,7 +204,7 @@ def test_an_unexpected_error_of_our_own_is_not_hidden(command: Command, monkeypa
     def broken(what: str) -> None:
         raise AssertionError("a bug")
 
-    monkeypatch.setattr("bench.terminal.listing", broken)
+    monkeypatch.setattr("bench.cli.summary.listing", broken)
     with pytest.raises(AssertionError, match="a bug"):
         command("list", "detectors")
 
@@ -224,8 +225,8 @@ def test_a_wrong_option_is_a_sentence(command: Command) -> None:
 def test_the_module_and_the_installed_script_run_the_same_function() -> None:
     import bench.__main__
 
-    assert bench.__main__.main is cli.main
-    assert callable(cli.main) and "bench.cli:main" in (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert bench.__main__.main is commands.main
+    assert callable(commands.main) and "bench.cli:main" in (Path(__file__).parents[2] / "pyproject.toml").read_text()
 
 
 def test_records_say_what_was_typed(

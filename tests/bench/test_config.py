@@ -11,10 +11,10 @@ import bench_fakes as fakes
 import pytest
 import torch
 
-from bench import environment
-from bench import plan as planning
-from bench.config import Override, RunConfig, check_overrides, command_line, default_cache
 from bench.errors import BenchError
+from bench.plan import plan as planning
+from bench.plan.request import Override, RunConfig, check_overrides, command_line, default_cache
+from bench.records import environment
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from bench import costs
-from bench import plan as planning
-from bench.config import RunConfig
+from bench.plan import plan as planning
+from bench.plan.request import RunConfig
+from bench.run import costs
 
 
 def made(*detectors: str, **changes: Any) -> planning.Plan:

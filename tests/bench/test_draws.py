@@ -12,11 +12,11 @@ from fake_records import make_record
 from torch import Tensor
 
 import attacks
-from bench import draws as module
-from bench import intervals
-from bench.cell import Draws
-from bench.claims import failure_flags
-from bench.verdict import MOST_DRAWS, NOISE_SHARE, Judge, batch, is_settled
+from bench.cell import more_draws as module
+from bench.cell.attack import Draws
+from bench.cell.verdict import MOST_DRAWS, NOISE_SHARE, Judge, is_settled
+from bench.metrics import intervals
+from bench.report.caveats import failure_flags
 from detectors.base import Detector
 from detectors.noise import Noise, NoiseSeed
 
@@ -127,10 +127,6 @@ def test_a_quiet_verdict_takes_the_protocols_draws_and_a_deterministic_one_a_sin
     clean, robust = judge(fakes.fitted(Steady, SIDE), verdict=4).both(test, test.pixels())
     assert clean.shape == robust.shape == (4, 12)
     assert judge(fakes.fitted(fakes.Fake, SIDE)).both(test, test.pixels())[0].shape == (1, 12)
-
-
-def test_batches_cover_each_image_once_and_take_a_lone_one_twice() -> None:
-    assert [batch(start, 3, 7) for start in (0, 3, 6)] == [[0, 1, 2], [3, 4, 5], [6, 6]]
 
 
 def test_more_draws_that_find_something_where_the_attack_found_nothing_are_flagged() -> None:

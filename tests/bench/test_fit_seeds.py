@@ -13,12 +13,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bench import fits, runner
-from bench import plan as planning
-from bench.config import Override, RunConfig
+from bench.cell import pictures
 from bench.errors import BenchError
-from bench.records import Record
-from bench.workers import count
+from bench.plan import plan as planning
+from bench.plan.request import Override, RunConfig
+from bench.records.record import Record
+from bench.report import fits
+from bench.run import runner
+from bench.run.pool import count
 from detectors import checkpoint
 from detectors.base import Progress
 
@@ -137,13 +139,13 @@ def test_the_pictures_of_a_category_are_decoded_once_for_all_fits(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forgotten: list[str] = []
-    honest = runner.Category.forget
+    honest = pictures.Category.forget
 
-    def watched(category: runner.Category) -> None:
+    def watched(category: pictures.Category) -> None:
         forgotten.append(category.name)
         honest(category)
 
-    monkeypatch.setattr(runner.Category, "forget", watched)
+    monkeypatch.setattr(pictures.Category, "forget", watched)
     fakes.run(three(tmp_path, folder, "unseeded", "random", categories=None))
     assert forgotten == ["bolt", "nut"]
 

@@ -13,11 +13,11 @@ import pytest
 from fake_records import TITLES, make_failed, make_record, make_scores, with_auc
 from rich.console import Console
 
-from bench import fits, leaderboard, leaderboard_files, plots
-from bench.intervals import Estimate
-from bench.leaderboard import Cell, Leaderboard
-from bench.paper.reproduce import reproduce, sensitivity
-from bench.records import Record, Revisions
+from bench.metrics.intervals import Estimate
+from bench.records.record import Record, Revisions
+from bench.report import fits, leaderboard, plots, write
+from bench.report.leaderboard import Cell, Leaderboard
+from bench.report.paper.reproduce import reproduce, sensitivity
 
 
 def of_fit(seed: int, robust: float, *, clean: float = 90.0, category: str = "mono", **fields: Any) -> Record:
@@ -59,20 +59,20 @@ def test_the_unlucky_fit_does_not_win_and_the_stronger_attack_on_each_fit_does()
 
 def test_a_single_fit_shows_no_spread_and_the_old_heading() -> None:
     board = only([of_fit(0, 40), of_fit(0, 50, detector="cfa")])
-    text = leaderboard_files.markdown(board)
+    text = write.markdown(board)
     assert "±" not in text and "not over training seeds" in text and "Fits:" not in text
-    assert np.isnan(leaderboard_files.frame(board).loc["AE", ("mono", "robust", "sd")])
+    assert np.isnan(write.frame(board).loc["AE", ("mono", "robust", "sd")])
 
 
 def test_a_row_reads_mean_interval_spread_fits_and_marks() -> None:
     board = only([of_fit(seed, 60 + 2 * seed, full_run=False) for seed in (0, 1, 2)])
-    (line,) = (line for line in leaderboard_files.markdown(board).splitlines() if line.startswith("| AE"))
+    (line,) = (line for line in write.markdown(board).splitlines() if line.startswith("| AE"))
     robust = line.split("|")[3].strip()
     cell = board.rows[0].cells["mono"]
     assert cell.robust is not None
     assert robust == f"62.0 \\[{cell.robust.low:.1f}, {cell.robust.high:.1f}\\] ±2.0 (3 fits) †"
-    assert r"$\pm$2.0 (3 fits)" in leaderboard_files.latex(board)
-    assert leaderboard_files.frame(board).loc["AE", ("mono", "robust", "sd")] == pytest.approx(2.0)
+    assert r"$\pm$2.0 (3 fits)" in write.latex(board)
+    assert write.frame(board).loc["AE", ("mono", "robust", "sd")] == pytest.approx(2.0)
 
 
 def test_an_average_spreads_as_the_averages_of_single_fits_do() -> None:
@@ -95,7 +95,7 @@ def test_a_fit_that_failed_is_left_out_of_the_mean_marked_and_named() -> None:
     assert cell.robust_spread is not None and cell.robust_spread.fits == 2
     assert cell.marks == ("failed",) and cell.reasons == ("fit 1 failed: The scores are NaN.",)
     assert "AE, mono: fit 1 failed: The scores are NaN." in board.notes()
-    assert " x |" in leaderboard_files.markdown(board)
+    assert " x |" in write.markdown(board)
     gone = the_cell([make_failed("No.", fit_seed=seed) for seed in (0, 1)])
     assert gone.robust is None and gone.robust_spread is None and len(gone.reasons) == 2
 
@@ -154,7 +154,7 @@ def test_settings_that_compete_are_rows_whichever_fits_they_have() -> None:
 
 
 def test_the_csv_has_one_line_for_each_fit(tmp_path: Path) -> None:
-    leaderboard_files.write([of_fit(0, 40), of_fit(2, 50)], tmp_path)
+    write.write([of_fit(0, 40), of_fit(2, 50)], tmp_path)
     table = pd.read_csv(tmp_path / "leaderboard.csv").set_index("fit_seed")
     assert dict(table["robust_auc"]) == {0: 40, 2: 50}
 
@@ -186,7 +186,7 @@ def test_the_terminal_table_of_three_fits_fits_80_columns(monkeypatch: pytest.Mo
     records.append(make_failed(detector="long", fit_seed=3, detector_revision=1))
     board = only(records, Revisions(detectors={"long": 2, "ae": 2}))
     stream = io.StringIO()
-    Console(file=stream, width=80).print(leaderboard_files.terminal(board))
+    Console(file=stream, width=80).print(write.terminal(board))
     shown = stream.getvalue()
     assert "…" not in shown and max(map(len, shown.splitlines())) <= 80
     assert "±0.0 (3 fits) †‡!" in shown and "100.0 [" in shown

@@ -13,10 +13,13 @@ import bench_fakes as fakes
 import pytest
 import torch
 
-from bench import fitting
-from bench.config import Override, RunConfig
+from bench.cell import fitting
 from bench.data import registry as datasets
 from bench.errors import BenchError
+from bench.plan.build import build
+from bench.plan.checkpoints import dependencies, key_of
+from bench.plan.request import Override, RunConfig
+from bench.plan.split import training_data
 from detectors import checkpoint
 from detectors.errors import CheckpointError, DetectorError
 
@@ -26,15 +29,15 @@ Register = Callable[..., None]
 def key(run: RunConfig, *, name: str = "fake", category: str = "bolt") -> str:
     dataset = datasets.get(run.dataset, run.data_root)
     side = run.image_size or 128
-    data = fitting.training_data(dataset, category, side, run)
-    detector = fitting.build(name, category, side, run)
-    return fitting.key_of(fitting.dependencies(detector, dataset, category, data.fit.ids, run))
+    data = training_data(dataset, category, side, run)
+    detector = build(name, category, side, run)
+    return key_of(dependencies(detector, dataset, category, data.fit.ids, run))
 
 
 def obtained(run: RunConfig, *, name: str = "fake", category: str = "bolt") -> fitting.Fitted:
     dataset = datasets.get(run.dataset, run.data_root)
-    data = fitting.training_data(dataset, category, 32, run)
-    return fitting.obtain(fitting.build(name, category, 32, run), dataset, category, data, run)
+    data = training_data(dataset, category, 32, run)
+    return fitting.obtain(build(name, category, 32, run), dataset, category, data, run)
 
 
 def repeated(path: Path, **changes: Any) -> None:
@@ -93,11 +96,11 @@ def test_the_key_does_not_change_with_what_a_fit_does_not_depend_on(
 def test_held_out_normals_are_a_tenth_and_never_fitted_on(tmp_path: Path, register: Register) -> None:
     register(fakes.Fake)
     data = fakes.write_folder(tmp_path / "data", train=45, side=8)
-    split = fitting.training_data(datasets.get("folder", data), "bolt", 8, fakes.config(tmp_path, data))
+    split = training_data(datasets.get("folder", data), "bolt", 8, fakes.config(tmp_path, data))
     assert (len(split.fit), len(split.held_out)) == (41, 4)
     assert not set(split.fit.ids) & set(split.held_out.ids)
     paper = fakes.config(tmp_path, data, preset="paper")
-    assert len(fitting.training_data(datasets.get("folder", data), "bolt", 8, paper).held_out) == 0
+    assert len(training_data(datasets.get("folder", data), "bolt", 8, paper).held_out) == 0
 
 
 # -- obtaining --------------------------------------------------------------------------------------------------------
@@ -246,7 +249,7 @@ def test_what_a_fit_leaves_in_its_workdir_goes_when_the_checkpoint_is_there(
 
 def test_building_a_detector_leaves_the_callers_random_numbers_alone(tmp_path: Path, folder: Path) -> None:
     before = torch.get_rng_state()
-    fitting.build("ae", "bolt", 32, fakes.config(tmp_path, folder))
+    build("ae", "bolt", 32, fakes.config(tmp_path, folder))
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -259,7 +262,7 @@ def test_a_detector_that_cannot_be_built_is_a_sentence(tmp_path: Path, folder: P
 
     register(Unbuildable, fakes.Fake)
     with pytest.raises(BenchError, match=r"unbuildable cannot be built.*--detectors"):
-        fitting.build("unbuildable", "bolt", 32, fakes.config(tmp_path, folder))
+        build("unbuildable", "bolt", 32, fakes.config(tmp_path, folder))
     with pytest.raises(DetectorError, match="no setting"):
         odd = (Override("fake", "knop", None, 1),)
-        fitting.build("fake", "bolt", 32, fakes.config(tmp_path, folder, overrides=odd))
+        build("fake", "bolt", 32, fakes.config(tmp_path, folder, overrides=odd))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import bench
 from attacks.threat import L2, LInf, ScaledL2
-from bench import gate
+from bench.cell import gate
 from bench.errors import CellError
 from detectors import contract
 from detectors.noise import Noise, NoiseSeed

@@ -15,9 +15,10 @@ from torch.nn import functional as F
 import attacks
 from attacks.base import AttackResult
 from attacks.threat import LInf
-from bench import gate
+from bench.cell import gate
+from bench.cell.plain_noise import noise_won, rose
 from bench.errors import CellError
-from bench.plain_noise import GAIN_SHARE, NOISE_WON_SHARE, noise_won, rose
+from bench.report.caveats import GAIN_SHARE, NOISE_WON_SHARE
 from detectors.base import Detector
 from detectors.noise import NoiseSeed
 

@@ -17,12 +17,18 @@ from bench_fakes import on
 from fake_records import make_record, with_auc
 from PIL import Image
 
-from bench import claims, inspection, leaderboard, plan, records, runner
+from bench.cell import pictures
 from bench.data import registry as datasets
 from bench.data.base import NORMAL, Dataset
 from bench.data.reading import Reading
 from bench.errors import DataError
-from bench.inspection import Inspection
+from bench.inspection import inspection
+from bench.inspection.inspection import Inspection
+from bench.plan import plan
+from bench.records import store
+from bench.records.record import Record
+from bench.report import caveats, leaderboard
+from bench.run import runner
 
 Command = Callable[..., Any]
 Register = Callable[..., None]
@@ -265,9 +271,9 @@ def test_a_run_refuses_leaks_unless_they_are_allowed_and_then_marks_them(
     words = on(leaky, "--steps", 20, "--out", tmp_path / "o", "--cache", tmp_path / "c", "--image-size", 64)
     said = command(*words)
     assert said.code == 2 and "1 test picture is a training picture" in said.err and "--allow-leaks" in said.err
-    assert records.read_all(tmp_path / "o/records")[0] == []
+    assert store.read_all(tmp_path / "o/records")[0] == []
     assert command(*words, "--allow-leaks").code == 0
-    ((record,), _) = records.read_all(tmp_path / "o/records")
+    ((record,), _) = store.read_all(tmp_path / "o/records")
     assert not record.full_run and any(limit.startswith("--allow-leaks: 1 test picture is") for limit in record.limits)
     assert record.remarks[0].startswith("1 test picture is a training picture")
     said = command(*words)
@@ -298,9 +304,9 @@ def test_processes_send_what_they_saw_once(tmp_path: Path, data: Path) -> None:
 
 def test_a_subset_that_was_matched_says_so(tmp_path: Path, data: Path) -> None:
     matched = fakes.config(tmp_path, data, "brightness", group_pattern=r"test/\w+/(\d+)")
-    assert runner.Category(plan.make(matched), "bolt").subset["matched"] == "group"
+    assert pictures.Category(plan.make(matched), "bolt").subset["matched"] == "group"
     plain = fakes.config(tmp_path, data, "brightness")
-    assert "matched" not in runner.Category(plan.make(plain), "bolt").subset
+    assert "matched" not in pictures.Category(plan.make(plain), "bolt").subset
 
 
 def test_remarks_stand_under_a_leaderboard_once() -> None:
@@ -315,13 +321,13 @@ def test_remarks_are_no_part_of_the_key_and_stay_with_the_record() -> None:
     record = make_record()
     remarked = dataclasses.replace(record, remarks=["Look here."])
     assert remarked.key == record.key
-    assert records.Record.from_json(remarked.to_json()).remarks == ["Look here."]
+    assert Record.from_json(remarked.to_json()).remarks == ["Look here."]
 
 
 def test_a_clean_auc_below_chance_is_said() -> None:
     record = make_record()
-    assert not any("below 50" in flag for flag in claims.failure_flags(with_auc(record, clean=45.0, robust=10.0)))
-    flags = claims.failure_flags(with_auc(record, clean=5.0, robust=1.0))
+    assert not any("below 50" in flag for flag in caveats.failure_flags(with_auc(record, clean=45.0, robust=10.0)))
+    flags = caveats.failure_flags(with_auc(record, clean=5.0, robust=1.0))
     assert "the clean AUC lies below 50: is higher more anomalous?" in flags
 
 
@@ -345,6 +351,6 @@ def test_inspect_exits_with_2_where_a_run_would_refuse(command: Command, leaky: 
 
 
 def test_inspect_and_run_look_at_the_same_pixels(tmp_path: Path, data: Path) -> None:
-    category = runner.Category(plan.make(fakes.config(tmp_path, data, "brightness")), "bolt")
+    category = pictures.Category(plan.make(fakes.config(tmp_path, data, "brightness")), "bolt")
     assert category.inspection.separability == look(data).separability
     assert int((category.test.labels == NORMAL).sum()) == 20

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from bench import intervals, metrics
-from bench.intervals import Estimate
+from bench.metrics import intervals, ranking
+from bench.metrics.intervals import Estimate
 
 Z = norm.ppf(0.975)
 
@@ -44,7 +44,7 @@ def test_delongs_variance_is_that_of_the_bootstrap() -> None:
     scores = generator.normal(size=100) * np.where(labels == -1, 0.4, 1.0) + 0.9 * (labels == -1)
     normal, anomalous = scores[labels == 1], scores[labels == -1]
     resampled = [
-        metrics.auc(np.r_[generator.choice(normal, 60), generator.choice(anomalous, 40)], labels) for _ in range(1000)
+        ranking.auc(np.r_[generator.choice(normal, 60), generator.choice(anomalous, 40)], labels) for _ in range(1000)
     ]
     assert intervals.delong_variance(scores, labels) == pytest.approx(np.var(resampled) / 1e4, rel=0.15)
 
@@ -100,9 +100,9 @@ def test_the_paired_bootstrap_is_the_plain_one_only_faster() -> None:
         images = np.r_[generator.choice(normal, len(normal)), generator.choice(anomalous, len(anomalous))]
         draws = generator.integers(len(a), size=len(a))
         plain.append(
-            metrics.auc(a[draws][:, images], labels[images]).mean() - metrics.auc(b[:, images], labels[images]).mean()
+            ranking.auc(a[draws][:, images], labels[images]).mean() - ranking.auc(b[:, images], labels[images]).mean()
         )
-    assert found.value == pytest.approx(metrics.auc(a, labels).mean() - metrics.auc(b, labels).mean())
+    assert found.value == pytest.approx(ranking.auc(a, labels).mean() - ranking.auc(b, labels).mean())
     assert (found.low, found.high) == pytest.approx(np.percentile(plain, [2.5, 97.5]), abs=1.5)
 
 
@@ -130,8 +130,8 @@ def test_an_average_combines_each_side_in_quadrature() -> None:
 def test_a_summary_is_what_the_figures_say() -> None:
     a, _, labels = two_detectors()
     found = intervals.summary(a, labels)
-    assert found["auc"] == pytest.approx(metrics.auc(a, labels).mean())
-    assert found["sd"] == pytest.approx(metrics.auc(a, labels).std(ddof=1))
+    assert found["auc"] == pytest.approx(ranking.auc(a, labels).mean())
+    assert found["sd"] == pytest.approx(ranking.auc(a, labels).std(ddof=1))
     assert found["low"] < found["auc"] < found["high"]
     assert found["strict_low"] <= found["strict_auc"] <= found["strict_high"]
-    assert found["aupr"] == pytest.approx(metrics.average_precision(a, labels).mean())
+    assert found["aupr"] == pytest.approx(ranking.average_precision(a, labels).mean())

@@ -11,10 +11,11 @@ import pytest
 from fake_records import make_failed, make_record, make_scores, with_auc
 from rich.console import Console
 
-from bench import leaderboard, leaderboard_files, markup
+from bench import text as markup
 from bench.errors import RecordError
-from bench.leaderboard import Leaderboard
-from bench.records import Record, Revisions
+from bench.records.record import Record, Revisions
+from bench.report import leaderboard, write
+from bench.report.leaderboard import Leaderboard
 
 
 def cell(detector: str, category: str, robust: float, clean: float = 90.0, **fields: object) -> Record:
@@ -47,22 +48,22 @@ def test_a_missing_category_leaves_a_dash_no_average_and_no_rank() -> None:
     board = only([cell("ae", "mono", 10), cell("ae", "poly", 10), cell("cfa", "mono", 99)])
     assert [row.name for row in board.rows] == ["ae", "cfa"]  # 99 on the easy half is no first place
     assert board.rows[1].robust is None
-    line = next(line for line in leaderboard_files.markdown(board).splitlines() if line.startswith("| CFA"))
+    line = next(line for line in write.markdown(board).splitlines() if line.startswith("| CFA"))
     assert line.count("–") == 4 and " 0.0 " not in line  # noqa: RUF001  two of poly, two averages
-    assert np.isnan(leaderboard_files.frame(board).loc["CFA", ("average", "robust", "value")])
+    assert np.isnan(write.frame(board).loc["CFA", ("average", "robust", "value")])
 
 
 def test_an_average_carries_the_marks_of_its_cells() -> None:
     whole = cell("ae", "mono", 10)
     board = only([whole, dataclasses.replace(cell("ae", "poly", 20), full_run=False, limits=["8 images"])])
-    line = next(line for line in leaderboard_files.markdown(board).splitlines() if line.startswith("| AE"))
+    line = next(line for line in write.markdown(board).splitlines() if line.startswith("| AE"))
     mono, average = (line.split("|")[i] for i in (3, -2))
     assert "†" not in mono and "†" in average
 
 
 def test_a_failed_cell_is_a_dash_with_its_reason() -> None:
     board = only([cell("ae", "mono", 10), make_failed("The scores are NaN.", detector="cfa", category="mono")])
-    text = leaderboard_files.markdown(board)
+    text = write.markdown(board)
     assert "CFA, mono: failed: The scores are NaN." in text
     assert board.rows[-1].name == "cfa" and board.rows[-1].robust is None
 
@@ -110,7 +111,7 @@ def test_the_marks_say_what_not_to_believe() -> None:
         "ae": (), "cfa": ("partial",), "spade": ("stale",), "cflow": ("other images",), "fastflow": ("indicator",),
         "pls": ("indicator",),
     }  # fmt: skip
-    text = leaderboard_files.markdown(board)
+    text = write.markdown(board)
     assert "mono\\*: clean AUC" in text and "mean brightness alone" in text
     for needed in ("†", "‡", "§", "the gradient was zero in 40 %", "the attack raised the AUC"):
         assert needed in text
@@ -131,7 +132,7 @@ def test_a_current_record_hides_a_stale_one_even_if_older() -> None:
     new = cell("ae", "mono", 20, detector_revision=2, written="2025-01-01")
     board = only([old, new], Revisions(detectors={"ae": 2}))
     assert board.rows[0].robust is not None and board.rows[0].robust.value == pytest.approx(20)
-    assert "1 more records" in leaderboard_files.markdown(board)
+    assert "1 more records" in write.markdown(board)
 
 
 def test_of_one_seed_fitted_on_two_processors_the_latest_counts_not_the_unluckiest() -> None:
@@ -166,7 +167,7 @@ HOSTILE = '<script>alert(1)</script> | a_b $x$ \\input{/etc/passwd} & 100% #1 ~ 
 
 def test_what_strangers_write_stays_text_in_markdown() -> None:
     board = only([cell(HOSTILE, HOSTILE, 10.0), make_failed(HOSTILE, detector="cfa", category=HOSTILE)])
-    text = leaderboard_files.markdown(board)
+    text = write.markdown(board)
     assert "<script" not in text and "http:" not in text and "@you" not in text
     assert not re.search(r"(?<!\\)\]\(", text)
     table = [line for line in text.splitlines() if line.startswith("|")]
@@ -175,7 +176,7 @@ def test_what_strangers_write_stays_text_in_markdown() -> None:
 
 def test_what_strangers_write_stays_text_in_latex() -> None:
     board = only([cell(HOSTILE, HOSTILE, 10.0), make_failed(HOSTILE, detector="cfa", category=HOSTILE)])
-    text = leaderboard_files.latex(board)
+    text = write.latex(board)
     assert r"\input" not in text and r"\textbackslash{}input\{/etc/passwd\}" in text
     body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
     assert len(body) == 2
@@ -193,7 +194,7 @@ def test_a_formula_does_not_run_in_a_spreadsheet() -> None:
 
 def test_the_csv_has_every_cell_with_its_exact_figures(tmp_path: Path) -> None:
     records = [make_record(), make_record(make_scores(seed=3), category="poly"), make_failed("=1+1", category="x")]
-    paths = leaderboard_files.write(records, tmp_path)
+    paths = write.write(records, tmp_path)
     assert sorted(p.name for p in paths) == ["leaderboard.csv", "leaderboard.md", "leaderboard.tex"]
     table = pd.read_csv(tmp_path / "leaderboard.csv").set_index("category")
     for record in records[:2]:
@@ -205,17 +206,17 @@ def test_the_csv_has_every_cell_with_its_exact_figures(tmp_path: Path) -> None:
 
 
 def test_no_records_make_files_that_say_so_and_a_bad_folder_a_sentence(tmp_path: Path) -> None:
-    leaderboard_files.write([], tmp_path)
+    write.write([], tmp_path)
     assert "no records yet" in (tmp_path / "leaderboard.md").read_text()
     (tmp_path / "file").write_text("")
     with pytest.raises(RecordError, match="cannot be written"):
-        leaderboard_files.write([], tmp_path / "file" / "below")
+        write.write([], tmp_path / "file" / "below")
 
 
 def test_the_terminal_table_fits_80_columns_and_reads_no_markup() -> None:
     board = only([cell("[red]x[/red]", c, 10.0) for c in ("mono", "poly")])
     stream = io.StringIO()
-    Console(file=stream, width=80).print(leaderboard_files.terminal(board))
+    Console(file=stream, width=80).print(write.terminal(board))
     assert "[red]x[/red]" in stream.getvalue()
     assert "…" not in stream.getvalue() and max(map(len, stream.getvalue().splitlines())) <= 80
 

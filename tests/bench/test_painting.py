@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.painting import paint
+from bench.cell.painted_defects import paint
 
 SIDE = 32
 IDS = [f"train/good/{i:03}.png" for i in range(30)]

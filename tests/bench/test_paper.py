@@ -9,10 +9,10 @@ from fake_records import make_failed, make_record, with_auc
 from rich.console import Console
 
 from bench.errors import UnknownNameError
-from bench.paper import render
-from bench.paper.reproduce import Row, reproduce, sensitivity
-from bench.paper.tables import AVERAGE, RECIPES, paper_rows, recipe_of
-from bench.records import Record, Revisions
+from bench.records.record import Record, Revisions
+from bench.report.paper import render
+from bench.report.paper.reproduce import Row, reproduce, sensitivity
+from bench.report.paper.tables import AVERAGE, RECIPES, paper_rows, recipe_of
 
 
 def averages(table: str) -> dict[tuple[str, str], Row]:
@@ -154,7 +154,7 @@ def test_the_commands_name_what_is_missing_and_nothing_else() -> None:
 
 
 def test_the_commands_leave_out_detectors_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.paper.reproduce.registry.names", lambda: ("spade",))
+    monkeypatch.setattr("bench.report.paper.reproduce.registry.names", lambda: ("spade",))
     found = reproduce("table1", [])
     (command,) = found.commands()
     assert "--detectors spade " in command

@@ -11,8 +11,8 @@ from torch import Tensor
 
 import attacks
 from attacks.threat import L2, LInf, ThreatModel
-from bench.claims import failure_flags
-from bench.plain_noise import DRAWS, GAIN_SHARE, NOISE_WON_SHARE, noise_won
+from bench.cell.plain_noise import DRAWS, noise_won
+from bench.report.caveats import GAIN_SHARE, NOISE_WON_SHARE, failure_flags
 from detectors.base import Detector
 from detectors.contract.ball import BLOCKS, block_noise, rose
 from detectors.noise import Noise, NoiseSeed

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from bench import plan as planning
-from bench import presets, protocol
-from bench.config import Override, RunConfig
 from bench.errors import BenchError
+from bench.plan import plan as planning
+from bench.plan import presets, protocols
+from bench.plan.request import Override, RunConfig
 
 
 def run(**changes: Any) -> RunConfig:
@@ -116,5 +116,5 @@ def test_options_that_change_nothing_do_not_mark_a_run() -> None:
     )
     plan = planning.make(config)
     assert plan.limits_of("ae", "mono") == [] and plan.limits_of("cflow", "mono") == []
-    assert planning._statement(config, protocol.get("quick")) == protocol.get("quick").statement
+    assert planning._statement(config, protocols.get("quick")) == protocols.get("quick").statement
     assert "--gradient score" in planning.make(replace(config, gradient="score")).limits_of("cflow", "mono")[0]

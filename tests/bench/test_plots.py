@@ -10,11 +10,12 @@ from matplotlib.colors import to_hex
 from matplotlib.patches import StepPatch
 from safetensors.numpy import save_file
 
-from bench import leaderboard, panel, plots
 from bench.errors import RecordError
-from bench.figures import COLOURS, save
-from bench.records import EXAMPLES_SUFFIX, Record, companion
-from bench.scores import Scores
+from bench.records.paths import EXAMPLES_SUFFIX, companion
+from bench.records.record import Record
+from bench.records.score_table import Scores
+from bench.report import example_panel, leaderboard, plots
+from bench.report.style import COLOURS, save
 
 
 def curve(detector: str, category: str, values: dict[float, float], clean: float = 95.0) -> list[Record]:
@@ -128,7 +129,7 @@ def examples(record: Record, **changes: np.ndarray | None) -> Path:
 
 def test_the_panel_states_its_factor_and_magnifies_around_grey(tmp_path: Path) -> None:
     record = write_record(tmp_path)
-    figure = panel.panel_figure(record, panel.read_examples(examples(record)))
+    figure = example_panel.panel_figure(record, example_panel.read_examples(examples(record)))
     titles = [axes.get_title() for axes in figure.axes]
     assert "perturbation ×60" in titles  # noqa: RUF001
     shown = figure.axes[1].get_images()[0].get_array()
@@ -141,29 +142,29 @@ def test_a_perturbation_below_one_grey_level_is_shown_where_it_is_stored(tmp_pat
     record = write_record(tmp_path)
     delta = np.full((4, 3, 16, 16), 0.001, dtype=np.float32)
     image = np.full((4, 3, 16, 16), 100, dtype=np.uint8)  # after rounding the attacked image is the clean one
-    found = panel.read_examples(examples(record, image=image, adversarial=image, perturbation=delta))
-    shown = panel.panel_figure(record, found).axes[1].get_images()[0].get_array()
+    found = example_panel.read_examples(examples(record, image=image, adversarial=image, perturbation=delta))
+    shown = example_panel.panel_figure(record, found).axes[1].get_images()[0].get_array()
     assert shown is not None and float(np.min(shown)) > 0.9
 
 
 def test_a_detector_without_reconstruction_and_map_has_a_narrower_panel(tmp_path: Path) -> None:
     record = write_record(tmp_path)
     path = examples(record, adversarial_reconstruction=None, map=None, adversarial_map=None)
-    assert len(panel.panel_figure(record, panel.read_examples(path)).axes) == 4 * 3
+    assert len(example_panel.panel_figure(record, example_panel.read_examples(path)).axes) == 4 * 3
 
 
 def test_a_panel_travels_with_the_licence_of_every_picture_beside_it(tmp_path: Path) -> None:
     for category in ("mono", "poly", "mono"):
         record = write_record(tmp_path, category=category)
         examples(record, adversarial_reconstruction=None, map=None, adversarial_map=None)
-        paths = panel.write_panel(record, tmp_path / "panels")
+        paths = example_panel.write_panel(record, tmp_path / "panels")
         assert {p.suffix for p in paths} == {".png", ".txt"}
     notice = (tmp_path / "panels" / "NOTICE.txt").read_text().splitlines()
     assert len(notice) == 3 and all("CC BY-NC-SA 4.0" in line for line in notice[1:])
 
 
 def test_without_examples_there_is_no_panel_and_no_notice(tmp_path: Path) -> None:
-    assert panel.write_panel(write_record(tmp_path), tmp_path / "panels") == []
+    assert example_panel.write_panel(write_record(tmp_path), tmp_path / "panels") == []
     assert not (tmp_path / "panels").exists()
 
 
@@ -175,7 +176,7 @@ def test_damaged_examples_are_a_sentence(tmp_path: Path, changes: dict[str, np.n
     record = write_record(tmp_path)
     path = examples(record, **changes)
     with pytest.raises(RecordError, match="run the cell again"):
-        panel.read_examples(path)
+        example_panel.read_examples(path)
     path.write_bytes(b"no safetensors")
     with pytest.raises(RecordError, match="cannot be read"):
-        panel.read_examples(path)
+        example_panel.read_examples(path)

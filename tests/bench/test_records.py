@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from fake_records import make_cell, make_failed, make_record, make_scores, write_record
 
-from bench import records
 from bench.errors import RecordError
-from bench.record_check import content_sha256
-from bench.records import Record, Revisions
-from bench.scores import Scores
+from bench.records import paths, schema, store
+from bench.records.record import Record, Revisions, is_stale
+from bench.records.schema import content_sha256
+from bench.records.score_table import Scores
 
 
 def test_a_record_comes_back_as_it_went(tmp_path: Path) -> None:
     record = make_record()
-    path = records.write(record, make_scores(), tmp_path)
-    found = records.read(path)
+    path = store.write(record, make_scores(), tmp_path)
+    found = store.read(path)
     assert dataclasses.replace(found, scores_sha256="") == record
     assert (found.category, found.detector_name, found.attack_name, found.norm) == ("mono", "ae", "pgd-linf", "linf")
     assert found.epsilon == 2 / 255
@@ -34,7 +34,7 @@ def test_scores_come_back_bit_by_bit(tmp_path: Path) -> None:
     values = np.array([[0.1 + 0.2, np.nextafter(1.0, 2), 5e-324, np.inf, -1e308, 1 / 3], [0.0, 1, 2, 3, 4, -np.inf]])
     names = ("a,b.png", 'quo"te.png', "line\nbreak\r\n.png", "=cmd.png", "名.png", "bytes\udcff.png")
     scores = Scores(names, np.array([1, 1, 1, -1, -1, -1]), values, values[:, ::-1])
-    found = records.read_scores(records.read(records.write(make_record(scores), scores, tmp_path)))
+    found = store.read_scores(store.read(store.write(make_record(scores), scores, tmp_path)))
     assert found.images == names
     np.testing.assert_array_equal(found.labels, scores.labels)
     assert found.clean.tobytes() == scores.clean.tobytes()
@@ -43,11 +43,11 @@ def test_scores_come_back_bit_by_bit(tmp_path: Path) -> None:
 
 def test_the_key_ignores_the_order_of_entries_and_nothing_else() -> None:
     cell = make_cell()
-    assert records.cell_key(dict(reversed(cell.items()))) == records.cell_key(cell)
+    assert schema.cell_key(dict(reversed(cell.items()))) == schema.cell_key(cell)
     others = [make_cell(seed=1), make_cell(epsilon=np.nextafter(2 / 255, 1)), make_cell(steps=21), make_cell(eot=20)]
-    assert len({records.cell_key(c) for c in [cell, *others]}) == 5
+    assert len({schema.cell_key(c) for c in [cell, *others]}) == 5
     with pytest.raises(RecordError, match="plain, finite JSON"):
-        records.cell_key(make_cell(epsilon=float("nan")))
+        schema.cell_key(make_cell(epsilon=float("nan")))
 
 
 @pytest.mark.parametrize(
@@ -55,26 +55,26 @@ def test_the_key_ignores_the_order_of_entries_and_nothing_else() -> None:
 )
 def test_no_name_leads_out_of_the_folder(tmp_path: Path, name: str) -> None:
     cell = make_cell(detector=name, category=name, dataset=name, attack=name)
-    path = records.record_path(tmp_path, cell)
+    path = paths.record_path(tmp_path, cell)
     assert path.resolve().is_relative_to(tmp_path.resolve())
     assert len(path.relative_to(tmp_path).parts) == 3
     for part in path.relative_to(tmp_path).parts:
         assert re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", part) and len(part) < 200
     written = write_record(tmp_path, category=name, dataset=name, detector=name, attack=name)
     assert written.category == name
-    assert records.find(tmp_path, written.cell) == written
+    assert store.find(tmp_path, written.cell) == written
 
 
 def test_names_that_meet_in_the_file_system_keep_their_own_files(tmp_path: Path) -> None:
     one, two = write_record(tmp_path, detector="a:b"), write_record(tmp_path, detector="a/b")
     assert one.path != two.path
-    assert {r.detector_name for r in records.read_all(tmp_path)[0]} == {"a:b", "a/b"}
+    assert {r.detector_name for r in store.read_all(tmp_path)[0]} == {"a:b", "a/b"}
 
 
 def test_find_knows_only_the_very_cell(tmp_path: Path) -> None:
     record = write_record(tmp_path)
-    assert records.find(tmp_path, record.cell) == record
-    assert records.find(tmp_path, make_cell(seed=7)) is None
+    assert store.find(tmp_path, record.cell) == record
+    assert store.find(tmp_path, make_cell(seed=7)) is None
 
 
 def damage(path: Path, *, seal: bool = False, **changes: object) -> None:
@@ -104,10 +104,10 @@ def test_a_damaged_record_is_reported_and_the_others_are_read(tmp_path: Path, te
     good, bad = write_record(tmp_path), write_record(tmp_path, seed=1)
     assert bad.path is not None
     bad.path.write_text(text)
-    found, problems = records.read_all(tmp_path)
+    found, problems = store.read_all(tmp_path)
     assert found == [good]
     assert len(problems) == 1 and says in problems[0] and str(bad.path) in problems[0]
-    assert records.find(tmp_path, bad.cell) is None  # so it is run again
+    assert store.find(tmp_path, bad.cell) is None  # so it is run again
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_record_that_was_edited_into_nonsense_is_refused(
     assert record.path is not None
     damage(record.path, seal=seal, **changes)
     with pytest.raises(RecordError, match="run the cell again"):
-        records.read(record.path)
+        store.read(record.path)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_any_edit_breaks_a_records_hash(tmp_path: Path, changes: dict[str, objec
     assert record.path is not None
     damage(record.path, **changes)
     with pytest.raises(RecordError, match=r"content_sha256 is not the hash of its content"):
-        records.read(record.path)
+        store.read(record.path)
 
 
 def test_line_ends_white_space_and_the_order_of_entries_are_no_part_of_the_hash(tmp_path: Path) -> None:
@@ -155,22 +155,22 @@ def test_line_ends_white_space_and_the_order_of_entries_are_no_part_of_the_hash(
     assert document["content_sha256"] == hashlib.sha256(canonical.encode()).hexdigest()
     for other in (text.replace("\n", "\r\n"), json.dumps(dict(reversed(document.items())))):
         record.path.write_bytes(other.encode())
-        assert records.read(record.path) == record
+        assert store.read(record.path) == record
 
 
 def test_scores_that_are_not_the_records_own_are_refused(tmp_path: Path) -> None:
     record = write_record(tmp_path)
     assert record.path is not None
-    path = records.companion(record.path, records.SCORES_SUFFIX)
+    path = paths.companion(record.path, paths.SCORES_SUFFIX)
     text = path.read_text()
     path.write_bytes(text.replace("\n", "\r\n").encode())  # what git may do on Windows
-    records.read_scores(record)
+    store.read_scores(record)
     path.write_text(text.replace("0,", "1,", 1))
     with pytest.raises(RecordError, match="SHA-256"):
-        records.read_scores(record)
+        store.read_scores(record)
     path.unlink()
     with pytest.raises(RecordError, match="cannot be read"):
-        records.read_scores(record)
+        store.read_scores(record)
 
 
 @pytest.mark.parametrize("fails_at", [1, 2])
@@ -186,37 +186,37 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing_behind(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RecordError, match=r"disk is full.*run the same command again"):
-        records.write(make_record(), make_scores(), tmp_path)
+        store.write(make_record(), make_scores(), tmp_path)
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
 
 
 def test_the_record_is_written_after_its_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    real = records.write_atomically
+    real = store.write_atomically
 
     def spy(path: Path, data: bytes) -> None:
         order.append(path.name)
         real(path, data)
 
-    monkeypatch.setattr(records, "write_atomically", spy)
-    records.write(make_record(), make_scores(), tmp_path)
+    monkeypatch.setattr(store, "write_atomically", spy)
+    store.write(make_record(), make_scores(), tmp_path)
     assert [name.endswith(".scores.csv") for name in order] == [True, False]
 
 
 def test_figures_without_scores_are_no_record_and_a_failure_needs_none(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="needs the scores"):
-        records.write(make_record(), None, tmp_path)
-    failed = records.read(records.write(make_failed("A sentence."), None, tmp_path))
+        store.write(make_record(), None, tmp_path)
+    failed = store.read(store.write(make_failed("A sentence."), None, tmp_path))
     assert (failed.ok, failed.reason, failed.clean, failed.robust) == (False, "A sentence.", None, None)
 
 
 def test_a_figure_that_is_not_finite_is_unknown_and_never_a_number(tmp_path: Path) -> None:
     record = make_record(indicators={"zero_gradient_share": float("nan")})
-    found = records.read(records.write(record, make_scores(), tmp_path))
+    found = store.read(store.write(record, make_scores(), tmp_path))
     assert found.indicators["zero_gradient_share"] is None
     broken = {**record.results, "robust": {**record.results["robust"], "auc": float("nan")}}
     with pytest.raises(RecordError, match=r"results\.robust\.auc"):
-        records.write(dataclasses.replace(record, results=broken), make_scores(), tmp_path)
+        store.write(dataclasses.replace(record, results=broken), make_scores(), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +231,7 @@ def test_a_figure_that_is_not_finite_is_unknown_and_never_a_number(tmp_path: Pat
     ],
 )
 def test_a_record_of_an_older_revision_is_stale(revisions: Revisions, stale: bool) -> None:
-    assert records.is_stale(make_record(), revisions) is stale
+    assert is_stale(make_record(), revisions) is stale
 
 
 def test_of_two_records_of_one_cell_the_newer_counts_and_it_is_said(tmp_path: Path) -> None:
@@ -240,8 +240,8 @@ def test_of_two_records_of_one_cell_the_newer_counts_and_it_is_said(tmp_path: Pa
     twin = old.path.parent.parent / "copy" / old.path.name
     twin.parent.mkdir()
     twin.write_text(dataclasses.replace(old, written="2025-02-01T00:00:00+00:00").to_json())
-    shutil.copy(records.companion(old.path, records.SCORES_SUFFIX), twin.parent)
-    found, problems = records.read_all(tmp_path)
+    shutil.copy(paths.companion(old.path, paths.SCORES_SUFFIX), twin.parent)
+    found, problems = store.read_all(tmp_path)
     assert [r.written for r in found] == ["2025-02-01T00:00:00+00:00"]
     assert len(problems) == 1 and "same cell" in problems[0]
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from fake_records import make_failed, make_record, make_scores, write_record
 
-from bench import leaderboard_files, records, recount
 from bench.errors import RecordError
-from bench.record_check import content_sha256
-from bench.records import Record
-from bench.scores import Scores, ids_sha256, parse_scores, render_scores
+from bench.records import paths, recount, store
+from bench.records.record import Record
+from bench.records.schema import content_sha256
+from bench.records.score_table import Scores, ids_sha256, parse_scores, render_scores
+from bench.report import write
 
 
 def forged(record: Record, **results: object) -> Path:
@@ -62,7 +63,7 @@ def test_a_changed_figure_is_named_with_both_values_even_if_the_hash_was_made_an
     path = forged(record, **{which: {**record.results[which], part: false}})
     with pytest.raises(RecordError, match=rf"results\.{which}\.{part} is {re.escape(repr(false))} .* give "
                                           rf"{re.escape(repr(true))}.*run the cell again"):  # fmt: skip
-        records.read(path)
+        store.read(path)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +78,7 @@ def test_a_changed_figure_is_named_with_both_values_even_if_the_hash_was_made_an
 def test_a_figure_that_does_not_follow_from_the_scores_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
     path = forged(write_record(tmp_path), **changes)
     with pytest.raises(RecordError, match=r"does not count: results\.\w+ .*run the cell again"):
-        records.read(path)
+        store.read(path)
 
 
 def test_an_entry_beside_a_figure_does_not_stand_in_for_it(tmp_path: Path) -> None:
@@ -85,13 +86,13 @@ def test_an_entry_beside_a_figure_does_not_stand_in_for_it(tmp_path: Path) -> No
     other = {**record.results["robust"], "auc": 99.0}
     path = forged(record, robust=other, **{"robust.auc": record.results["robust"]["auc"]})
     with pytest.raises(RecordError, match=r"results\.robust\.auc is 99\.0"):
-        records.read(path)
+        store.read(path)
 
 
 def test_the_last_bits_of_another_machine_are_no_forgery(tmp_path: Path) -> None:
     record = write_record(tmp_path)
     almost = {name: value * (1 + 1e-12) for name, value in record.results["robust"].items()}
-    assert records.read(forged(record, robust=almost)).robust is not None
+    assert store.read(forged(record, robust=almost)).robust is not None
 
 
 @pytest.mark.parametrize(
@@ -110,41 +111,41 @@ def test_scores_of_other_images_or_draws_bear_no_record_out(
     scores = make_scores()
     record = make_record(scores, **cell_fields)
     with pytest.raises(RecordError, match=sentence):
-        records.write(record, scores, tmp_path)
+        store.write(record, scores, tmp_path)
     assert not list(tmp_path.rglob("*.*")), "something was written"
     good = write_record(tmp_path, scores)
     assert good.path is not None
     good.path.write_text(replace(record, scores_sha256=good.scores_sha256).to_json())
     with pytest.raises(RecordError, match=sentence):
-        records.read(good.path)
+        store.read(good.path)
 
 
 def test_scores_that_were_changed_or_lost_take_the_record_with_them(tmp_path: Path) -> None:
     record = write_record(tmp_path)
     assert record.path is not None
-    path = records.companion(record.path, records.SCORES_SUFFIX)
+    path = paths.companion(record.path, paths.SCORES_SUFFIX)
     text = path.read_text()
     path.write_text(text.replace("0,", "1,", 1))
-    assert records.read_all(tmp_path)[0] == []
+    assert store.read_all(tmp_path)[0] == []
     path.unlink()
-    found, problems = records.read_all(tmp_path)
+    found, problems = store.read_all(tmp_path)
     assert found == [] and "scores" in problems[0] and "run the cell again" in problems[0]
-    assert records.find(tmp_path, record.cell) is None
+    assert store.find(tmp_path, record.cell) is None
     path.write_text(text)
-    assert records.read_all(tmp_path) == ([record], [])
+    assert store.read_all(tmp_path) == ([record], [])
 
 
 def test_an_edited_robust_auc_reaches_no_leaderboard(tmp_path: Path) -> None:
     record = write_record(tmp_path / "records")
     path = forged(record, robust={**record.results["robust"], "auc": 99.0})
-    found, problems = records.read_all(tmp_path / "records")
+    found, problems = store.read_all(tmp_path / "records")
     assert len(problems) == 1 and str(path) in problems[0]
-    leaderboard_files.write(found, tmp_path)
+    write.write(found, tmp_path)
     assert "99.0" not in (tmp_path / "leaderboard.md").read_text()
 
 
 def test_a_failed_cell_needs_no_scores(tmp_path: Path) -> None:
-    assert not records.read(records.write(make_failed(), None, tmp_path)).ok
+    assert not store.read(store.write(make_failed(), None, tmp_path)).ok
 
 
 def test_scores_that_are_no_numbers_bear_nothing_out() -> None:
@@ -173,6 +174,6 @@ def test_reading_costs_milliseconds_a_record(tmp_path: Path) -> None:
     for seed in range(5):
         write_record(tmp_path, scores, seed=seed)
     started = time.process_time()
-    found, problems = records.read_all(tmp_path)
+    found, problems = store.read_all(tmp_path)
     assert len(found) == 5 and problems == []
     assert time.process_time() - started < 5 * 0.2  # 0.02 s each on one thread; the rest is for a busy machine

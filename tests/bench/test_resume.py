@@ -16,7 +16,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE = 300.0  # seconds; a broken test should end some day
 # Snapshots at every chance instead of once a minute.
-DRIVER = "import detectors.freerad.training as t; t.SNAPSHOT_SECONDS = 0.0; from bench.cli import main; main()"
+DRIVER = "import detectors.freerad.training as t; t.SNAPSHOT_SECONDS = 0.0; from bench.cli.commands import main; main()"
 FREERAD = ("work_size=16", "unet.channels=8", "k=50", "map_images=2", "map_draws=1", "training.batch_size=2")
 
 
@@ -93,7 +93,7 @@ def test_a_freerad_fit_killed_on_its_way_goes_on_and_ends_with_the_same_scores(
         return lambda done, total, note="": steps.append(done)
 
     with monkeypatch.context() as patched:
-        patched.setattr("bench.progress.ConsoleReporter.fitting", listen)
+        patched.setattr("bench.cli.progress.ConsoleReporter.fitting", listen)
         assert command(*started).code == 0
     assert 50 < steps[0] <= 100  # from the snapshot, not from the start
     same_as_unbroken(tmp_path, broken, command, words(tmp_path / "unbroken", data, "freerad", sets=sets))

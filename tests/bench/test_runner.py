@@ -14,12 +14,14 @@ import torch
 from bench_fakes import fitted, outcome_of
 
 import attacks
-from bench import disk, records, runner
-from bench import plan as planning
-from bench.cell import Draws, run_cell
-from bench.config import Override
+from bench import files
+from bench.cell.attack import Draws, run_cell
 from bench.errors import CellError, RecordError
-from bench.records import Record
+from bench.plan import plan as planning
+from bench.plan.request import Override
+from bench.records import store
+from bench.records.record import Record
+from bench.run import runner
 
 Register = Callable[..., None]
 CPU = torch.device("cpu")
@@ -58,7 +60,7 @@ def test_a_new_seed_epsilon_step_count_or_setting_makes_new_cells(
     for number, change in enumerate(changes):
         found = fakes.run(fakes.config(tmp_path, folder, "fake", categories=("bolt",), **change))
         assert (found.reused, len(found.records)) == (0, 1), change
-        assert len(records.read_all(tmp_path / "out" / "records")[0]) == number + 1
+        assert len(store.read_all(tmp_path / "out" / "records")[0]) == number + 1
 
 
 def test_the_same_epsilon_twice_is_one_cell(tmp_path: Path, folder: Path, register: Register) -> None:
@@ -170,7 +172,7 @@ def test_one_broken_detector_does_not_cost_the_others_their_cells(
     assert "ZeroDivisionError (a bug of two lines)" in cells["broken"].reason and "--verbose" in cells["broken"].reason
     assert "IndexError (a bug in the fit)" in cells["broken-fit"].reason
     assert cells["fake"].robust is not None
-    on_disk, problems = records.read_all(tmp_path / "out" / "records")
+    on_disk, problems = store.read_all(tmp_path / "out" / "records")
     assert len(on_disk) == 4 and not problems
     assert all("\n" not in record.reason for record in on_disk)
 
@@ -193,7 +195,7 @@ def test_a_failed_cell_is_tried_again_and_its_failure_forgotten(
     monkeypatch.setattr(fakes.BrokenFit, "_fit", fakes.Fake._fit)
     found = fakes.run(run)
     assert (found.reused, [r.status for r in found.records]) == (0, ["ok"])
-    assert [r.status for r in records.read_all(tmp_path / "out" / "records")[0]] == ["ok"]
+    assert [r.status for r in store.read_all(tmp_path / "out" / "records")[0]] == ["ok"]
 
 
 def test_a_gradient_that_was_cut_fails_the_cell_instead_of_looking_robust(
@@ -259,7 +261,7 @@ def test_a_full_disk_stops_the_run_and_keeps_what_is_done(
 
 
 def test_an_error_of_a_file_that_a_detector_misses_is_not_blamed_on_the_disk(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), disk.guarded(tmp_path):
+    with pytest.raises(FileNotFoundError), files.guarded(tmp_path):
         (tmp_path / "nowhere").read_bytes()
-    with pytest.raises(RecordError, match="disk is full"), disk.guarded(tmp_path):
+    with pytest.raises(RecordError, match="disk is full"), files.guarded(tmp_path):
         raise OSError(28, "No space left on device")

@@ -49,7 +49,7 @@ def test_scores_are_those_of_the_detector_on_the_prepared_picture(
 def test_json_is_nothing_but_json_even_where_the_detector_is_fitted_first(
     command: Command, on_data: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bench.progress.QUIET_SECONDS", 0.0)  # the fit would chatter at every step
+    monkeypatch.setattr("bench.cli.progress.QUIET_SECONDS", 0.0)  # the fit would chatter at every step
     data, words = on_data
     said = command("score", *pictures(data)[:2], "--detector", "ae", "--json", *words)
     assert said.code == 0

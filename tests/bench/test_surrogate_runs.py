@@ -11,10 +11,10 @@ import bench_fakes as fakes
 import pytest
 from torch import Tensor
 
-from bench import leaderboard
-from bench.claims import failure_flags
-from bench.config import RunConfig
 from bench.errors import BenchError
+from bench.plan.request import RunConfig
+from bench.report import leaderboard
+from bench.report.caveats import failure_flags
 from detectors.noise import Noise
 
 Command = Callable[..., Any]

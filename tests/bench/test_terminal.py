@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -12,11 +14,14 @@ import pytest
 from fake_records import write_record
 from rich.console import Console
 
-from bench import plots, terminal
-from bench.inspection import Inspection
-from bench.records import Record
+from bench.cli import summary
+from bench.inspection.inspection import Inspection
+from bench.records.record import Record
+from bench.report import folder, plots
 from detectors import anomalib_family
 from detectors.base import Progress, silent
+
+REPOSITORY = Path(__file__).parents[2]
 
 
 class Drawing:
@@ -47,33 +52,33 @@ def _write(out: Path, category: str) -> None:
 def test_plots_of_the_same_records_are_drawn_once(tmp_path: Path, drawing: Drawing) -> None:
     _write(tmp_path, "mono")
     for _ in range(2):
-        terminal.write_results(tmp_path, Console(quiet=True))
+        summary.write_results(tmp_path, Console(quiet=True))
     assert drawing.calls == 1
 
 
 def test_a_new_record_is_drawn(tmp_path: Path, drawing: Drawing) -> None:
     _write(tmp_path, "mono")
-    terminal.write_results(tmp_path, Console(quiet=True))
+    summary.write_results(tmp_path, Console(quiet=True))
     _write(tmp_path, "poly")
-    terminal.write_results(tmp_path, Console(quiet=True))
+    summary.write_results(tmp_path, Console(quiet=True))
     assert drawing.calls == 2
 
 
 def test_a_run_that_was_killed_while_drawing_draws_the_next_time(tmp_path: Path, drawing: Drawing) -> None:
     _write(tmp_path, "mono")
-    terminal.write_results(tmp_path, Console(quiet=True))
+    summary.write_results(tmp_path, Console(quiet=True))
     _write(tmp_path, "poly")
     drawing.killed = True
     with pytest.raises(KeyboardInterrupt):
-        terminal.write_results(tmp_path, Console(quiet=True))
+        summary.write_results(tmp_path, Console(quiet=True))
     drawing.killed = False
-    terminal.write_results(tmp_path, Console(quiet=True))
+    summary.write_results(tmp_path, Console(quiet=True))
     assert drawing.calls == 3
 
 
 def test_records_of_a_family_can_become_stale_too() -> None:
     """Without making the class, which would import anomalib after every run."""
-    assert terminal.revisions().detectors["anomalib:patchcore"] == anomalib_family.REVISION
+    assert summary.revisions().detectors["anomalib:patchcore"] == anomalib_family.REVISION
 
 
 class Silent:
@@ -99,7 +104,7 @@ def test_a_new_cell_is_drawn_as_soon_as_it_is_done_and_not_again_at_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reporter = Silent()
-    drawing = terminal.DrawingReporter(reporter, tmp_path)
+    drawing = summary.DrawingReporter(reporter, tmp_path)
     new = write_record(tmp_path / "records", category="mono")
     drawing.done(new, False)
     drawing.done(write_record(tmp_path / "records", category="poly"), True)
@@ -114,12 +119,12 @@ def test_a_new_cell_is_drawn_as_soon_as_it_is_done_and_not_again_at_the_end(
         return honest(record, scores)
 
     monkeypatch.setattr(plots, "histogram_figure", watched)
-    terminal.write_results(tmp_path, Console(quiet=True))
+    summary.write_results(tmp_path, Console(quiet=True))
     assert asked == ["poly"]
     again = write_record(tmp_path / "records", category="mono", written="2031-01-01T00:00:00+00:00")
     assert new.path is not None and again.path == new.path
     os.utime(again.path, (0, 0))  # as of a copy that keeps old times
-    terminal.write_results(tmp_path, Console(quiet=True))
+    summary.write_results(tmp_path, Console(quiet=True))
     assert asked == ["poly", "mono"], "another record of the same cell"
 
 
@@ -127,8 +132,31 @@ def test_a_picture_that_cannot_be_drawn_now_does_not_stop_the_run(tmp_path: Path
     record = write_record(tmp_path / "records")
     (tmp_path / "plots").write_text("a file where the folder should be")
     reporter = Silent()
-    terminal.DrawingReporter(reporter, tmp_path).done(record, False)
+    summary.DrawingReporter(reporter, tmp_path).done(record, False)
     assert reporter.told == [(record.category, False)]
+
+
+def test_a_notebooks_backend_is_not_looked_for(tmp_path: Path) -> None:
+    """Jupyter sets MPLBACKEND for its children; where that backend is missing, matplotlib cannot be imported."""
+    _write(tmp_path, "mono")
+    asked = {**os.environ, "MPLBACKEND": "module://not_installed.backend"}
+    words = [sys.executable, "-m", "bench", "report", str(tmp_path)]
+    done = subprocess.run(words, env=asked, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stdout and list((tmp_path / "plots").glob("*.png"))
+
+
+def test_what_cannot_be_drawn_costs_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("a backend that is not there")
+
+    monkeypatch.setattr(plots, "write_all", broken)
+    _write(tmp_path, "mono")
+    written, problems = folder.write_results(tmp_path, summary.revisions())
+    assert {path.name for path in written} == {"leaderboard.csv", "leaderboard.md", "leaderboard.tex"}
+    assert len(problems) == 1 and "python -m bench report" in problems[0]
+    monkeypatch.undo()
+    assert folder.write_results(tmp_path, summary.revisions())[1] == [], "it is tried again"
 
 
 def test_no_error_in_drawing_stops_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,5 +166,5 @@ def test_no_error_in_drawing_stops_a_run(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(plots, "histogram_figure", broken)
     reporter = Silent()
     record = write_record(tmp_path / "records")
-    terminal.DrawingReporter(reporter, tmp_path).done(record, False)
+    summary.DrawingReporter(reporter, tmp_path).done(record, False)
     assert reporter.told == [(record.category, False)]

@@ -17,9 +17,10 @@ from bench_fakes import fitted, outcome_of
 from attacks.base import AttackResult
 from attacks.pgd import PGDLInf
 from attacks.threat import LInf
-from bench import metrics, records
-from bench.cell import Draws, run_cell
-from bench.judging import late_gain
+from bench.cell.attack import Draws, run_cell
+from bench.cell.results import late_gain
+from bench.metrics import ranking
+from bench.records import store
 from detectors.noise import NoiseSeed
 
 Register = Callable[..., None]
@@ -37,11 +38,11 @@ def test_the_robust_auc_of_a_linear_score_is_the_exact_worst_case() -> None:
     exact = (w * worst).sum(dim=(1, 2, 3)).numpy()
     np.testing.assert_allclose(found.robust[0], exact, atol=2e-4)
     labels = images.labels.numpy().astype(np.int64)
-    assert metrics.mean_single_draw_auc(found.robust, labels).mean == pytest.approx(
-        metrics.mean_single_draw_auc(exact[None], labels).mean
+    assert ranking.mean_single_draw_auc(found.robust, labels).mean == pytest.approx(
+        ranking.mean_single_draw_auc(exact[None], labels).mean
     )
-    clean = metrics.mean_single_draw_auc(found.clean, labels).mean
-    assert metrics.mean_single_draw_auc(found.robust, labels).mean < clean - 5
+    clean = ranking.mean_single_draw_auc(found.clean, labels).mean
+    assert ranking.mean_single_draw_auc(found.robust, labels).mean < clean - 5
 
 
 def test_a_score_of_pure_noise_is_a_coin_toss_clean_and_robust() -> None:
@@ -49,7 +50,7 @@ def test_a_score_of_pure_noise_is_a_coin_toss_clean_and_robust() -> None:
     found = outcome_of(fitted(fakes.PureNoise), normals=40, anomalies=40, batch_size=40)
     labels = fakes.image_set(40, 40).labels.numpy().astype(np.int64)
     np.testing.assert_array_equal(found.clean, found.robust)  # the same verdict draws, and the image plays no part
-    assert metrics.mean_single_draw_auc(found.robust, labels).mean == pytest.approx(50, abs=7)
+    assert ranking.mean_single_draw_auc(found.robust, labels).mean == pytest.approx(50, abs=7)
     # Every image and draw has its own noise (float32 has the same number twice now and then).
     assert len(np.unique(found.clean)) > 0.999 * found.clean.size
 
@@ -138,7 +139,7 @@ def test_a_record_states_what_was_done_where_and_with_what_uncertainty(
 def test_figures_of_a_record_are_those_of_its_scores(tmp_path: Path, folder: Path, register: Register) -> None:
     register(fakes.Noisy)
     (record,) = fakes.run(fakes.config(tmp_path, folder, "noisy", categories=("bolt",))).records
-    scores = records.read_scores(record)
+    scores = store.read_scores(record)
     assert scores.robust.shape == (record.results["verdict_draws"], 12)
 
     def auc(values: np.ndarray) -> float:  # the definition: pairs in the right order, ties half
@@ -176,9 +177,9 @@ def test_the_pictures_of_a_cell_are_there_as_soon_as_its_record_is(
     """Or a run that was killed between the two would never draw its panel."""
     register(fakes.Fake)
     written: list[str] = []
-    for module in ("bench.records", "bench.runner"):
+    for module in ("bench.records.store", "bench.cell.group"):
         monkeypatch.setattr(f"{module}.write_atomically", lambda path, data: written.append(path.name))
-    monkeypatch.setattr("bench.records.read", lambda path: None)  # nothing is there to be read back
+    monkeypatch.setattr("bench.cell.group.read", lambda path: None)  # nothing is there to be read back
     monkeypatch.setattr(fakes.Quiet, "done", lambda self, record, reused: None)
     fakes.run(fakes.config(tmp_path, folder, "fake", categories=("bolt",)))
     assert [name.split(".", 1)[1] for name in written] == ["examples.safetensors", "scores.csv", "json"]

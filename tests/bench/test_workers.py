@@ -19,10 +19,11 @@ import bench_fakes as fakes
 import pytest
 import torch
 
-from bench import plan as planning
-from bench import runner, workers
+from bench.cell.pictures import Category
 from bench.errors import BenchError, DataError, RecordError
-from bench.worker import Run
+from bench.plan import plan as planning
+from bench.run import pool, runner
+from bench.run.worker import Run
 from detectors.base import Progress
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -50,14 +51,14 @@ def test_workers_start_while_pictures_are_read_and_neither_happens_where_all_is_
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    check = workers.Crew.check
+    check = pool.Crew.check
 
-    def counted(crew: workers.Crew, *words: Any, **more: Any) -> dict[str, DataError]:
+    def counted(crew: pool.Crew, *words: Any, **more: Any) -> dict[str, DataError]:
         seen.append(len(multiprocessing.active_children()))
         return check(crew, *words, **more)
 
-    monkeypatch.setattr(workers.Crew, "check", counted)
-    monkeypatch.setattr(runner.Category, "check", None)
+    monkeypatch.setattr(pool.Crew, "check", counted)
+    monkeypatch.setattr(Category, "check", None)
     plan = planning.make(fakes.config(tmp_path, folder, "brightness"))
     runner.run_plan(plan, fakes.Quiet(), workers=2)
     assert runner.run_plan(plan, fakes.Quiet(), workers=2).reused == 2
@@ -89,7 +90,7 @@ def test_the_last_group_after_a_kill_computes_with_a_workers_threads(tmp_path: P
 def test_workers_are_told_to_keep_memory_and_nobody_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "7")
     monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
-    with workers._memory_kept():
+    with pool._memory_kept():
         assert int(os.environ["MALLOC_MMAP_THRESHOLD_"]) > 2**30 and os.environ["MALLOC_TRIM_THRESHOLD_"] == "7"
     assert "MALLOC_MMAP_THRESHOLD_" not in os.environ and os.environ["MALLOC_TRIM_THRESHOLD_"] == "7"
 
@@ -107,15 +108,15 @@ def test_a_damaged_picture_costs_its_category_alone_and_is_found_before_any_fit(
 
 def test_processes_that_were_started_early_do_the_work_and_those_too_many_end(tmp_path: Path, folder: Path) -> None:
     run = fakes.config(tmp_path, folder, "brightness")
-    with workers.early(run, 3) as crew:
+    with pool.early(run, 3) as crew:
         assert crew is not None and len(multiprocessing.active_children()) == 3
         found = runner.run_plan(planning.make(run), fakes.Quiet(), workers=2, crew=crew)
     assert len(found.records) == 2 and not found.failed and multiprocessing.active_children() == []
-    for nobody in (workers.early(run, 3), workers.early(fakes.config(tmp_path / "else", folder, "brightness"), 1)):
+    for nobody in (pool.early(run, 3), pool.early(fakes.config(tmp_path / "else", folder, "brightness"), 1)):
         with nobody as crew:
             assert crew is None, "there are records, or there is no need"
     with pytest.raises(BenchError, match="--workers"):
-        workers.early(run, 0)
+        pool.early(run, 0)
 
 
 def test_processes_that_turn_out_not_to_be_needed_end_before_the_work_starts(tmp_path: Path, folder: Path) -> None:
@@ -123,14 +124,14 @@ def test_processes_that_turn_out_not_to_be_needed_end_before_the_work_starts(tmp
     alive: list[int] = []
     told.done = lambda *_: alive.append(len(multiprocessing.active_children()))  # type: ignore[method-assign]
     plan = planning.make(fakes.config(tmp_path, folder, "brightness", categories=("bolt",)))
-    with workers.Crew(2) as crew:
+    with pool.Crew(2) as crew:
         runner.run_plan(plan, told, workers=1, crew=crew)
     assert alive == [0]
 
 
 def test_any_number_of_jobs_is_handed_out_without_waiting_for_a_worker() -> None:
     """A pipe holds some 600: a worker that waits for pictures, and a parent that waits for room, wait for ever."""
-    crew = workers.Crew(1)
+    crew = pool.Crew(1)
 
     def hand_out() -> None:
         for number in range(20_000):
@@ -150,15 +151,15 @@ def test_a_record_names_the_pictures_that_it_was_computed_on(
     pictures = shutil.copytree(folder, tmp_path / "pictures")
     plan = planning.make(fakes.config(tmp_path, pictures, "brightness"))
     before = {name: plan.dataset.fingerprint(name) for name in plan.categories}
-    check = workers.Crew.check
+    check = pool.Crew.check
 
-    def checked(crew: workers.Crew, *words: Any, **more: Any) -> dict[str, DataError]:
+    def checked(crew: pool.Crew, *words: Any, **more: Any) -> dict[str, DataError]:
         found = check(crew, *words, **more)
         for picture in pictures.rglob("test/*/*.png"):
             picture.write_bytes(b"no longer a picture")
         return found
 
-    monkeypatch.setattr(workers.Crew, "check", checked)
+    monkeypatch.setattr(pool.Crew, "check", checked)
     result = runner.run_plan(plan, fakes.Quiet(), workers=2)
     assert [record.ok for record in result.records] == [True, True]
     assert {record.category: record.fingerprint for record in result.records} == before
@@ -171,7 +172,7 @@ def test_pictures_that_change_while_they_are_read_are_refused(
 ) -> None:
     pictures = shutil.copytree(folder, tmp_path / "pictures")
     plan = planning.make(fakes.config(tmp_path, pictures, "brightness"))
-    category = runner.Category(plan, "bolt")
+    category = Category(plan, "bolt")
     assert plan.dataset.fingerprint("bolt")
     source, target = sorted(pictures.glob("bolt/train/good/*.png"))[:2]
     shutil.copy(source, target)
@@ -220,14 +221,14 @@ def test_workers_die_with_a_killed_parent(tmp_path: Path, folder: Path) -> None:
 
 def test_the_number_of_processes_follows_threads_and_plan(tmp_path: Path, folder: Path) -> None:
     plan = planning.make(fakes.config(tmp_path, folder, "ae", "brightness"))
-    assert workers.count(plan, None) == 1, "one thread"
+    assert pool.count(plan, None) == 1, "one thread"
     torch.set_num_threads(3)
-    assert workers.count(plan, None) == 3
-    assert workers.count(plan, 64) == 4, "a detector on a category is not divided"
+    assert pool.count(plan, None) == 3
+    assert pool.count(plan, 64) == 4, "a detector on a category is not divided"
     single = dataclasses.replace(plan, categories=("bolt",), detectors=("ae",))
-    assert workers.count(single, None) == 1
+    assert pool.count(single, None) == 1
     with pytest.raises(BenchError, match="--workers"):
-        workers.count(plan, 0)
+        pool.count(plan, 0)
 
 
 def _alive(group: int) -> bool:

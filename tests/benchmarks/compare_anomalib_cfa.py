@@ -29,9 +29,9 @@ from torch import Tensor, nn
 
 import bench
 import detectors
-from bench.config import RunConfig
 from bench.data import registry as datasets
-from bench.fitting import training_data
+from bench.plan.request import RunConfig
+from bench.plan.split import training_data
 from detectors._backbones import Backbone
 from detectors.cfa import CFA, CFASettings
 

@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from bench import fitting
-from bench.config import RunConfig
 from bench.data import registry as datasets
+from bench.plan.request import RunConfig
+from bench.plan.split import training_data
 from detectors import registry
 from detectors._training import batches
 from detectors.noise import generator
@@ -106,7 +106,7 @@ def compare(name: str, category: str, limit: int | None, epochs: int | None, lea
     dataset, short, *root = category.split(":", 2)
     source = datasets.get(dataset, Path(root[0]) if root else None)
     run = RunConfig(detectors=(name,), dataset=dataset, data_root=Path(root[0]) if root else None, limit=limit)
-    normals = fitting.training_data(source, short, SIDE, run).fit.pixels()
+    normals = training_data(source, short, SIDE, run).fit.pixels()
     test = source.test(short, SIDE, per_class=60)
     images, anomalous = test.pixels(), (test.labels == -1).numpy()
     ours = registry.create(name, image_size=SIDE, **({} if epochs is None else {"epochs": epochs}))

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 import attacks
-from bench import fitting
-from bench.config import RunConfig
+from bench.cell.painted_defects import paint
 from bench.data import registry as datasets
-from bench.metrics import mean_single_draw_auc
-from bench.painting import paint
+from bench.metrics.ranking import mean_single_draw_auc
+from bench.plan.request import RunConfig
+from bench.plan.split import training_data
 from detectors.base import Detector
 from detectors.loading import load
 from detectors.noise import NoiseSeed
@@ -31,7 +31,7 @@ BUDGETS = (  # steps, EOT draws, momentum
 
 
 def _pictures(category: str) -> tuple[Tensor, Tensor, list[str]]:
-    data = fitting.training_data(datasets.get("elpv"), category, 128, RunConfig(detectors=("freerad",)))
+    data = training_data(datasets.get("elpv"), category, 128, RunConfig(detectors=("freerad",)))
     kept, names = data.held_out.pixels(), list(data.held_out.ids)
     images = torch.cat([kept, *(paint(kept, names, seed=seed) for seed in range(PAINTINGS))])
     labels = torch.cat([torch.ones(len(kept)), -torch.ones(PAINTINGS * len(kept))])

@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from sklearn.metrics import roc_auc_score
 
-from bench import fitting
-from bench.config import Override, RunConfig
 from bench.data import registry as datasets
-from bench.runner import deterministic
+from bench.plan.request import Override, RunConfig
+from bench.plan.split import training_data
+from bench.run.determinism import deterministic
 from detectors import registry
 from detectors.noise import NoiseSeed
 
@@ -34,7 +34,7 @@ def aucs(detector: str, category: str, seeds: int) -> list[float]:
     dataset, short, *root = category.split(":", 2)
     source = datasets.get(dataset, Path(root[0]) if root else None)
     run = RunConfig(detectors=(name,), dataset=dataset, data_root=Path(root[0]) if root else None)
-    normals = fitting.training_data(source, short, SIDE, run).fit.pixels()
+    normals = training_data(source, short, SIDE, run).fit.pixels()
     test = source.test(short, SIDE, per_class=60)
     images, anomalous = test.pixels(), (test.labels == -1).numpy()
     settings = {override.setting: override.value for override in (Override.parse(f"x.{c}") for c in changes)}

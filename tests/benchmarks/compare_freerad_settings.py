@@ -15,10 +15,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from bench import auto, fitting
-from bench.config import RunConfig
+from bench.cell import choose_setting
+from bench.cell.painted_defects import paint
 from bench.data import registry as datasets
-from bench.painting import paint
+from bench.plan.request import RunConfig
+from bench.plan.split import training_data
 from detectors.freerad.detector import FreeRAD, FreeRADSettings, quick_settings
 from detectors.freerad.unet import UNetSettings
 from detectors.loading import load
@@ -40,7 +41,7 @@ class Judge:
 
     def __init__(self, category: str) -> None:
         run = RunConfig(detectors=("freerad",))
-        data = fitting.training_data(datasets.get("elpv"), category, 128, run)
+        data = training_data(datasets.get("elpv"), category, 128, run)
         self.category, self.normals = category, data.fit.pixels()
         kept, ids = data.held_out.pixels(), list(data.held_out.ids)
         self.images = torch.cat([kept, *(paint(kept, ids, seed=seed) for seed in range(PAINTINGS))])
@@ -54,12 +55,12 @@ class Judge:
         detector.choose("k", k, self.normals, seed=0)
 
     def clean(self, detector: FreeRAD) -> float:
-        return auto._auc(detector, self.images, self.labels, self.ids, 0)
+        return choose_setting._auc(detector, self.images, self.labels, self.ids, 0)
 
     def robust(self, detector: FreeRAD) -> float:
         images, labels, ids = self.images[self.attacked], self.labels[self.attacked], self.ids[self.attacked]
-        attacked: Tensor = auto._attacked(detector, images, labels, ids, 0)
-        return auto._auc(detector, attacked, labels, ids, 0)
+        attacked: Tensor = choose_setting._attacked(detector, images, labels, ids, 0)
+        return choose_setting._auc(detector, attacked, labels, ids, 0)
 
     def report(self, name: str, detector: FreeRAD, timesteps: tuple[int, ...], attacks: int) -> None:
         found = []

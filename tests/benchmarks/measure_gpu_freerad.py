@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from bench.runner import deterministic
+from bench.run.determinism import deterministic
 from detectors import registry
 from detectors.freerad import FreeRAD, fused_norm, stepping
 from detectors.freerad.diffusion import process

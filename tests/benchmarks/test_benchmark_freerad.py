@@ -13,7 +13,7 @@ import torch
 from pytest_benchmark.fixture import BenchmarkFixture
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.costs import matrix_gflops
+from bench.run.costs import matrix_gflops
 from detectors.freerad.detector import quick_settings
 from detectors.freerad.diffusion import hybrid_loss, process
 from detectors.freerad.unet import UNet

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 import bench.data
-from bench import intervals
 from bench.data import NORMAL
 from bench.data.elpv import GAP, TEST_BLOCKS
 from bench.errors import DataError
+from bench.metrics import intervals
 from detectors.file_order import distances, running_number
 
 # Training normals, test normals, test anomalies and matched pairs, counted in labels.csv by hand.

@@ -1,0 +1,59 @@
+"""When an image has been attacked enough: an early stop that changes no figure of pairs.
+
+An AUC counts the pairs of a normal and an anomaly that are in order. Normals are attacked first. One whose score has
+passed the largest CLEAN score of the anomalies has lost all its pairs, since attacked anomalies only fall further. Then
+anomalies: one that lies below the smallest score of the ATTACKED normals has lost all of its pairs. Whatever more an
+attack would do to such an image, robust AUC, strict AUC and the FPR at 95 % TPR stay what they are, to the last digit,
+since only pairs between the classes count; the AUPR does where no two anomalies share a score (of those that do, it
+counts the last one's precision for all). Where an image must lie on the wrong side of a threshold as well, so does
+whatever is counted at it. What is NOT kept: figures of one class alone under attack, and those of pixels.
+
+It holds of a deterministic detector whose best candidate is kept, the clean image among them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+# Of the largest score: a score in another batch may round otherwise. What it misses, `lost` finds.
+MARGIN = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Bounds:
+    """What an attacked image's score must pass.
+
+    Attributes:
+        labels: +1 normal, -1 anomalous, (N,).
+        clean: scores of the clean images, (N,), in whatever the attack compares.
+        threshold: above which an image is called anomalous, or None.
+    """
+
+    labels: NDArray[np.int64]
+    clean: Floats
+    threshold: float | None
+
+    def normals(self) -> float:
+        """A normal image above it has lost all its pairs, and is called anomalous."""
+        anomalies = self.clean[self.labels == -1]
+        return max(float(anomalies.max(initial=-np.inf)), -np.inf if self.threshold is None else self.threshold)
+
+    def anomalies(self, attacked_normals: Floats) -> float:
+        """An anomaly below it has lost all its pairs, and is called normal."""
+        lowest = float(attacked_normals.min(initial=np.inf))
+        return min(lowest, np.inf if self.threshold is None else self.threshold)
+
+    def losses(self, label: int, attacked_normals: Floats | None = None) -> float:
+        """The loss y * A(x) that is enough for the images of a class, with room for rounding."""
+        known = self.clean[self.labels == 1] if attacked_normals is None else attacked_normals
+        bound = self.normals() if label == 1 else -self.anomalies(known)
+        return bound + MARGIN * float(np.abs(self.clean).max(initial=0.0))
+
+    def lost(self, robust: Floats) -> NDArray[np.bool_]:
+        """Which images have lost all their pairs by these scores of the attacked images, (N,)."""
+        normal = self.labels == 1
+        return np.where(normal, robust > self.normals(), robust < self.anomalies(robust[normal]))

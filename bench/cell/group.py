@@ -1,0 +1,220 @@
+"""The cells of one fit of a detector on one category: fit what is not fitted, attack what has no record yet.
+
+A cell's record is written once and atomically, after everything that belongs to it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from attacks.base import Attack
+from attacks.errors import AttackError
+from bench import files
+from bench.cell import fitting, gate
+from bench.cell.attack import Draws, Outcome, run_cell
+from bench.cell.fitting import Fitted
+from bench.cell.pictures import Category
+from bench.cell.results import ALLOW_LEAKS, failed, judged
+from bench.errors import BenchError, RecordError
+from bench.inspection.inspection import Inspection
+from bench.plan import presets, protocols
+from bench.plan.build import build
+from bench.plan.checkpoints import stored_hash
+from bench.plan.plan import Job, Plan, cell_of, stops_early
+from bench.plan.split import TrainingData
+from bench.records.paths import EXAMPLES_SUFFIX, companion, folder_of, record_path
+from bench.records.record import Record
+from bench.records.score_table import Scores
+from bench.records.store import find, read, write
+from bench.text import one_line
+from detectors.base import Detector, Progress
+from detectors.checkpoint import write_atomically
+from detectors.errors import DetectorError
+
+log = logging.getLogger(__name__)
+
+
+class Reporter(Protocol):
+    """Shows how far a run is."""
+
+    def looked(self, inspection: Inspection) -> None: ...
+
+    def fitting(self, detector: str, category: str, fit_seed: int) -> Progress: ...
+
+    def attacking(self, detector: str, category: str, fit_seed: int, attack: str, images: int) -> Any: ...
+
+    def done(self, record: Record, reused: bool) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The cells of one fit of a detector on one category: one process does them all."""
+
+    category: Category
+    detector: str
+    fit_seed: int
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The category's, with this seed for the fit."""
+        return self.category.plan.at(self.fit_seed)
+
+    @property
+    def job(self) -> Job:
+        return Job(self.category.name, self.detector, self.fit_seed)
+
+    def known_records(self) -> list[Record] | None:
+        """The records of all its cells, if they are all there and belong to a checkpoint that is.
+
+        No picture is decoded for it: the records are those of the very bytes that are there, which were decoded then.
+        """
+        plan, run, category = self.plan, self.plan.run, self.category
+        if not folder_of(run.out / "records", plan.dataset.name, category.name).is_dir():
+            return None  # without building the detector
+        try:
+            detector = plan.built.get((self.detector, category.name))
+            if detector is None:
+                detector = build(self.detector, category.name, plan.image_size, run)
+            tensors = stored_hash(detector, plan.dataset, category.name, run)
+        except Exception:  # whatever it is, it is met again, and said, when the group is run
+            return None
+        if tensors is None:
+            return None
+        cells = (cell_of(plan, category.name, detector, attack, tensors, category.subset) for attack in plan.attacks)
+        found = [_known(run.out / "records", cell) for cell in cells]
+        there = [record for record in found if record is not None]
+        if len(there) < len(found) or (not run.allow_leaks and any(map(_has_leaks, there))):
+            return None
+        return there
+
+    def run(self, reporter: Reporter) -> list[tuple[Record, bool]]:
+        """Fit, attack, judge. Returns a record for each attack, and whether it was there already.
+
+        Raises:
+            RecordError: the disk refuses, so nothing can go on.
+            DataError: the category's pictures can no longer be read.
+        """
+        category = self.category
+        fitted = obtain(self.plan, category.name, category.training, self.detector, reporter)
+        done = []
+        for attack in self.plan.attacks:
+            record, was_there = _cell(self.plan, category, category.subset, self.detector, fitted, attack, reporter)
+            reporter.done(record, was_there)
+            done.append((record, was_there))
+        return done
+
+
+def obtain(plan: Plan, category: str, training: TrainingData, name: str, reporter: Reporter) -> Fitted | str:
+    """The fitted detector, or why it cannot be had. Raises RecordError where the disk refuses."""
+    try:
+        with files.guarded(plan.run.cache):
+            detector = build(name, category, plan.image_size, plan.run)
+            return fitting.obtain(
+                detector, plan.dataset, category, training, plan.run,
+                reporter.fitting(name, category, plan.run.fit_seed),
+            )  # fmt: skip
+    except Exception as error:
+        return _reason(error, f"fitting {name}")
+
+
+def _cell(
+    plan: Plan,
+    category: Category,
+    subset: dict[str, Any],
+    name: str,
+    fitted: Fitted | str,
+    attack: Attack,
+    reporter: Reporter,
+) -> tuple[Record, bool]:
+    """The cell's record, and whether it was there already."""
+    folder = plan.run.out / "records"
+    if isinstance(fitted, str):
+        detector = build(name, category.name, plan.image_size, plan.run)
+        cell = _unfitted(plan, category, detector, attack, subset)
+        return _write(failed(plan, cell, {}, fitted, category.inspection), None, folder), False
+    cell = cell_of(plan, category.name, fitted.detector, attack, fitted.tensors_sha256, subset)
+    known = _known(folder, cell)
+    if known is not None:
+        return known, True
+    with reporter.attacking(name, category.name, plan.run.fit_seed, attack.name, len(category.test)) as tick:
+        try:
+            with files.guarded(plan.run.out):
+                passed = gate.check(fitted.detector, category.test, plan.run.torch_device(), attack.threat)
+                outcome = run_cell(
+                    fitted.detector, attack, category.test, category.training.held_out,
+                    Draws(protocols.get(plan.run.protocol).verdict_draws, plan.run.seed),
+                    batch_size=plan.run.batch_size or presets.get(plan.run.preset).batch_size,
+                    device=plan.run.torch_device(), tick=tick,
+                    early_stop=stops_early(plan.run, fitted.detector, attack),
+                )
+                gate.confirm(passed, fitted.detector.name)
+                record, scores = judged(
+                    plan, cell, fitted, category.test, outcome, category.inspection, category.training.fit.ids,
+                    passed,
+                )
+        except Exception as error:
+            reason = _reason(error, f"{attack.name} on {name}")
+            record = failed(plan, cell, fitted.describe(), reason, category.inspection)
+            return _write(record, None, folder), False
+    _write_examples(record, outcome, folder)
+    record = _write(record, scores, folder)
+    _clear(folder, _unfitted(plan, category, fitted.detector, attack, subset))
+    return record, False
+
+
+def _reason(error: Exception, what: str) -> str:
+    """Why a cell failed. A bug in one detector must not cost the night's run; a disk that refuses stops it."""
+    if isinstance(error, RecordError):
+        raise error
+    log.debug("While %s:", what, exc_info=error)
+    if isinstance(error, BenchError | DetectorError | AttackError):
+        return one_line(error, 1000)
+    return (
+        f"{what} raised {type(error).__name__} ({one_line(error, 200)}); this is an error in its code, not in your "
+        "data: run again with --verbose to see where, and report it."
+    )
+
+
+def _known(folder: Path, cell: dict[str, Any]) -> Record | None:
+    """The cell's record, unless it failed."""
+    found = find(folder, cell)
+    return found if found is not None and found.ok else None
+
+
+def _has_leaks(record: Record) -> bool:
+    return any(str(limit).startswith(ALLOW_LEAKS) for limit in record.limits)
+
+
+def _unfitted(
+    plan: Plan, category: Category, detector: Detector, attack: Attack, subset: dict[str, Any]
+) -> dict[str, Any]:
+    """The cell of a detector that could not be fitted: it has no checkpoint."""
+    return cell_of(plan, category.name, detector, attack, "", subset)
+
+
+def _clear(folder: Path, cell: dict[str, Any]) -> None:
+    """Take away the record of an earlier failed fit, now that the fit succeeded."""
+    path = record_path(folder, cell)
+    if path.is_file():
+        path.unlink(missing_ok=True)
+
+
+def _write(record: Record, scores: Scores | None, folder: Path) -> Record:
+    path = write(record, scores, folder)
+    return read(path)
+
+
+def _write_examples(record: Record, outcome: Outcome, folder: Path) -> None:
+    """Pictures for the panel: before the record, so that whoever finds the record finds them."""
+    from safetensors.torch import save
+
+    if not outcome.examples:
+        return
+    with files.guarded(folder):
+        data = save({k: v.contiguous() for k, v in outcome.examples.items()}, {"notice": record.licence})
+        path = record_path(folder, record.cell)
+        write_atomically(companion(path, EXAMPLES_SUFFIX), data)

@@ -1,0 +1,192 @@
+"""What a run prints at its end, and what `bench list` prints."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+import attacks
+from attacks.registry import get_class
+from bench.cell.group import Reporter
+from bench.data import registry as datasets
+from bench.errors import BenchError
+from bench.plan import presets, protocols
+from bench.plan.plan import Job, Plan
+from bench.records.record import Record, Revisions
+from bench.report import fits, folder, leaderboard, write
+from bench.report.pyplot_free import no_backend
+from bench.run.runner import RunResult
+from bench.text import one_line
+from detectors import registry as detector_registry
+
+log = logging.getLogger(__name__)
+
+MEANING = (
+    "AUC: how often an anomalous image scores above a normal one, in per cent (50 is chance). Robust: after every "
+    "image, normal or anomalous, was changed within the ball to mislead this very detector; a stronger attack can only "
+    "lower it."
+)
+
+
+def revisions() -> Revisions:
+    """The revisions of the code at hand: what makes a record stale."""
+    of_families = {f"{f.prefix}:{name}": n for f in detector_registry.families() for name, n in f.revisions.items()}
+    return Revisions(
+        detectors={name: detector_registry.get(name).revision for name in detector_registry.names()} | of_families,
+        attacks={name: get_class(name).revision for name in attacks.names()},
+        protocols={p.name: p.version for p in protocols.PROTOCOLS},
+    )
+
+
+def write_results(out: Path, console: Console) -> list[Path]:
+    """Leaderboards, plots and panels from all records below `out`. Returns what was written; says what went wrong."""
+    written, problems = folder.write_results(out, revisions())
+    for problem in problems:
+        console.print(f"Warning: {problem}", style="yellow", markup=False, highlight=False)
+    return written
+
+
+class DrawingReporter:
+    """Passes everything on to a reporter, and draws each new cell's pictures while others are still being computed.
+
+    What cannot be drawn now is tried again, and said, by `write_results`.
+    """
+
+    def __init__(self, reporter: Reporter, out: Path) -> None:
+        self._reporter, self._plots = reporter, out / "plots"
+        self.looked, self.fitting, self.attacking = reporter.looked, reporter.fitting, reporter.attacking
+
+    def done(self, record: Record, reused: bool) -> None:
+        """Told of a cell that has its record."""
+        self._reporter.done(record, reused)
+        if record.ok and not reused:
+            try:
+                with no_backend():
+                    from bench.report import example_panel, plots
+
+                plots.write_histograms([record], self._plots)
+                example_panel.write_panel(record, self._plots)
+            except Exception as error:  # whatever it is, hours of other cells must not be lost for a picture
+                log.debug("A picture was left for the end:", exc_info=error)
+
+
+def show_result(plan: Plan, result: RunResult, console: Console) -> None:
+    """The leaderboard of the run's own records, what it means, and where the files are."""
+    for board in leaderboard.build(result.records, revisions()):
+        console.print()
+        for fact in board.facts:
+            console.print(fact, style="dim", markup=False, highlight=False)
+        console.print(write.terminal(board))
+        for note in (*board.notes(), *_shortcuts(board), MEANING):
+            console.print(note, markup=False, highlight=False)
+    for record in result.failed:
+        fit = f", fit {fits.fit_seed(record)}" if record.detector_name in plan.several_fits else ""
+        console.print(
+            f"Failed: {record.detector_name} on {record.category}{fit}: {record.reason}", style="bold red",
+            markup=False, highlight=False,
+        )
+    out = plan.run.out
+    console.print(
+        f"\nRecords: {out / 'records'}   Leaderboard: {out / 'leaderboard.md'} (.csv, .tex)   Plots: {out / 'plots'}",
+        markup=False, highlight=False,
+    )
+    reused = f", {result.reused} of them from earlier runs" if result.reused else ""
+    console.print(f"{len(result.records)} cells{reused}; {result.seconds:.0f} s.", markup=False, highlight=False)
+    if plan.dataset.licence:
+        console.print(f"Data: {plan.dataset.licence}", style="dim", markup=False, highlight=False)
+
+
+def _shortcuts(board: leaderboard.Leaderboard) -> list[str]:
+    """How far brightness alone, and file order alone, separate each category."""
+    told = {"brightness": "where darker is anomalous", "file_order": "where the farther file is normal"}
+    lines = []
+    for shortcut, turned in told.items():
+        found: dict[str, float] = {}
+        for row in board.rows:
+            for category, cell in row.cells.items():
+                stated = cell.records[0].results.get(shortcut)
+                value = stated.get("separability") if isinstance(stated, dict) else None
+                if isinstance(value, float):
+                    found[category] = value
+        if found:
+            listed = ", ".join(f"{one_line(category, 40)} {value:.0f}" for category, value in sorted(found.items()))
+            name = shortcut.replace("_", " ")
+            lines.append(f"Separable by {name} alone (AUC, or 100 - AUC {turned}): {listed}.")
+    return lines
+
+
+def show_plan(plan: Plan, estimates: Sequence[tuple[Job, str, float | None]], console: Console) -> None:
+    """What a run would do: rows of (job, checkpoint, seconds)."""
+    table = Table(title=Text(f"{plan.cells} cells on {plan.dataset.name} at {plan.image_size} px"))
+    for column, justify in (("detector", "left"), ("category", "left"), ("checkpoint", "left"), ("about", "right")):
+        table.add_column(column, justify="right" if justify == "right" else "left")
+    for job, origin, seconds in estimates:
+        about = "not known" if seconds is None else duration(seconds)
+        fit = f", fit {job.fit_seed}" if job.detector in plan.several_fits else ""
+        table.add_row(Text(one_line(job.detector, 40) + fit), Text(one_line(job.category, 40)), origin, about)
+    console.print(table)
+    known = [seconds for *_, seconds in estimates if seconds is not None]
+    console.print(f"Attacks: {', '.join(_attack_text(a.describe()) for a in plan.attacks)}.", highlight=False)
+    more = "" if len(known) == len(estimates) else " (without those not known)"
+    console.print(
+        f"Estimated time in all: {duration(sum(known))}{more} of one process; several share it (--workers). Nothing "
+        "was run.", highlight=False,
+    )
+
+
+def _attack_text(described: dict[str, object]) -> str:
+    return f"{described['name']} (epsilon {described['epsilon']:.6g}, {described.get('steps')} steps)"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def listing(what: str) -> Table:
+    """The table of `bench list`. Raises BenchError for a kind that is not there."""
+    table = Table(box=None, pad_edge=False)
+    rows: list[tuple[str, ...]]
+    if what == "detectors":
+        header: tuple[str, ...] = ("name", "method", "noise", "source")
+        classes = [detector_registry.get(name) for name in detector_registry.names()]
+        rows = [(c.name, c.title, "random" if c.is_stochastic else "none", c.paper) for c in classes]
+        for family in detector_registry.families():
+            rows += _family_rows(family)
+    elif what == "attacks":
+        header = ("name", "what it does")
+        rows = [(name, get_class(name).summary) for name in attacks.names()]
+    elif what == "datasets":
+        header = ("name", "what it is", "needs")
+        found = [datasets.find(name) for name in datasets.names()]
+        rows = [(d.name, d.summary, "--data-root" if d.needs_root else "nothing") for d in found]
+    elif what == "presets":
+        header = ("name", "what it is")
+        rows = [(p.name, p.summary) for p in presets.PRESETS]
+        rows += [(f"protocol {p.name}", p.statement) for p in protocols.PROTOCOLS]
+    else:
+        raise BenchError(f"There is no list of {what!r}; ask for detectors, attacks, datasets or presets.")
+    for name in header:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _family_rows(family: detector_registry.Family) -> list[tuple[str, ...]]:
+    """A family with its members in one line, and those that are refused, each with its reason."""
+    members = ", ".join(family.members()) or "not installed"
+    rows: list[tuple[str, ...]] = [(f"{family.prefix}:NAME", family.summary, "", f"NAME: {members}")]
+    return rows + [(f"{family.prefix}:{name}", "refused", "", reason) for name, reason in family.refused.items()]
+
+
+def failures(records: Sequence[Record]) -> int:
+    """The exit code of a run with these records: 2 where a cell failed."""
+    return 2 if any(not record.ok for record in records) else 0

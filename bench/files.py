@@ -1,0 +1,64 @@
+"""What a disk may refuse: told apart from a detector's own errors, and found before a long run rather than after it."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from bench.errors import RecordError
+from detectors.checkpoint import TEMPORARY, write_atomically
+
+ABANDONED_SECONDS = 24 * 3600  # nobody writes one file for so long
+
+# A full or failing disk: nothing that a detector's code can do about it, and no reason to blame it.
+_REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+# Besides, what a user's choice of a folder can lead to.
+_WRONG_FOLDER = frozenset({errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG})
+
+
+def refused(error: OSError) -> bool:
+    """Whether the disk, and not the program, is at fault."""
+    return error.errno in _REFUSALS
+
+
+def sentence(error: OSError, folder: Path | str) -> str:
+    """What to tell the user."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    what = "The disk is full at" if full else "Cannot write to"
+    why = "" if full else f" ({error.strerror or error})"
+    return f"{what} {folder}{why}; free some space or choose another folder and run the same command again: it goes on."
+
+
+@contextmanager
+def guarded(folder: Path) -> Iterator[None]:
+    """Within it a disk that refuses raises RecordError; any other OSError passes."""
+    try:
+        yield
+    except OSError as error:
+        if not refused(error):
+            raise
+        raise RecordError(sentence(error, folder)) from None
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder and write to it once; what a killed process has left half-written there a day ago is removed.
+    Raises RecordError where that cannot be done."""
+    probe = folder / ".writable"
+    try:
+        write_atomically(probe, b"")
+        probe.unlink(missing_ok=True)  # two runs may ask at once
+    except OSError as error:
+        if not refused(error) and error.errno not in _WRONG_FOLDER:
+            raise
+        raise RecordError(sentence(error, folder)) from None
+    _sweep(folder)
+
+
+def _sweep(folder: Path) -> None:
+    for left in folder.rglob(f".*{TEMPORARY}"):
+        with suppress(OSError):
+            if left.is_file() and time.time() - left.lstat().st_mtime > ABANDONED_SECONDS:
+                left.unlink()

@@ -1,0 +1,1 @@
+"""Figures of merit: what they are, and how sure they are."""

@@ -1,0 +1,1 @@
+"""What is to be done. Whatever is wrong with a request is found here, before any fit."""

@@ -1,0 +1,71 @@
+"""Unfitted detectors with a run's settings, and what can be found wrong with them before any picture is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+import torch
+
+import detectors
+from bench.data.base import Dataset
+from bench.errors import BenchError
+from bench.plan.request import RunConfig
+from bench.plan.split import held_out_count
+from bench.text import one_line
+from detectors.base import Detector
+from detectors.errors import DetectorError
+from detectors.registry import override
+
+OPEN_SETTING_REVISION = 3  # of how the suite chooses settings that are "auto"
+
+
+def build(name: str, category: str, image_size: int, run: RunConfig) -> Detector:
+    """The unfitted detector with the run's settings for this category. Raises DetectorError, WeightsError."""
+    cls = detectors.get(name)
+    try:
+        with torch.random.fork_rng(devices=[]):  # layers draw when they are built; nobody else may notice
+            settings = cls.settings_for(run.preset, image_size)
+            return cls(override(settings, run.overrides_for(name, category), owner=name), image_size)
+    except (DetectorError, BenchError):
+        raise
+    except Exception as error:  # settings that no network can have, or a stranger's detector
+        raise BenchError(
+            f"{name} cannot be built at {image_size} px with these settings ({one_line(error, 200)}); "
+            "change --set or --image-size, or leave it out of --detectors."
+        ) from error
+
+
+def check_counts(detectors_of: Sequence[Detector], dataset: Dataset, category: str, run: RunConfig) -> None:
+    """Raise BenchError, before any picture is decoded, where one of the detectors would get too few normals."""
+    normals = len(dataset.train_ids(category, limit=run.limit))
+    held_out = held_out_count(normals, run)
+    lacking = [f"{d.name} needs {d.min_normals}" for d in detectors_of if d.min_normals > normals - held_out]
+    if lacking:
+        kept = f" ({held_out} more are kept for --holdout)" if held_out else ""
+        limit = "" if run.limit is None else f", raise --limit {run.limit}"
+        raise BenchError(
+            f"There are {normals - held_out} normal images of {category} to fit on{kept} and {', '.join(lacking)}; add "
+            f"images{limit}, or leave {'it' if len(lacking) == 1 else 'them'} out of --detectors."
+        )
+    for detector in detectors_of:
+        check_open_setting(detector, held_out)
+
+
+def open_setting(detector: Detector) -> str | None:
+    """The name of the setting that is to be chosen, or None."""
+    for field in fields(detector.settings):
+        if getattr(detector.settings, field.name) == "auto" and field.name in detector.auto_choices:
+            return field.name
+    return None
+
+
+def check_open_setting(detector: Detector, held_out: int) -> None:
+    """Raise BenchError where the detector has an open setting and too few held-out normals to choose it on."""
+    setting = open_setting(detector)
+    if setting is not None and held_out < 4:
+        raise BenchError(
+            f"{detector.name}.{setting} = auto is chosen on training normals that are kept from the fit; there are "
+            f"{held_out} (4 are needed, a tenth of all at most): keep some with --holdout 32, add normals, "
+            f"or set a number with --set {detector.name}.{setting}=100."
+        )

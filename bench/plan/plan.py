@@ -1,0 +1,338 @@
+"""The plan of a run: which cells there are. Whatever is wrong with the request is found here, before any fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, NamedTuple
+
+import attacks
+from attacks.base import Attack
+from attacks.registry import get_class
+from attacks.threat import scaled_l2_epsilon
+from bench.data import registry as datasets
+from bench.data.base import ANOMALOUS, NORMAL, Dataset
+from bench.errors import BenchError
+from bench.plan import presets, protocols
+from bench.plan.build import build, check_counts
+from bench.plan.request import RunConfig, check_overrides
+from bench.records.score_table import ids_sha256
+from detectors import registry as detector_registry
+from detectors.base import Detector
+
+_FOLLOWED = {
+    "surrogate": "the surrogate's",
+    "auto": "the score's and the surrogate's",
+    "map": "that of a smooth maximum of the map",
+}
+
+
+class Job(NamedTuple):
+    """What shares a fit, and is not divided among processes: all attacks on one fit of a detector on a category."""
+
+    category: str
+    detector: str
+    fit_seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A checked run: every detector, category and attack of it exists and can be built.
+
+    Attributes:
+        run: what the user asked for.
+        dataset: opened and validated.
+        categories, detectors: in the order in which they are run.
+        attacks: with their threat models settled, one for each epsilon.
+        image_size: of the one input resolution.
+        stochastic: the detectors that draw noise with these settings, in some category.
+        followed: what the protocol's attack follows there instead of the score's gradient, by (detector, category).
+        built: the unfitted detectors that were built to check the plan, by (detector, category), for whoever only looks
+            at one: building a backbone takes a second. To be cleared where their memory is better used.
+    """
+
+    run: RunConfig
+    dataset: Dataset
+    categories: tuple[str, ...]
+    detectors: tuple[str, ...]
+    attacks: tuple[Attack, ...]
+    image_size: int
+    stochastic: frozenset[str] = frozenset()
+    followed: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    built: dict[tuple[str, str], Detector] = field(default_factory=dict, repr=False)
+
+    @property
+    def cells(self) -> int:
+        return len(self.jobs) * len(self.attacks)
+
+    @property
+    def jobs(self) -> list[Job]:
+        """In the order in which they are done."""
+        return [
+            Job(category, name, seed)
+            for category in self.categories for name in self.detectors for seed in self.fit_seeds(name)
+        ]  # fmt: skip
+
+    @property
+    def several_fits(self) -> frozenset[str]:
+        """The detectors that are fitted with several seeds."""
+        return frozenset(name for name in self.detectors if len(self.fit_seeds(name)) > 1)
+
+    def fit_seeds(self, detector: str) -> tuple[int, ...]:
+        """The seeds that a detector is fitted with. One whose fit draws nothing has one fit, which is called fit 0
+        whatever was asked for: others would be copies of it."""
+        cls, run = detector_registry.get(detector), self.run
+        seeds = tuple(dict.fromkeys(run.fit_seeds)) or (run.fit_seed,)
+        if not cls.fit_is_seeded:
+            return (0,)
+        return seeds[:1] if run.fit_seeds_for == "chaotic" and not cls.training_is_chaotic else seeds
+
+    def at(self, fit_seed: int) -> Plan:
+        """The same plan with this seed for every fit."""
+        return replace(self, run=replace(self.run, fit_seed=fit_seed, fit_seeds=()))
+
+    @property
+    def per_class(self) -> int | None:
+        """Test images per class at most: the protocol's, and the user's limit."""
+        limits = [n for n in (protocols.get(self.run.protocol).per_class, self.run.limit) if n is not None]
+        return min(limits, default=None)
+
+    @property
+    def limits(self) -> list[str]:
+        """Why this is not a full run of its protocol; empty where it is one. Options that change nothing don't count:
+        a record that was made with them is one that a plain run takes over."""
+        defaults = protocols.get(self.run.protocol)
+        found = []
+        if self.run.limit is not None:
+            found.append(f"--limit {self.run.limit}: at most so many training normals, and test images per class")
+        if self.run.step_size is not None:
+            found.append(f"--step-size {self.run.step_size:g}: not the protocol's 2.5 epsilon / steps")
+        if self.run.keep not in (None, "best", defaults.keep):
+            found.append(f"--keep {self.run.keep}: the protocol keeps the {defaults.keep} iterate")
+        preset_side = presets.get(self.run.preset).side(self.run.dataset)
+        if self.image_size != preset_side:
+            found.append(f"--image-size {self.image_size}: the preset's is {preset_side}")
+        if self.run.holdout not in (None, presets.get(self.run.preset).holdout):
+            found.append(f"--holdout {self.run.holdout}: not the preset's")
+        return found
+
+    def limits_of(self, detector: str, category: str) -> list[str]:
+        """The same for one detector: what concerns it alone is among them, such as settings that the user changed."""
+        found, run, defaults = self.limits, self.run, protocols.get(self.run.protocol)
+        is_stochastic = detector in self.stochastic
+        for attack in self.attacks:
+            # Of each restart: three short ones are no long one.
+            spent, due = (
+                a.gradients(is_stochastic=is_stochastic) // getattr(a.settings, "restarts", 1)
+                for a in (attack, _of_protocol(attack.name, defaults))
+            )
+            if spent < due:
+                found.append(f"--steps or --eot: {spent} gradients for each image, fewer than the protocol's {due}")
+                break
+        # More of it is not a stronger attack.
+        if is_stochastic and run.momentum not in (None, defaults.momentum):
+            found.append(f"--momentum {run.momentum:g}: not the protocol's {defaults.momentum:g}")
+        followed = self.followed.get((detector, category), run.gradient)
+        if run.gradient not in ("auto", followed):
+            found.append(f"--gradient {run.gradient}: the protocol follows {_FOLLOWED[followed]}")
+        changed = run.overrides_for(detector, category)
+        if changed:
+            usual = detector_registry.get(detector).settings_for(run.preset, self.image_size)
+            same = [k for k, v in changed.items() if detector_registry.override(usual, {k: v}, owner=detector) == usual]
+            changed = {key: value for key, value in changed.items() if key not in same}
+        return found + [f"--set {detector}.{name}={value}: not the preset's" for name, value in changed.items()]
+
+
+def make(run: RunConfig) -> Plan:
+    """Check a run and lay it out.
+
+    Raises:
+        BenchError, DetectorError, AttackError, WeightsError: with a sentence on what to change.
+    """
+    preset = presets.get(run.preset)
+    names = _resolve(run.detectors, detector_registry.names())
+    for name in names:
+        detector_registry.get(name)
+    attack_names = _resolve(run.attacks, attacks.names())
+    dataset = datasets.get(run.dataset, run.data_root, run.reading)
+    available = dataset.categories()
+    categories = tuple(dict.fromkeys(available if run.categories is None else run.categories))
+    if not categories:
+        raise BenchError(f"Name at least one category ({', '.join(available)}), or all.")
+    for category in categories:
+        dataset.check_category(category)
+    check_overrides(run.overrides, names, categories)
+    run.torch_device()
+    image_size = run.image_size or preset.side(run.dataset)
+    _check_radii(attack_names, run, image_size)
+    made = tuple(a for name in attack_names for a in _attacks(name, run, image_size))
+    for category in categories:
+        dataset.validate(category)
+    built = _built(names, categories, image_size, run)
+    for category in categories:
+        check_counts([built[name, category] for name in names], dataset, category, run)
+    stochastic = frozenset(name for (name, _), detector in built.items() if detector.is_stochastic)
+    usual = _of_protocol(attack_names[0], protocols.get(run.protocol))
+    follows = {key: getattr(usual.settled(d).settings, "differentiate", "score") for key, d in built.items()}
+    followed = {key: what for key, what in follows.items() if what != "score"}
+    return Plan(run, dataset, categories, names, made, image_size, stochastic, followed, built)
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What another process needs of a plan: all of it can be pickled, and no detector has to be built again."""
+
+    run: RunConfig
+    categories: tuple[str, ...]
+    detectors: tuple[str, ...]
+    image_size: int
+    stochastic: frozenset[str]
+    followed: Mapping[tuple[str, str], str]
+
+    @classmethod
+    def of(cls, plan: Plan) -> Outline:
+        """The outline of a plan that `make` has checked."""
+        return cls(**{f.name: getattr(plan, f.name) for f in fields(cls)})
+
+    def plan(self) -> Plan:
+        """The plan again."""
+        run = self.run
+        names = _resolve(run.attacks, attacks.names())
+        made = tuple(a for name in names for a in _attacks(name, run, self.image_size))
+        return Plan(
+            run, datasets.get(run.dataset, run.data_root, run.reading), self.categories, self.detectors, made,
+            self.image_size, self.stochastic, self.followed,
+        )
+
+
+def _built(
+    names: Sequence[str], categories: Sequence[str], image_size: int, run: RunConfig
+) -> dict[tuple[str, str], Detector]:
+    """Every detector of the plan, unfitted; one that has the same settings in several categories is built once."""
+    built: dict[tuple[str, str], Detector] = {}
+    for name in names:
+        alike: dict[str, Detector] = {}
+        for category in categories:
+            settings = repr(run.overrides_for(name, category))
+            if settings not in alike:
+                alike[settings] = build(name, category, image_size, run)
+            built[name, category] = alike[settings]
+    return built
+
+
+def _resolve(asked: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    if not asked:
+        raise BenchError(f"Name at least one of: {', '.join(known)}; or all.")
+    return tuple(known) if list(asked) == ["all"] else tuple(dict.fromkeys(asked))
+
+
+def _check_radii(names: Sequence[str], run: RunConfig, image_size: int) -> None:
+    """Refuse radii that can only be a mistake; each would make a robust AUC that means nothing."""
+    norms = {get_class(name).norm for name in names}
+    if len(norms) > 1 and (run.epsilons or run.step_size is not None):
+        raise BenchError("--epsilon and --step-size belong to one norm; run the attacks of each norm on their own.")
+    for epsilon in run.epsilons:
+        usual = 2 / 255 if norms == {"linf"} else scaled_l2_epsilon(image_size)
+        if (norms == {"linf"} and epsilon >= 1) or (norms == {"l2"} and epsilon > 100 * usual):
+            raise BenchError(
+                f"epsilon {epsilon:g} looks like a 0-255 value; it is measured on the [0, 1] scale, where {usual:.3g} "
+                "is usual: divide it by 255."
+            )
+
+
+def _attacks(name: str, run: RunConfig, image_size: int) -> list[Attack]:
+    changed = _changed(run)
+    if run.gradient != "auto":
+        changed["differentiate"] = run.gradient
+    # That an attack cannot do what the user asks for is an error.
+    settings = _known(name, protocols.get(run.protocol).attack_settings(**changed)) | changed
+    radii: list[float | None] = [*dict.fromkeys(run.epsilons)] or [None]
+    return [attacks.get(name, image_size=image_size, epsilon=epsilon, **settings) for epsilon in radii]
+
+
+def _known(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """An attack without steps takes none from the protocol."""
+    known = {f.name for f in fields(get_class(name).settings_class)}
+    return {key: value for key, value in settings.items() if key in known}
+
+
+def _of_protocol(name: str, rules: protocols.Protocol) -> Attack:
+    return attacks.get(name, **_known(name, rules.attack_settings()))
+
+
+def _changed(run: RunConfig) -> dict[str, Any]:
+    """What the user asked for in the attack's settings other than the protocol's."""
+    usual = protocols.get(run.protocol).attack_settings() | {"step_size": None, "random_start": False, "restarts": 1}
+    asked = {
+        "steps": run.steps, "step_size": run.step_size, "keep": run.keep, "random_start": run.random_start,
+        "restarts": run.restarts, "eot": run.eot, "momentum": run.momentum,
+    }
+    return {key: value for key, value in asked.items() if value is not None and value != usual[key]}
+
+
+def subset_of(
+    labels: Mapping[str, int], per_class: int | None, limit: int | None = None, *, is_matched: bool = False
+) -> dict[str, Any]:
+    """What a record says about the test images, of which `labels` has the ids in order; a --limit is named, so that a
+    full run never takes over its cell, and that they were matched by group."""
+    return {
+        "per_class": per_class,
+        "normals": sum(label == NORMAL for label in labels.values()),
+        "anomalies": sum(label == ANOMALOUS for label in labels.values()),
+        "sha256": ids_sha256(labels),
+        **({} if limit is None else {"limit": limit}),
+        **({"matched": "group"} if is_matched else {}),
+    }
+
+
+def _statement(run: RunConfig, rules: protocols.Protocol) -> str:
+    """The protocol's own words, as long as the user changed nothing of the attack."""
+    if _changed(run):
+        return f"The attack's settings were changed from those of the protocol {rules.name}; they are named above."
+    return rules.statement
+
+
+def stops_early(run: RunConfig, detector: Detector, attack: Attack) -> bool:
+    """Whether an image that has lost all its pairs is attacked no further, which is exact of a deterministic detector
+    whose strongest iterate is kept (`bench.cell.enough`)."""
+    return attack.can_stop and not run.complete and not detector.is_stochastic and detector.sees_pixels
+
+
+def cell_of(
+    plan: Plan, category: str, detector: Detector, attack: Attack, tensors_sha256: str, subset: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything that the cell's figures depend on; its hash is the cell's key."""
+    run, rules = plan.run, protocols.get(plan.run.protocol)
+    return {
+        "protocol": {
+            "name": rules.name, "version": rules.version, "statement": _statement(run, rules), "changed": _changed(run),
+        },
+        "dataset": plan.dataset.name,
+        "fingerprint": plan.dataset.fingerprint(category),
+        "remark": plan.dataset.remark(category),
+        "category": category,
+        "subset": subset,
+        "preset": run.preset,
+        "image_size": plan.image_size,
+        "detector": {
+            "name": detector.name,
+            "title": detector.title,
+            "revision": detector.revision,
+            "settings": asdict(detector.settings),
+            "checkpoint_sha256": tensors_sha256,
+            "frozen": detector.frozen_hashes(),
+            "is_stochastic": detector.is_stochastic,
+        },
+        "attack": attack.settled(detector).describe(),
+        "draws": {
+            "verdict": rules.verdict_draws if detector.is_stochastic else 1,
+            "selection": rules.selection_draws if detector.is_stochastic else 0,
+        },
+        "seed": run.seed,
+        "fit_seed": run.fit_seed,
+        # Figures of one class under attack are not there, so that a --complete run does not take over its cell.
+        **({"early_stop": True} if stops_early(run, detector, attack) else {}),
+        # Thresholds come from the held-out normals, also where the fit is the same without them. Named only where it is
+        # not the preset's, as --limit is.
+        **({} if run.holdout in (None, presets.get(run.preset).holdout) else {"holdout": run.holdout}),
+    }

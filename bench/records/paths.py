@@ -1,0 +1,48 @@
+"""Where records lie: names that strangers gave, made into harmless file names."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.records.schema import cell_key
+
+SCORES_SUFFIX = ".scores.csv"
+EXAMPLES_SUFFIX = ".examples.safetensors"
+
+
+def record_path(folder: Path, cell: Mapping[str, Any]) -> Path:
+    """Where the record of a cell lies: folder/dataset/category/detector--attack--key.json, names made harmless."""
+    stem = f"{safe_name(cell['detector']['name'])}--{safe_name(cell['attack']['name'])}--{cell_key(cell)[:12]}"
+    return folder_of(folder, cell["dataset"], cell["category"]) / f"{stem}.json"
+
+
+def folder_of(folder: Path, dataset: object, category: object) -> Path:
+    """Where the records of a category lie."""
+    return folder / safe_name(dataset) / safe_name(category)
+
+
+def safe_name(name: object) -> str:
+    """A file name from whatever a stranger called a thing: letters, digits, `._-`, no leading dot, 1 to 60 characters.
+    Different names may meet; the key in a record's name keeps their files apart."""
+    plain = unicodedata.normalize("NFKD", str(name)).encode("ascii", "ignore").decode()
+    cleaned = re.sub(r"[^A-Za-z0-9._-]+", "_", plain).lstrip(".")[:60].rstrip(".")
+    reserved = re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", cleaned)  # device names on Windows
+    return f"_{cleaned}" if not cleaned or reserved else cleaned
+
+
+def distinct_name(name: object) -> str:
+    """As `safe_name`, but different names never meet: a name that had to be changed gets a part of its hash."""
+    safe, text = safe_name(name), str(name)
+    if safe == text:
+        return safe
+    return f"{safe[:47]}-{hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
+
+
+def companion(path: Path, suffix: str) -> Path:
+    """A file beside a record, e.g. `companion(path, SCORES_SUFFIX)`."""
+    return path.with_name(path.name.removesuffix(".json") + suffix)

@@ -1,0 +1,183 @@
+"""What one cell of the benchmark found: its record, and when it is out of date."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.errors import RecordError
+from bench.records.schema import CONTENT, FORMAT, Figures, check, content_sha256
+from bench.text import one_line
+
+
+@dataclass(frozen=True)
+class Revisions:
+    """The revision numbers of the code at hand, by name. A name that is not listed counts as current: a detector of a
+    package that is not installed here cannot be judged."""
+
+    detectors: Mapping[str, int] = field(default_factory=dict)
+    attacks: Mapping[str, int] = field(default_factory=dict)
+    protocols: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One cell: what was asked (`cell`, whose hash is `key`), and what came out."""
+
+    key: str
+    status: str
+    cell: dict[str, Any]
+    full_run: bool
+    written: str
+    reason: str = ""
+    limits: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)  # what is odd about the category's pictures
+    checkpoint: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+    indicators: dict[str, Any] = field(default_factory=dict)
+    gate: dict[str, Any] = field(default_factory=dict)
+    licence: str = ""
+    environment: dict[str, Any] = field(default_factory=dict)
+    command: str = ""
+    seconds: dict[str, Any] = field(default_factory=dict)
+    peak_memory_mb: float | None = None
+    scores_sha256: str = ""
+    format: int = FORMAT
+    path: Path | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"
+
+    @property
+    def stamp(self) -> str:
+        """Which cell it is and when it was made: what pictures drawn from it bear."""
+        return one_line(f"{self.key} {self.written}", 200)
+
+    @property
+    def dataset(self) -> str:
+        return str(self.cell["dataset"])
+
+    @property
+    def category(self) -> str:
+        return str(self.cell["category"])
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.cell["fingerprint"])
+
+    @property
+    def subset(self) -> dict[str, Any]:
+        return dict(self.cell["subset"])
+
+    @property
+    def preset(self) -> str:
+        return str(self.cell["preset"])
+
+    @property
+    def image_size(self) -> int:
+        return int(self.cell["image_size"])
+
+    @property
+    def protocol(self) -> str:
+        return str(self.cell["protocol"]["name"])
+
+    @property
+    def detector(self) -> dict[str, Any]:
+        return dict(self.cell["detector"])
+
+    @property
+    def detector_name(self) -> str:
+        return str(self.cell["detector"]["name"])
+
+    @property
+    def detector_title(self) -> str:
+        return str(self.cell["detector"].get("title") or self.detector_name)
+
+    @property
+    def attack(self) -> dict[str, Any]:
+        return dict(self.cell["attack"])
+
+    @property
+    def attack_name(self) -> str:
+        return str(self.cell["attack"]["name"])
+
+    @property
+    def norm(self) -> str:
+        return str(self.cell["attack"]["norm"])
+
+    @property
+    def epsilon(self) -> float:
+        return float(self.cell["attack"]["epsilon"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.cell["seed"])
+
+    @property
+    def clean(self) -> Figures | None:
+        return self._figures("clean")
+
+    @property
+    def robust(self) -> Figures | None:
+        return self._figures("robust")
+
+    def separated_by(self, shortcut: str) -> bool:
+        """Whether "brightness" or "file_order" alone separates the classes."""
+        found = self.results.get(shortcut)
+        return isinstance(found, dict) and found.get("flagged") is True
+
+    def _figures(self, which: str) -> Figures | None:
+        """None for a failed cell."""
+        found = self.results.get(which)
+        if not self.ok or not isinstance(found, dict):
+            return None
+        names = (f.name for f in dataclasses.fields(Figures))
+        return Figures(**{name: found[name] for name in names if found.get(name) is not None})
+
+    def to_json(self) -> str:
+        """The record as ASCII JSON, with the hash of its content; figures that are not finite become null, which reads
+        as "not known"."""
+        document = _finite(_document(self))
+        document[CONTENT] = content_sha256(document)
+        return json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        """Its figures are not yet held against its scores: that is for `read`. Raises RecordError where it is no record
+        of this format, was changed after it was written or does not belong to its key."""
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise RecordError(f"it is no JSON ({error}); run the cell again.") from None
+        check(document)
+        known = {f.name for f in dataclasses.fields(cls)} - {"path"}
+        return cls(**{key: value for key, value in document.items() if key in known})
+
+
+def is_stale(record: Record, revisions: Revisions) -> bool:
+    """Whether the detector, the attack or the protocol has been revised since."""
+    cell = record.cell
+    pairs = (
+        (cell["detector"]["revision"], revisions.detectors.get(record.detector_name)),
+        (cell["attack"]["revision"], revisions.attacks.get(record.attack_name)),
+        (cell["protocol"]["version"], revisions.protocols.get(record.protocol)),
+    )
+    return any(current is not None and then < current for then, current in pairs)
+
+
+def _document(record: Record) -> dict[str, Any]:
+    return {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name != "path"}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,143 @@
+"""Records on the disk: what one cell of the benchmark found, as JSON beside a CSV of its per-image scores.
+
+A record is written once, atomically and after its scores: whoever finds the JSON finds the whole cell, and a run that
+was killed does the cell again. Records may come from strangers: reading never runs code, checks what it needs, and
+reports what is damaged instead of failing.
+
+No figure is believed without its scores: a record carries the hash of its content and that of its scores, and whatever
+can be computed from the scores is computed again when it is read (`bench.records.recount`). That tells what was
+changed by accident or by hand. A forger who makes up scores and computes figures and hashes to match is not found out
+by reading: only measuring the cell again would tell.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.errors import RecordError
+from bench.records import recount
+from bench.records.paths import SCORES_SUFFIX, companion, record_path
+from bench.records.record import Record
+from bench.records.schema import cell_key, check
+from bench.records.score_table import Scores, parse_scores, render_scores
+from detectors.checkpoint import write_atomically
+
+log = logging.getLogger(__name__)
+
+
+def write(record: Record, scores: Scores | None, folder: Path) -> Path:
+    """Write the scores, then the record. Returns the record's path; a failed cell may have no scores.
+
+    Raises:
+        RecordError: the key or a figure is wrong or not that of the scores, or the disk refuses (nothing half-written
+            stays behind).
+    """
+    if record.ok and scores is None:
+        raise RecordError("A record that claims figures needs the scores they come from; pass them.")
+    path = record_path(folder, record.cell)
+    table = render_scores(scores) if scores is not None else ""
+    text = dataclasses.replace(record, scores_sha256=_digest(table) if table else "").to_json()
+    document = json.loads(text)
+    check(document)
+    if record.ok and scores is not None:
+        recount.check(document["cell"], document["results"], scores)
+    scores_path, had_record = companion(path, SCORES_SUFFIX), path.exists()
+    try:
+        if table:
+            write_atomically(scores_path, table.encode(errors="surrogateescape"))
+        write_atomically(path, text.encode())
+    except OSError as error:
+        if not had_record:
+            scores_path.unlink(missing_ok=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RecordError(
+                f"The disk is full at {folder}; free some space and run the same command again, which continues."
+            ) from None
+        raise RecordError(f"{path} cannot be written ({error.strerror}); choose a folder that can.") from None
+    return path
+
+
+def read(path: Path) -> Record:
+    """One record, held against its scores where it has figures. Raises RecordError where one of the two is missing,
+    damaged or changed, or where they do not belong together."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"The record {path} cannot be read ({error}); run the cell again.") from None
+    try:
+        record = dataclasses.replace(Record.from_json(text), path=path)
+    except RecordError as error:
+        raise RecordError(f"The record {path} does not count: {error}") from None
+    if record.ok:
+        scores = read_scores(record)
+        try:
+            recount.check(record.cell, record.results, scores)
+        except RecordError as error:
+            raise RecordError(f"The record {path} does not count: {error}") from None
+    return record
+
+
+def read_all(folder: Path) -> tuple[list[Record], list[str]]:
+    """Every record below the folder, in the order of their paths, and a sentence about each one that does not count or
+    appears twice (the newer one counts). Other JSON files (of checkpoints, of plots) are not looked at."""
+    found: dict[str, Record] = {}
+    problems: list[str] = []
+    for path in sorted(folder.glob("*/*/*--*--*.json")):
+        try:
+            record = read(path)
+        except RecordError as error:
+            problems.append(str(error))
+            continue
+        twin = found.get(record.key)
+        if twin is not None:
+            problems.append(f"{twin.path} and {path} are records of the same cell; delete one (the newer one counts).")
+        if twin is None or record.written > twin.written:
+            found[record.key] = record
+    return list(found.values()), problems
+
+
+def find(folder: Path, cell: Mapping[str, Any]) -> Record | None:
+    """The record of this very cell, or None where there is none or it does not count (it will be written again, which a
+    warning says)."""
+    path = record_path(folder, cell)
+    if not path.is_file():
+        return None
+    try:
+        record = read(path)
+    except RecordError as error:
+        log.warning("%s That is done now.", error)
+        return None
+    return record if record.key == cell_key(cell) else None
+
+
+def read_scores(record: Record) -> Scores:
+    """The per-image scores of a record that was read from a file.
+
+    Raises:
+        RecordError: they are missing, damaged, or not the ones that the record was written for.
+    """
+    if record.path is None:
+        raise RecordError("This record was not read from a file, so it has no scores beside it; read it first.")
+    path = companion(record.path, SCORES_SUFFIX)
+    try:
+        text = path.read_bytes().decode(errors="surrogateescape")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"The scores {path} cannot be read ({error}); run the cell again.") from None
+    if _digest(text) != record.scores_sha256:
+        raise RecordError(f"The scores {path} are not those of their record (SHA-256 differs); run the cell again.")
+    try:
+        return parse_scores(text)
+    except RecordError as error:
+        raise RecordError(f"The scores {path} are damaged: {error}") from None
+
+
+def _digest(text: str) -> str:
+    # Line ends are no part of it: git may change them on the way to Windows.
+    return hashlib.sha256(text.replace("\r\n", "\n").encode(errors="surrogateescape")).hexdigest()

@@ -1,0 +1,1 @@
+"""Computed from records alone: leaderboards, caveats, plots, panels, the paper's tables."""

@@ -1,0 +1,275 @@
+"""Plots from records: security curves, score histograms, and a heat map of categories by detectors.
+
+Each `*_figure` returns a figure for records that may be compared; `write_all` groups records and writes PNG, and PDF of
+what belongs into a paper (curves and heat maps).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from bench.errors import RecordError
+from bench.metrics.intervals import Estimate
+from bench.metrics.ranking import Floats
+from bench.records.paths import safe_name
+from bench.records.record import Record, Revisions
+from bench.records.score_table import Scores
+from bench.records.store import read_scores
+from bench.report import fits
+from bench.report.leaderboard import Leaderboard, build, curve_key, rows_by_label
+from bench.report.style import ANOMALOUS, COLOURS, LINES, MARKERS, NORMAL, TEXT_WIDTH, is_drawn, save, style
+from bench.text import MISSING, epsilon_text, norm_text, plain
+
+
+def write_all(
+    records: Sequence[Record], folder: Path, revisions: Revisions | None = None
+) -> tuple[list[Path], list[str]]:
+    """Every plot that the records allow; histograms that were drawn from these very records stay as they are.
+
+    Returns the files, and a sentence about each histogram without scores.
+
+    Raises:
+        RecordError: the folder cannot be written to.
+    """
+    paths: list[Path] = []
+    boards = build(records, revisions)
+    for key, curves in _curve_groups(boards).items():
+        paths += save(security_curve_figure(curves), folder / f"security-curve--{key}", vector=True)
+    for board in boards:
+        paths += save(heat_map_figure(board), folder / f"heat-map--{board.slug}", vector=True)
+    histograms, problems = write_histograms(records, folder)
+    return paths + histograms, problems
+
+
+def write_histograms(records: Sequence[Record], folder: Path) -> tuple[list[Path], list[str]]:
+    """The histograms of `write_all` alone."""
+    paths: list[Path] = []
+    problems: list[str] = []
+    for record in records:
+        if not record.ok or record.path is None:
+            continue
+        stem = folder / f"histogram--{safe_name(record.dataset)}--{safe_name(record.category)}--{_stem(record)}"
+        picture = stem.with_name(stem.name + ".png")
+        if is_drawn(picture, record.stamp):
+            paths.append(picture)
+            continue
+        try:
+            scores = read_scores(record)
+        except RecordError as error:
+            problems.append(str(error))
+            continue
+        paths += save(histogram_figure(record, scores), stem, source=record.stamp)
+    return paths, problems
+
+
+def security_curve_figure(records: Sequence[Record]) -> Figure:
+    """Robust AUC over epsilon with its 95 % band, the clean AUC at 0; one panel per category, one line per detector:
+    the mean over its fits, and a thin line for each of several.
+
+    The records share dataset, preset, protocol and attack and differ in category, detector and epsilon; failed ones are
+    left out. l-inf epsilons are in units of 1/255.
+    """
+    usable = [r for r in records if r.ok]
+    categories = sorted({r.category for r in usable})
+    lines = rows_by_label(usable)
+    columns = min(3, max(1, len(categories)))
+    rows = max(1, math.ceil(len(categories) / columns))
+    legend_rows = math.ceil(len(lines) / 5)
+    with style():
+        figure = Figure(figsize=(TEXT_WIDTH, 2.1 * rows + 0.75 + 0.17 * legend_rows), layout="constrained")
+        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for axes in grid.flat[len(categories) :]:
+            axes.set_axis_off()
+        for axes, category in zip(grid.flat, categories, strict=False):
+            for index, (label, records_of_line) in enumerate(lines.items()):
+                own = [r for r in records_of_line if r.category == category]
+                if own:
+                    _curve(axes, own, label, index, band=0.14 if len(lines) <= 4 else 0.06)
+            axes.axhline(50, color="0.6", linewidth=0.7, zorder=0)
+            axes.set_title(plain(category, 30))
+            axes.set_ylim(-3, 103)
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.label_outer()
+        for axes in grid.flat[max(0, len(categories) - columns) : len(categories)]:
+            axes.tick_params(labelbottom=True)  # the lowest panel of its column, also above a panel that is not there
+        if usable:
+            first = usable[0]
+            unit = " (1/255)" if first.norm == "linf" else ""
+            # Not a supxlabel: it would be laid over a legend that is outside.
+            for axes in grid.flat[max(0, len(categories) - columns) : len(categories)]:
+                axes.set_xlabel(f"{plain(norm_text(first.norm), 10)} epsilon{unit}")
+            figure.supylabel("AUC (%)", fontsize=8)
+            title = f"{first.dataset}, {first.attack_name}, protocol {first.protocol}, {first.image_size} px"
+            has_fits = len({fits.fit_seed(r) for r in usable}) > 1
+            note = "95 % bands, thin: single fits, grey: chance" if has_fits else "95 % bands, grey line: chance"
+            figure.suptitle(plain(f"{title} – {note}", 120), fontsize=8.5)  # noqa: RUF001
+            handles: dict[str, Artist] = {}
+            for axes in grid.flat:
+                handles |= {str(label): line for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+            names = sorted(handles)
+            figure.legend([handles[n] for n in names], names, loc="outside lower center", ncols=5, frameon=False)
+    return figure
+
+
+def _curve(axes: Axes, records: Sequence[Record], label: str, index: int, band: float) -> None:
+    at, value, low, high = np.array(_points(records)).T
+    colour = COLOURS[index % len(COLOURS)]
+    axes.fill_between(at, low, high, color=colour, alpha=band, linewidth=0)
+    axes.plot(
+        at, value, color=colour, linestyle=LINES[index % len(LINES)], marker=MARKERS[index % len(MARKERS)],
+        label=plain(label, 40), clip_on=False,
+    )  # fmt: skip
+    seeds = sorted({fits.fit_seed(r) for r in records})
+    for seed in seeds if len(seeds) > 1 else []:
+        of_fit = np.array(_points([r for r in records if fits.fit_seed(r) == seed]))
+        axes.plot(of_fit[:, 0], of_fit[:, 1], color=colour, alpha=0.5, linewidth=0.5)
+
+
+def _points(records: Sequence[Record]) -> list[tuple[float, float, float, float]]:
+    """Epsilon, AUC and its bounds (means over fits) at 0, where it is the clean one, and at each radius."""
+    by_epsilon = {e: [r for r in records if r.epsilon == e] for e in sorted({r.epsilon for r in records})}
+    scale = 255.0 if records[0].norm == "linf" else 1.0
+    figures = [(0.0, [r.clean for r in next(iter(by_epsilon.values()))])]
+    figures += [(epsilon * scale, [r.robust for r in found]) for epsilon, found in by_epsilon.items()]
+    means = [(at, fits.over_fits([Estimate(f.auc, f.low, f.high) for f in found if f])) for at, found in figures]
+    return [(at, *mean) for at, mean in means if mean is not None]
+
+
+def histogram_figure(record: Record, scores: Scores) -> Figure:
+    """Scores of normal and anomalous images before (top) and after (bottom) the attack, draws pooled, same bins."""
+    with style():
+        # Fixed margins: there is one of these per cell, and a computed layout takes most of the time.
+        figure = Figure(figsize=(TEXT_WIDTH / 2, 2.9))
+        figure.subplots_adjust(left=0.16, right=0.97, top=0.80, bottom=0.22, hspace=0.42)
+        panels = figure.subplots(2, 1, sharex=True, sharey=True)
+        finite = np.concatenate([scores.clean.ravel(), scores.robust.ravel()])
+        edges, logarithmic = _bins(finite[np.isfinite(finite)])
+        rows = (("before", scores.clean, record.clean), ("after", scores.robust, record.robust))
+        for axes, (when, values, figures) in zip(panels, rows, strict=True):
+            for label, name, colour, hatch in (
+                (1, "normal", NORMAL, "////"),
+                (-1, "anomalous", ANOMALOUS, "...."),
+            ):
+                _histogram(axes, values[:, scores.labels == label], edges, name, colour, hatch)
+            auc = f"AUC {figures.auc:.1f}" if figures is not None else "AUC not known"
+            infinite = int((~np.isfinite(values)).sum())
+            lost = f", {infinite} infinite scores not shown" if infinite else ""
+            axes.set_title(f"{when} the attack: {auc}{lost}", loc="left")
+            if logarithmic:
+                axes.set_xscale("log")
+        panels[1].set_xlabel("anomaly score")
+        figure.supylabel("share of the class", fontsize=8)
+        epsilon = epsilon_text(record.epsilon, record.norm)
+        figure.suptitle(
+            f"{plain(record.detector_title, 24)}, {plain(record.category, 24)}\n"
+            f"{plain(record.attack_name, 24)}, {plain(norm_text(record.norm), 10)} {epsilon}, "
+            f"fit {fits.fit_seed(record)}",
+            fontsize=8.5,
+        )
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="lower center", ncols=2, frameon=False)
+    return figure
+
+
+def _histogram(axes: Axes, values: Floats, edges: Floats, name: str, colour: str, hatch: str) -> None:
+    flat = values[np.isfinite(values)]
+    weights = np.full(flat.shape, 1.0 / max(values.size, 1))
+    shares, _ = np.histogram(flat, bins=edges, weights=weights)
+    axes.stairs(shares, edges, fill=True, color=colour, alpha=0.3, linewidth=0)  # one patch, not one per bin
+    axes.hist(
+        flat,
+        bins=edges.tolist(),
+        weights=weights,
+        histtype="step",
+        color=colour,
+        hatch=hatch,
+        linewidth=1.1,
+        label=name,
+    )
+
+
+def _bins(values: Floats, count: int = 30) -> tuple[Floats, bool]:
+    """Bin edges over all scores; logarithmic where positive scores span more than three decades."""
+    if values.size == 0:
+        return np.linspace(0.0, 1.0, count + 1), False
+    low, high = float(values.min()), float(values.max())
+    if low > 0 and high / low > 1e3:
+        return np.geomspace(low, high, count + 1), True
+    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-30):  # one constant score
+        margin = max(abs(low), 1.0) * 0.5
+        low, high = low - margin, high + margin
+    return np.linspace(low, high, count + 1), False
+
+
+def heat_map_figure(board: Leaderboard) -> Figure:
+    """Clean (left) and robust AUC (right) of detectors (rows) in categories and on average (columns), means over fits
+    written in the cells; a hatched dash is a cell that is missing or failed."""
+    columns = [*board.categories, "average"]
+    with style():
+        wide = len(columns) > 6
+        # Both halves side by side, unless so many categories leave no room for the numbers.
+        size = (TEXT_WIDTH, (2 if wide else 1) * (0.24 * len(board.rows) + 0.35) + 1.35)
+        # Room at the sides: the engine measures labels a little too short.
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.1))
+        halves = figure.subplots(2 if wide else 1, 1 if wide else 2, sharey=True, sharex=wide, squeeze=False).ravel()
+        image = None
+        for axes, which in zip(halves, ("clean", "robust"), strict=True):
+            values = np.full((len(board.rows), len(columns)), np.nan)
+            for y, row in enumerate(board.rows):
+                for x, category in enumerate(columns):
+                    holder = row if category == "average" else row.cells.get(category)
+                    found = getattr(holder, which) if holder is not None else None
+                    values[y, x] = np.nan if found is None else found.value
+            image = axes.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+            _write_numbers(axes, values)
+            axes.set_title(which if which == "clean" else f"robust ({plain(board.claim, 40)})")
+            axes.set_xticks(range(len(columns)), [plain(c, 14) for c in columns], rotation=40, ha="right",
+                            rotation_mode="anchor")  # fmt: skip
+            axes.set_yticks(range(len(board.rows)), [plain(row.label, 34) for row in board.rows])
+            axes.axvline(len(columns) - 1.5, color="white", linewidth=2)
+            axes.tick_params(length=0)
+            axes.spines[:].set_visible(False)
+        if image is not None:
+            figure.colorbar(image, ax=list(halves), label="AUC (%)", fraction=0.03, pad=0.01)
+        has_fits = any(len(cell.records) > 1 for row in board.rows for cell in row.cells.values())
+        figure.suptitle(plain(board.title, 90) + (" – means over fits" if has_fits else ""), fontsize=8.5)  # noqa: RUF001
+    return figure
+
+
+def _write_numbers(axes: Axes, values: Floats) -> None:
+    size = 7.0 if values.shape[1] <= 12 else 6.0
+    for (y, x), value in np.ndenumerate(values):
+        if np.isnan(value):
+            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor="0.92", edgecolor="0.6", hatch="////", lw=0))
+            axes.text(x, y, MISSING, ha="center", va="center", fontsize=size)
+        else:
+            axes.text(x, y, f"{value:.1f}", ha="center", va="center", fontsize=size,
+                      color="black" if value > 55 else "white")  # fmt: skip
+
+
+def _curve_groups(boards: Iterable[Leaderboard]) -> dict[str, list[Record]]:
+    """What the leaderboards show, grouped so that only epsilon (and with it the step size) differs."""
+    groups: dict[str, list[Record]] = {}
+    for board in boards:
+        for row in board.rows:
+            for cell in row.cells.values():
+                r = cell.record  # the others are fits of the same
+                parts = (r.dataset, r.preset, r.protocol, r.attack_name, f"{r.image_size}px", r.attack.get("steps"))
+                alike = hashlib.sha256(curve_key(r).encode()).hexdigest()[:6]
+                groups.setdefault(safe_name("-".join(map(str, (*parts, alike)))), []).extend(cell.records)
+    return {key: found for key, found in groups.items() if any(r.ok for r in found)}
+
+
+def _stem(record: Record) -> str:
+    return record.path.name.removesuffix(".json") if record.path is not None else record.key[:12]

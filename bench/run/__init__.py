@@ -1,0 +1,1 @@
+"""Many cells: in one process or in several, and going on after a kill."""
