@@ -619,6 +619,37 @@ class SecretMap(Smooth):
         return (x - 0.4).square().mean(dim=1)
 
 
+class MapMaximum(Smooth):
+    """The largest value of a map, and says so."""
+
+    has_map = score_is_map_maximum = True
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        return self._map(x).flatten(1).amax(dim=1)
+
+    def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
+        return self._map(x)
+
+    def _map(self, x: Tensor) -> Tensor:
+        return (x - 0.5).square().mean(dim=1) + 0.1 * x.mean(dim=1)
+
+
+class MeanOfItsMap(MapMaximum):
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        return self._map(x).mean(dim=(1, 2))
+
+
+class MaximumOfNoMap(MapMaximum):
+    has_map = False
+
+
+class MapWithoutGradient(MapMaximum):
+    """Attacks would follow the map, of which only what matters least has a gradient."""
+
+    def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
+        return (x.detach() - 0.5).square().mean(dim=1) + 0.1 * x.mean(dim=1)
+
+
 class GreyReconstruction(Smooth):
     has_reconstruction = True
 
@@ -661,7 +692,7 @@ class KeepsItsLevelToItself(Fake):
 
 HONEST: tuple[type[Fake], ...] = (
     *(Fake, Smooth, Linear, PureNoise, Noisy, NoiseInside, Kinky, SingleInside, Saturated, Exponential),
-    *(SaturatedExponential, FarAway, Declared, AdmittedCorner, HonestStairs, Blind),
+    *(SaturatedExponential, FarAway, Declared, AdmittedCorner, HonestStairs, Blind, MapMaximum),
 )
 THOROUGHLY_HONEST: tuple[type[Fake], ...] = (Fake, Smooth, Linear, Noisy, NoiseInside, Exponential, Blind)
 
@@ -713,6 +744,9 @@ FAULTS = (
     *(Fault(cls, _CALL) for cls in (GlobalNoise, Learning, Counter)),
     Fault(PretendsToBeDeterministic, "draws noise and is_stochastic is False"),
     *(Fault(cls, _BLIND) for cls in (Blindfold, BlindBesideANumber)),
+    Fault(MeanOfItsMap, "score is not the largest value of its anomaly map"),
+    Fault(MaximumOfNoMap, "score_is_map_maximum is True and has_map is False"),
+    Fault(MapWithoutGradient, "anomaly map's gradient is wrong by"),
     # What a closer look finds, each by the case that is there for it.
     *(
         Fault(cls, _WRONG, "gradient_is_the_derivative")

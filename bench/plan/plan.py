@@ -292,10 +292,10 @@ def _statement(run: RunConfig, rules: protocols.Protocol) -> str:
     return rules.statement
 
 
-def stops_early(run: RunConfig, detector: Detector, attack: Attack) -> bool:
+def stops_early(detector: Detector, attack: Attack, *, complete: bool) -> bool:
     """Whether an image that has lost all its pairs is attacked no further, which is exact of a deterministic detector
-    whose strongest iterate is kept (`bench.cell.enough`)."""
-    return attack.can_stop and not run.complete and not detector.is_stochastic and detector.sees_pixels
+    whose strongest iterate is kept (`bench.cell.enough`), and not wanted where the attack is to be `complete`."""
+    return attack.can_stop and not complete and not detector.is_stochastic and detector.sees_pixels
 
 
 def cell_of(
@@ -331,7 +331,7 @@ def cell_of(
         "seed": run.seed,
         "fit_seed": run.fit_seed,
         # Figures of one class under attack are not there, so that a --complete run does not take over its cell.
-        **({"early_stop": True} if stops_early(run, detector, attack) else {}),
+        **({"early_stop": True} if stops_early(detector, attack, complete=run.complete) else {}),
         # Thresholds come from the held-out normals, also where the fit is the same without them. Named only where it is
         # not the preset's, as --limit is.
         **({} if run.holdout in (None, presets.get(run.preset).holdout) else {"holdout": run.holdout}),

@@ -55,6 +55,9 @@ def _look_at_gradients(detector: Detector, place: Place, ball: Ball) -> Passed:
         place = place.of("surrogate")
     else:
         questions.check_surrogate_is_declared(detector, place.x, place.noise.sub(0))
+    if detector.score_is_map_maximum:
+        questions.check_map_maximum(detector, place.x, place.noise.sub(0))
+        found["map"] = _look_at_one(place.of("map"))
     # A score that hides its gradient has a surrogate, and is judged by that: attacks follow both.
     unaccounted = gradients.check_path(place, ball)
     return Passed(len(place.x), found, unaccounted, gradients.check_steps(place, ball))

@@ -18,6 +18,7 @@ from detectors.errors import ContractError
 from detectors.noise import Noise, generator
 
 REPEAT_TOLERANCE = 1e-5  # in float32; the same kernels, whose sums a GPU may order differently
+MAP_TOLERANCE = 0.1  # of the score: a map that is enlarged to the image loses some of a peak of one pixel
 NEIGHBOUR_TOLERANCE = 1e-6  # in float64, in which any coupling stands out from rounding
 CROWD_TOLERANCE = 1e-4  # in a larger batch other kernels may be at work
 FLOAT32_TOLERANCE = 1e-3  # of the largest score; measured: 4e-5 on FreeRAD, 2e-6 elsewhere
@@ -161,6 +162,31 @@ def check_surrogate_is_declared(
             "no attack would follow it and its robust AUC would be an artefact; set has_surrogate = True."
         )
     return same
+
+
+def check_map_maximum(detector: Detector, x: Tensor, noise: Noise) -> None:
+    """Attacks follow a smooth maximum of the map in the score's place where the score is said to be its maximum.
+
+    Args:
+        x, noise: images (B, 3, S, S), and one draw of their noise.
+
+    Raises:
+        ContractError: `score_is_map_maximum` is True, and there is no map or its maximum is another number.
+    """
+    why = "so attacks would follow something else and its robust AUC would be an artefact"
+    if not detector.has_map:
+        raise ContractError(
+            f"{detector.name} breaks the contract: score_is_map_maximum is True and has_map is False, {why}; set "
+            "score_is_map_maximum = False."
+        )
+    with torch.no_grad():
+        score = detector.score(x, noise=noise)
+        highest = detector.anomaly_map(x, noise=noise).flatten(1).amax(dim=1)
+    if bool(((highest - score).abs() > MAP_TOLERANCE * score.abs()).any()):
+        raise ContractError(
+            f"{detector.name} breaks the contract: score_is_map_maximum is True and its score is not the largest value "
+            f"of its anomaly map, {why}; set score_is_map_maximum = False."
+        )
 
 
 def check_monotone(score: Place) -> None:
