@@ -7,22 +7,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-ROOT = Path(__file__).parents[1]
-if __name__ == "__main__":
-    sys.path.insert(0, str(ROOT))
 
 from attacks import registry as attack_registry
 from bench.plan import presets, protocols
 from detectors import registry as detector_registry
 from detectors.base import Detector
 
-PAGE = ROOT / "docs" / "settings.md"
+PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 WIDTH = 120
 FAMILY_OF = {"purify": "spade"}  # the member that stands for a family whose members differ in the inner detector alone
 NOT_SAID = "version"  # of an installed package: another one on each machine
@@ -116,11 +111,13 @@ def _attacks() -> list[str]:
 
 
 def _detectors() -> list[str]:
-    own = [name for name in detector_registry.names() if detector_registry.get(name).__module__.startswith("detectors.")]
+    own = [
+        name for name in detector_registry.names() if detector_registry.get(name).__module__.startswith("detectors.")
+    ]
     lines = [line for name in own for line in _detector(name)]
     for prefix, member in FAMILY_OF.items():
         lines += _detector(f"{prefix}:{member}", title=f"`{prefix}:NAME`", but="inner.")
-        lines[-1:] = [f"- `inner.SETTING`: each setting of the inner detector, as above at `NAME`.", ""]
+        lines[-1:] = ["- `inner.SETTING`: each setting of the inner detector, as above at `NAME`.", ""]
     return lines[:-1]
 
 
