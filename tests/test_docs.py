@@ -243,6 +243,14 @@ def test_revisions_are_those_of_the_changelog() -> None:
     assert told == {name: str(number) for name, number in found.items()}
 
 
+def test_every_case_of_the_contract_is_explained() -> None:
+    contract = pytest.importorskip("detectors.contract")
+    page = text_of("docs/contract.md")
+    asked = settings_page.section(page, "What is asked, and which false robustness it catches")
+    told = {row[0].strip("`") for row in rows(asked)}
+    assert {case.name for case in contract.CASES} == {name for name in told if "_" in name}
+
+
 # -- the examples run -------------------------------------------------------------------------------------------------
 
 RUN = """
