@@ -137,7 +137,7 @@ def evaluate(
         detector, made, test, test.subset([]), Draws(rules.verdict_draws, seed),
         batch_size=batch_size, device=device, tick=lambda done, what: None,
     )
-    passed.confirm(detector.name)
+    gate.confirm(passed, detector.name)
     labels = test.labels.numpy().astype("int64")
     results = figures(outcome, labels, test)
     scores = Scores(test.ids, labels, outcome.clean, outcome.robust)

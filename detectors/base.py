@@ -1,5 +1,7 @@
 """The contract of a detector: `fit` on normal images, then a score where higher means more anomalous.
 
+Whether one keeps it, `detectors.contract` finds out.
+
 A detector is one class in one file of this folder, with frozen `Settings` for each preset, registered by name:
 
     @register
@@ -69,6 +71,9 @@ class Detector(nn.Module, ABC):
         surrogate_is_monotone: whether the surrogate is an increasing function of the score (its logarithm, say).
             Steepest steps along both are then the same wherever the score's gradient is alive, and attacks follow the
             surrogate's alone.
+        score_is_map_maximum: whether the score is the largest value of the anomaly map (of one of another size: up to
+            interpolation). The gradient of a maximum touches what one pixel sees; attacks on a stochastic detector
+            can then follow a smooth maximum of the map instead. May depend on the settings.
         auto_choices: settings that may be "auto", with the values that the suite tries (see `choose`).
         frozen_prefixes: state that comes from elsewhere (a pretrained backbone), is not trained and not saved.
         elastic_buffers: buffers whose first dimension is learned (a memory bank).
@@ -88,6 +93,7 @@ class Detector(nn.Module, ABC):
     has_reconstruction: bool = False
     has_surrogate: bool = False  # may depend on the settings
     surrogate_is_monotone: bool = False
+    score_is_map_maximum: bool = False
     auto_choices: ClassVar[dict[str, tuple[int, ...]]] = {}
     frozen_prefixes: ClassVar[tuple[str, ...]] = ()
     elastic_buffers: ClassVar[frozenset[str]] = frozenset()

@@ -19,3 +19,7 @@ class NoReconstructionError(DetectorError):
 
 class NoAnomalyMapError(DetectorError):
     """The method scores whole images only."""
+
+
+class ContractError(DetectorError):
+    """A detector breaks its contract (`detectors.contract`), so that a robustness number of it would say nothing."""

@@ -111,6 +111,7 @@ class Purify(Detector):
         self.min_normals = max(self.purifier.min_normals, self.inner.min_normals)
         self.has_map, self.has_surrogate = self.inner.has_map, self.inner.has_surrogate
         self.surrogate_is_monotone = self.inner.surrogate_is_monotone
+        self.score_is_map_maximum = self.inner.score_is_map_maximum
 
     def _check_settings(self, settings: PurifySettings) -> None:
         if settings.fit_on not in ("clean", "purified"):

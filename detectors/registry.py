@@ -42,7 +42,9 @@ class Family:
 
 _REGISTRY: dict[str, type[Detector]] = {}
 _FAMILIES: dict[str, Family] = {}
-_INFRASTRUCTURE = frozenset({"base", "checkpoint", "errors", "loading", "noise", "registry"})
+_INFRASTRUCTURE = frozenset(
+    {"base", "checkpoint", "contract", "errors", "loading", "noise", "parts", "registry", "store"}
+)
 D = TypeVar("D", bound=type[Detector])
 
 

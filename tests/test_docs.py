@@ -28,7 +28,7 @@ from bench.plan.build import OPEN_SETTING_REVISION
 from bench.records.record import Record
 from bench.report import caveats
 from bench.report.leaderboard import MARKS, MEANING, SHORTCUTS
-from detectors import registry
+from detectors import contract, registry
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -244,7 +244,6 @@ def test_revisions_are_those_of_the_changelog() -> None:
 
 
 def test_every_case_of_the_contract_is_explained() -> None:
-    contract = pytest.importorskip("detectors.contract")
     page = text_of("docs/contract.md")
     asked = settings_page.section(page, "What is asked, and which false robustness it catches")
     told = {row[0].strip("`") for row in rows(asked)}

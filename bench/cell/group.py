@@ -151,7 +151,7 @@ def _cell(
                     device=plan.run.torch_device(), tick=tick,
                     early_stop=stops_early(plan.run, fitted.detector, attack),
                 )
-                passed.confirm(fitted.detector.name)
+                gate.confirm(passed, fitted.detector.name)
                 record, scores = judged(
                     plan, cell, fitted, category.test, outcome, category.inspection, category.training.fit.ids,
                     passed,

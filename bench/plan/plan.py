@@ -20,6 +20,12 @@ from bench.records.score_table import ids_sha256
 from detectors import registry as detector_registry
 from detectors.base import Detector
 
+_FOLLOWED = {
+    "surrogate": "the surrogate's",
+    "auto": "the score's and the surrogate's",
+    "map": "that of a smooth maximum of the map",
+}
+
 
 class Job(NamedTuple):
     """What shares a fit, and is not divided among processes: all attacks on one fit of a detector on a category."""
@@ -40,7 +46,7 @@ class Plan:
         attacks: with their threat models settled, one for each epsilon.
         image_size: of the one input resolution.
         stochastic: the detectors that draw noise with these settings, in some category.
-        surrogates: (detector, category) of each detector that has a surrogate, and the gradient that "auto" is there.
+        followed: what the protocol's attack follows there instead of the score's gradient, by (detector, category).
         built: the unfitted detectors that were built to check the plan, by (detector, category), for whoever only looks
             at one: building a backbone takes a second. To be cleared where their memory is better used.
     """
@@ -52,7 +58,7 @@ class Plan:
     attacks: tuple[Attack, ...]
     image_size: int
     stochastic: frozenset[str] = frozenset()
-    surrogates: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    followed: Mapping[tuple[str, str], str] = field(default_factory=dict)
     built: dict[tuple[str, str], Detector] = field(default_factory=dict, repr=False)
 
     @property
@@ -126,10 +132,9 @@ class Plan:
         # More of it is not a stronger attack.
         if is_stochastic and run.momentum not in (None, defaults.momentum):
             found.append(f"--momentum {run.momentum:g}: not the protocol's {defaults.momentum:g}")
-        followed = self.surrogates.get((detector, category), run.gradient)
+        followed = self.followed.get((detector, category), run.gradient)
         if run.gradient not in ("auto", followed):
-            what = "the surrogate's" if followed == "surrogate" else "the score's and the surrogate's"
-            found.append(f"--gradient {run.gradient}: the protocol follows {what}")
+            found.append(f"--gradient {run.gradient}: the protocol follows {_FOLLOWED[followed]}")
         changed = run.overrides_for(detector, category)
         if changed:
             usual = detector_registry.get(detector).settings_for(run.preset, self.image_size)
@@ -167,11 +172,10 @@ def make(run: RunConfig) -> Plan:
     for category in categories:
         check_counts([built[name, category] for name in names], dataset, category, run)
     stochastic = frozenset(name for (name, _), detector in built.items() if detector.is_stochastic)
-    surrogates = {
-        key: "surrogate" if detector.surrogate_is_monotone else "auto"
-        for key, detector in built.items() if detector.has_surrogate
-    }  # fmt: skip
-    return Plan(run, dataset, categories, names, made, image_size, stochastic, surrogates, built)
+    usual = _of_protocol(attack_names[0], protocols.get(run.protocol))
+    follows = {key: getattr(usual.settled(d).settings, "differentiate", "score") for key, d in built.items()}
+    followed = {key: what for key, what in follows.items() if what != "score"}
+    return Plan(run, dataset, categories, names, made, image_size, stochastic, followed, built)
 
 
 @dataclass(frozen=True)
@@ -183,7 +187,7 @@ class Outline:
     detectors: tuple[str, ...]
     image_size: int
     stochastic: frozenset[str]
-    surrogates: Mapping[tuple[str, str], str]
+    followed: Mapping[tuple[str, str], str]
 
     @classmethod
     def of(cls, plan: Plan) -> Outline:
@@ -197,7 +201,7 @@ class Outline:
         made = tuple(a for name in names for a in _attacks(name, run, self.image_size))
         return Plan(
             run, datasets.get(run.dataset, run.data_root, run.reading), self.categories, self.detectors, made,
-            self.image_size, self.stochastic, self.surrogates,
+            self.image_size, self.stochastic, self.followed,
         )
 
 

@@ -18,7 +18,7 @@ from bench.names import nearest
 from bench.plan import presets, protocols
 
 SMALLEST_SIDE, LARGEST_SIDE = 8, 4096  # as for the checkpoints that `detectors.load` takes
-GRADIENTS = ("auto", "score", "surrogate")
+GRADIENTS = ("auto", "score", "surrogate", "map")
 FIT_SEEDS_FOR = ("all", "chaotic")
 DEVICES = ("cpu", "cuda", "xpu")  # "mps" has no float64
 
@@ -76,7 +76,8 @@ class RunConfig:
         epsilons: per attack; empty means each attack's default. l-inf in [0, 1] units.
         steps, step_size, restarts, eot, momentum, random_start, keep: None means the protocol's (the record says what
             was used).
-        gradient: "auto" (the score's, and the surrogate's of a detector that has one), "score" or "surrogate" (BPDA).
+        gradient: "auto" (the score's, and the surrogate's of a detector that has one, or what the protocol puts in its
+            place), "score", "surrogate" (BPDA) or "map" (a smooth maximum of the anomaly map).
         complete: attack every image to the end, also one that has lost all its pairs already.
         seed: of attack, selection and verdict noise. fit_seed: of fitting.
         fit_seeds: of several fits of each detector, instead of `fit_seed`; empty means that one alone.

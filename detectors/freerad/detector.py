@@ -96,6 +96,7 @@ class FreeRAD(Detector):
     is_stochastic = True
     is_defence = True
     has_map = True
+    score_is_map_maximum = True
     has_reconstruction = True
     auto_choices: ClassVar[dict[str, tuple[int, ...]]] = {"k": (25, 50, 100, 200, 300)}  # the paper's Table 8
 

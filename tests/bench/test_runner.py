@@ -183,7 +183,7 @@ def test_the_traceback_of_a_broken_detector_is_logged_for_verbose(
     register(fakes.Broken)
     with caplog.at_level(logging.DEBUG, logger="bench"):
         fakes.run(fakes.config(tmp_path, folder, "broken", categories=("bolt",)))
-    assert "bench_fakes.py" in caplog.text and "ZeroDivisionError" in caplog.text
+    assert "zoo.py" in caplog.text and "ZeroDivisionError" in caplog.text
 
 
 def test_a_failed_cell_is_tried_again_and_its_failure_forgotten(

@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import contract_checks as checks
 import pytest
 import torch
+from derivatives import check_derivative, gradient
 from detector_pictures import anomalous_pictures, normal_pictures
 from freerad_small import SIDE, SMALL, shake, small, source
 from torch import Tensor, nn
@@ -143,12 +143,12 @@ def test_a_map_is_there_where_the_inner_detector_has_one(ae: Any) -> None:
 )  # fmt: skip
 def test_the_gradient_is_that_of_the_whole_path(overrides: dict[str, Any]) -> None:
     detector = lively("ae", **{**CHEAP, **overrides})
-    checks.check_finite_differences(detector, IMAGES[1:], directions=2)
+    check_derivative(detector, IMAGES[1:], directions=2)
 
 
 def test_the_gradient_is_the_inner_ones_pulled_back_through_the_purifier(ae: Any) -> None:
     x, noise = IMAGES.double(), source(3)
-    found = checks.gradient(ae.score, x, noise)
+    found = gradient(ae.score, x, noise)
     leaf = x.clone().requires_grad_()
     purified = ae.purifier.reconstruct(leaf, noise=noise.sub(0))
     seen = purified.detach().requires_grad_()
@@ -166,7 +166,7 @@ def test_nothing_is_clamped_on_the_way() -> None:
     assert float(outside.float().mean()) > 0.5
     mean = float(detector.inner.mean_brightness)
     torch.testing.assert_close(detector.score(IMAGES, noise=noise), (purified.mean(dim=(1, 2, 3)) - mean).abs())
-    checks.check_finite_differences(detector, IMAGES[1:], directions=2)
+    check_derivative(detector, IMAGES[1:], directions=2)
 
 
 # -- fitting ----------------------------------------------------------------------------------------------------------
