@@ -26,7 +26,8 @@ class MHPatchcoreSettings(BackboneSettings):
     Attributes:
         variance: share of the variance that the principal components must keep.
         shrinkage: of the covariance, towards a multiple of the identity.
-        bank: patches that are kept. local_coreset: patches kept of each batch on the way there.
+        bank: patches that are kept.
+        local_coreset: patches kept of each batch on the way there.
         neighbours: those that the image score is re-weighted by.
     """
 
