@@ -166,7 +166,7 @@ def constants(function: str, path: str) -> list[str]:
 
 def test_every_flag_is_explained() -> None:
     page = words(text_of("docs/flags.md"))
-    sentences = [words(text) for text in constants("failure_flags", "bench/report/caveats.py") if len(text.split()) > 2]
+    sentences = [words(text) for text in constants("signs", "bench/report/caveats.py") if len(text.split()) > 2]
     assert len(sentences) > 10
     for sentence in sentences:
         assert sentence in page, f"docs/flags.md lacks {sentence!r}"

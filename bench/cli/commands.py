@@ -92,7 +92,7 @@ def run(
         str, typer.Option(help="score, surrogate (BPDA), map (its smooth maximum), or auto: as the protocol says.")
     ] = "auto",
     complete: Annotated[
-        bool, typer.Option("--complete", help="Attack on where an image has lost all its pairs: one-sided AUCs, maps.")
+        bool, typer.Option("--complete", help="Attack on where an image has lost all its pairs: for pixel figures.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of attack, selection and verdict noise.")] = 0,
     fit_seed: FitSeed = 0,

@@ -330,7 +330,7 @@ def cell_of(
         },
         "seed": run.seed,
         "fit_seed": run.fit_seed,
-        # Figures of one class under attack are not there, so that a --complete run does not take over its cell.
+        # Some figures are not there, so a --complete run must not take over its cell.
         **({"early_stop": True} if stops_early(detector, attack, complete=run.complete) else {}),
         # Thresholds come from the held-out normals, also where the fit is the same without them. Named only where it is
         # not the preset's, as --limit is.
