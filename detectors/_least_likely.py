@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detectors._likelihood_maps import log_likelihood, neighbours
+from detectors.parts.likelihood import log_likelihood, neighbours
 
 # The log-likelihoods (B, a, b) of scale i, of its maps (B, C, a, b); with what was cropped, the positions that each
 # image's window has in the whole map, row by row (B, a * b), else None.
@@ -24,7 +24,7 @@ LogLikelihoods = Callable[[int, Tensor, Tensor | None], Tensor]
 def least_log_likelihood(
     maps: Sequence[Tensor], logs_of: LogLikelihoods, size: int, *, align_corners: bool, reach: int
 ) -> Tensor:
-    """The smallest value of each image's upsampled log-likelihood (`_likelihood_maps.log_likelihood`), (B,).
+    """The smallest value of each image's upsampled log-likelihood (`likelihood.log_likelihood`), (B,).
 
     Args:
         maps: what the likelihoods are functions of, (B, C, h, w) per scale.

@@ -14,7 +14,7 @@ from detectors import _cells
 from detectors._first_order import first_order
 
 if TYPE_CHECKING:
-    from detectors._pls_networks import PrincipalLatentSpace
+    from detectors.pls.network import PrincipalLatentSpace
 
 
 @dataclass(frozen=True)

@@ -31,13 +31,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detectors import _presets
-from detectors._autoencoder import AutoencoderDetector, AutoencoderSettings, base_settings, chunks
 from detectors._first_order import first_order
 from detectors._folded_decoder import Expansion, FoldedDecoder
 from detectors.base import Progress
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
+from detectors.parts import presets
+from detectors.parts.autoencoder import AutoencoderDetector, AutoencoderSettings, base_settings, chunks
 from detectors.registry import register
 
 _SAMPLE = 32  # training images on which the curvature and the projection's progress are measured
@@ -90,7 +90,7 @@ class APAE(AutoencoderDetector):
     @classmethod
     def settings_for(cls, preset: str, image_size: int) -> APAESettings:
         """`quick`: 5 steps (module docstring). `paper`: 1000 of 1e-2."""
-        _presets.check(preset)
+        presets.check(preset)
         base = base_settings(preset, image_size)
         return APAESettings(**base, steps=5, rate=0.05) if preset == "quick" else APAESettings(**base)
 

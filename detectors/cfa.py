@@ -26,14 +26,15 @@ import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 
-from detectors import _backbones, _presets
-from detectors._backbones import Backbone
-from detectors._images import resize
-from detectors._neighbours import exact_squares, kmeans, nearest, root
-from detectors._training import batches, check_schedule, holdout, initialise_
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
+from detectors.parts import backbone as backbones
+from detectors.parts import presets
+from detectors.parts.backbone import Backbone
+from detectors.parts.images import resize
+from detectors.parts.neighbours import exact_squares, kmeans, nearest, root
+from detectors.parts.training import batches, check_schedule, holdout, initialise_
 from detectors.registry import register
 
 _CHUNK = 32
@@ -66,7 +67,7 @@ class CFASettings(Settings):
         holdout: share of the normals that is held out for that, and from the memory bank.
     """
 
-    backbone: str = _backbones.PAPER
+    backbone: str = backbones.PAPER
     layers: tuple[str, ...] = ("layer1", "layer2", "layer3")
     weights: str = "pretrained"
     crop: int = 224
@@ -169,9 +170,9 @@ class CFA(Detector):
         the held-out loss still fell (the radius grows and grows).
         """
         quick = CFASettings(
-            backbone=_backbones.QUICK, layers=("blocks.2", "blocks.4"), crop=0, epochs=4, batch_size=8, patience=2
+            backbone=backbones.QUICK, layers=("blocks.2", "blocks.4"), crop=0, epochs=4, batch_size=8, patience=2
         )
-        return _presets.choose(preset, quick=quick, paper=CFASettings())
+        return presets.choose(preset, quick=quick, paper=CFASettings())
 
     def frozen_hashes(self) -> dict[str, str]:
         """The backbone's."""

@@ -21,16 +21,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detectors import _backbones, _likelihood_maps, _presets
-from detectors._backbones import Backbone
-from detectors._coupling import Flow, VectorSubnet, vector_flow
-from detectors._flow_training import Features, train_until_held_out_stops_improving
-from detectors._images import resize
 from detectors._least_likely import least_log_likelihood
-from detectors._training import adam, batches, check_schedule, holdout
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
+from detectors.parts import backbone as backbones
+from detectors.parts import likelihood, presets
+from detectors.parts.backbone import Backbone
+from detectors.parts.features import Features, train_until_held_out_stops_improving
+from detectors.parts.flow import Flow, VectorSubnet, vector_flow
+from detectors.parts.images import resize
+from detectors.parts.training import adam, batches, check_schedule, holdout
 from detectors.registry import register
 
 _LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
@@ -64,7 +65,7 @@ class CFlowSettings(Settings):
         weights: "pretrained"; "random" is for tests.
     """
 
-    backbone: str = _backbones.PAPER
+    backbone: str = backbones.PAPER
     layers: tuple[str, ...] = ("layer2", "layer3", "layer4")
     input_size: int = 256
     blocks: int = 8
@@ -131,10 +132,10 @@ class CFlow(Detector):
     def settings_for(cls, preset: str, image_size: int) -> CFlowSettings:
         """`quick`: a small network, small flows on standardised features and few epochs. `paper`: the authors'."""
         quick = CFlowSettings(
-            backbone=_backbones.QUICK, layers=("blocks.1", "blocks.2", "blocks.4"), input_size=0, blocks=4, hidden=0.5,
+            backbone=backbones.QUICK, layers=("blocks.1", "blocks.2", "blocks.4"), input_size=0, blocks=4, hidden=0.5,
             standardise=True, epochs=20, fibers=2048, share=0.25, learning_rate=2e-3, patience=6,
         )
-        return _presets.choose(preset, quick=quick, paper=CFlowSettings())
+        return presets.choose(preset, quick=quick, paper=CFlowSettings())
 
     def frozen_hashes(self) -> dict[str, str]:
         """The backbone's."""
@@ -143,10 +144,10 @@ class CFlow(Detector):
     # -- the score ----------------------------------------------------------------------------------------------------
 
     def _score(self, x: Tensor, noise: Noise) -> Tensor:
-        return _likelihood_maps.anomaly_map(self._least(x), self.settings.score_domain)
+        return likelihood.anomaly_map(self._least(x), self.settings.score_domain)
 
     def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
-        return _likelihood_maps.anomaly_map(self._least(x), "log")
+        return likelihood.anomaly_map(self._least(x), "log")
 
     def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
         return resize(self._map(x, self.settings.score_domain)[:, None], x.shape[-1])[:, 0]
@@ -154,8 +155,8 @@ class CFlow(Detector):
     def _map(self, x: Tensor, domain: str) -> Tensor:
         """(B, work size, work size)."""
         relative = [self._relative(i, layer, None) for i, layer in enumerate(self.backbone(x))]
-        total = _likelihood_maps.log_likelihood(relative, self.work_size, align_corners=True)
-        return _likelihood_maps.anomaly_map(total, domain)
+        total = likelihood.log_likelihood(relative, self.work_size, align_corners=True)
+        return likelihood.anomaly_map(total, domain)
 
     def _least(self, x: Tensor) -> Tensor:
         """The smallest value of the log-likelihood map, (B,)."""
@@ -308,7 +309,7 @@ def _flow(channels: int, settings: CFlowSettings) -> Flow:
 
 
 def _check(settings: CFlowSettings) -> None:
-    _likelihood_maps.check_domain("cflow", settings.score_domain)
+    likelihood.check_domain("cflow", settings.score_domain)
     if settings.condition < 4 or settings.condition % 4:
         raise DetectorError(f"cflow's condition must be a multiple of 4; got {settings.condition}.")
     check_schedule("cflow", settings)

@@ -16,16 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detectors import _backbones, _likelihood_maps, _presets
-from detectors._backbones import Backbone
-from detectors._coupling import Flow, MapSubnet, map_flow
-from detectors._flow_training import Features, train_until_held_out_stops_improving
-from detectors._images import resize
 from detectors._least_likely import least_log_likelihood
-from detectors._training import QUICK_EPOCH, adam, batches, check_schedule, holdout, initialise_
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
+from detectors.parts import backbone as backbones
+from detectors.parts import likelihood, presets
+from detectors.parts.backbone import Backbone
+from detectors.parts.features import Features, train_until_held_out_stops_improving
+from detectors.parts.flow import Flow, MapSubnet, map_flow
+from detectors.parts.images import resize
+from detectors.parts.training import QUICK_EPOCH, adam, batches, check_schedule, holdout, initialise_
 from detectors.registry import register
 
 _CHUNK = 32
@@ -54,7 +55,7 @@ class FastFlowSettings(Settings):
         weights: "pretrained"; "random" is for tests.
     """
 
-    backbone: str = _backbones.PAPER
+    backbone: str = backbones.PAPER
     layers: tuple[str, ...] = ("layer1", "layer2", "layer3")
     input_size: int = 256
     flow_steps: int = 8
@@ -107,10 +108,10 @@ class FastFlow(Detector):
     def settings_for(cls, preset: str, image_size: int) -> FastFlowSettings:
         """`quick`: a small network, small flows and few epochs. `paper`: the authors' at WideResNet-50-2."""
         quick = FastFlowSettings(
-            backbone=_backbones.QUICK, layers=("blocks.1", "blocks.2", "blocks.4"), input_size=0, flow_steps=4,
+            backbone=backbones.QUICK, layers=("blocks.1", "blocks.2", "blocks.4"), input_size=0, flow_steps=4,
             epochs=8, epoch_images=QUICK_EPOCH, batch_size=16, learning_rate=3e-3, patience=3,
         )
-        return _presets.choose(preset, quick=quick, paper=FastFlowSettings())
+        return presets.choose(preset, quick=quick, paper=FastFlowSettings())
 
     def frozen_hashes(self) -> dict[str, str]:
         """The backbone's."""
@@ -119,10 +120,10 @@ class FastFlow(Detector):
     # -- the score ----------------------------------------------------------------------------------------------------
 
     def _score(self, x: Tensor, noise: Noise) -> Tensor:
-        return _likelihood_maps.anomaly_map(self._least(x), self.settings.score_domain)
+        return likelihood.anomaly_map(self._least(x), self.settings.score_domain)
 
     def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
-        return _likelihood_maps.anomaly_map(self._least(x), "log")
+        return likelihood.anomaly_map(self._least(x), "log")
 
     def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
         return resize(self._map(x, self.settings.score_domain)[:, None], x.shape[-1])[:, 0]
@@ -130,8 +131,8 @@ class FastFlow(Detector):
     def _map(self, x: Tensor, domain: str) -> Tensor:
         """(B, work size, work size)."""
         logs = [self._log_likelihood(i, maps, None) for i, maps in enumerate(self._normed(self.backbone(x)))]
-        total = _likelihood_maps.log_likelihood(logs, self.work_size, align_corners=False)
-        return _likelihood_maps.anomaly_map(total - math.log(len(logs)), domain)
+        total = likelihood.log_likelihood(logs, self.work_size, align_corners=False)
+        return likelihood.anomaly_map(total - math.log(len(logs)), domain)
 
     def _least(self, x: Tensor) -> Tensor:
         """The smallest value of the log-likelihood map, (B,)."""
@@ -226,7 +227,7 @@ def _flow(channels: int, settings: FastFlowSettings) -> Flow:
 
 
 def _check(settings: FastFlowSettings) -> None:
-    _likelihood_maps.check_domain("fastflow", settings.score_domain)
+    likelihood.check_domain("fastflow", settings.score_domain)
     check_schedule("fastflow", settings)
     if settings.flow_steps < 1:
         raise DetectorError(f"fastflow's flow_steps must be at least 1; got {settings.flow_steps}.")

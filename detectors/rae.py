@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from detectors import _presets
-from detectors._autoencoder import Autoencoder, AutoencoderDetector, AutoencoderSettings, base_settings, chunks
 from detectors.base import Progress
 from detectors.errors import DetectorError
+from detectors.parts import presets
+from detectors.parts.autoencoder import Autoencoder, AutoencoderDetector, AutoencoderSettings, base_settings, chunks
 from detectors.registry import register
 
 
@@ -83,7 +83,7 @@ class RAE(AutoencoderDetector):
         (two fit seeds each; mean AUC 55.7, 58.5, 59.8): of clean normals the best S is nearly empty. With l2,1 at 0.05
         it is 60.1, which is within the spread over seeds.
         """
-        _presets.check(preset)
+        presets.check(preset)
         base = base_settings(preset, image_size)
         return RAESettings(**base, round_epochs=5) if preset == "quick" else RAESettings(**base)
 

@@ -17,12 +17,12 @@ from anomalib.data.utils.generators import PerlinAnomalyGenerator
 from anomalib.models.image.draem import loss, torch_model
 from torch import Tensor
 
-from detectors._images import resize
 from detectors.anomalib_family.adapter import AnomalibDetector, AnomalibSettings, at_preset
 from detectors.anomalib_family.fence import stand_ins
 from detectors.anomalib_family.training import TrainingSettings, train
 from detectors.base import Progress
 from detectors.errors import DetectorError
+from detectors.parts.images import resize
 
 _HALVINGS = 32  # five poolings
 

@@ -14,13 +14,13 @@ import torch
 from anomalib.models.image.fastflow import loss, torch_model
 from torch import Tensor, nn
 
-from detectors import _backbones
 from detectors.anomalib_family.adapter import AnomalibDetector, BackboneSettings, at_preset
 from detectors.anomalib_family.features import Features
 from detectors.anomalib_family.fence import stand_ins
 from detectors.anomalib_family.likelihood import gaussian_log, surprise
 from detectors.anomalib_family.training import Maps, TrainingSettings, frozen_features, train
 from detectors.base import Progress
+from detectors.parts import backbone as backbones
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Fastflow(AnomalibDetector):
     def settings_for(cls, preset: str, image_size: int) -> FastflowSettings:
         """`paper`: WideResNet-50-2, 500 epochs. `quick`: two scales of a small network, 4 steps."""
         found: FastflowSettings = at_preset(
-            preset, FastflowSettings(), backbone=_backbones.QUICK, layers=("blocks.2", "blocks.4"), flow_steps=4,
+            preset, FastflowSettings(), backbone=backbones.QUICK, layers=("blocks.2", "blocks.4"), flow_steps=4,
             training=TrainingSettings(epochs=20, batch_size=16, learning_rate=1e-3, patience=6),
         )
         return found

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from anomalib.models.image.glass import torch_model
 from torch import Tensor
 
-from detectors import _backbones
 from detectors.anomalib_family.adapter import CHUNK, AnomalibDetector, BackboneSettings, at_preset
 from detectors.anomalib_family.fence import stand_ins
 from detectors.anomalib_family.training import TrainingSettings, train
 from detectors.base import Progress
+from detectors.parts import backbone as backbones
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Glass(AnomalibDetector):
     def settings_for(cls, preset: str, image_size: int) -> GlassSettings:
         """`paper`: WideResNet-50-2, 640 epochs. `quick`: two layers of a small network, 5 ascent steps."""
         found: GlassSettings = at_preset(
-            preset, GlassSettings(), backbone=_backbones.QUICK, layers=("blocks.2", "blocks.4"), width=128, hidden=64,
+            preset, GlassSettings(), backbone=backbones.QUICK, layers=("blocks.2", "blocks.4"), width=128, hidden=64,
             ascent=5, training=TrainingSettings(epochs=10, batch_size=16, learning_rate=1e-3, patience=4),
         )
         return found

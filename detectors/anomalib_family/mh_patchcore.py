@@ -13,10 +13,10 @@ import torch
 from anomalib.models.image.mh_patchcore import torch_model
 from torch import Tensor
 
-from detectors import _backbones
 from detectors.anomalib_family.adapter import CHUNK, AnomalibDetector, BackboneSettings, at_preset
 from detectors.anomalib_family.fence import stand_ins
 from detectors.base import Progress
+from detectors.parts import backbone as backbones
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class MHPatchcore(AnomalibDetector):
     def settings_for(cls, preset: str, image_size: int) -> MHPatchcoreSettings:
         """`paper`: WideResNet-50-2. `quick`: stride 16 of a small network."""
         found: MHPatchcoreSettings = at_preset(
-            preset, MHPatchcoreSettings(), backbone=_backbones.QUICK, layers=("blocks.4",), local_coreset=128
+            preset, MHPatchcoreSettings(), backbone=backbones.QUICK, layers=("blocks.4",), local_coreset=128
         )
         return found
 

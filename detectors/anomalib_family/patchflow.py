@@ -13,12 +13,12 @@ import torch
 from anomalib.models.image.patchflow import loss, torch_model
 from torch import Tensor
 
-from detectors import _backbones
 from detectors.anomalib_family.adapter import CHUNK, AnomalibDetector, BackboneSettings, at_preset
 from detectors.anomalib_family.fence import stand_ins
 from detectors.anomalib_family.likelihood import gaussian_log, surprise
 from detectors.anomalib_family.training import TrainingSettings, train
 from detectors.base import Progress
+from detectors.parts import backbone as backbones
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Patchflow(AnomalibDetector):
     def settings_for(cls, preset: str, image_size: int) -> PatchflowSettings:
         """`paper`: EfficientNet-B5. `quick`: a small network, two scales."""
         found: PatchflowSettings = at_preset(
-            preset, PatchflowSettings(), backbone=_backbones.QUICK, layers=("blocks.2", "blocks.4"), width=64, scales=2,
+            preset, PatchflowSettings(), backbone=backbones.QUICK, layers=("blocks.2", "blocks.4"), width=64, scales=2,
             training=TrainingSettings(epochs=30, batch_size=16, learning_rate=1e-3, patience=8),
         )
         return found

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detectors._training import batches, holdout
 from detectors.anomalib_family.features import Features
 from detectors.anomalib_family.fence import own_randomness
 from detectors.base import Progress, evaluation
 from detectors.errors import DetectorError
 from detectors.noise import generator
+from detectors.parts.training import batches, holdout
 
 Maps = list[Tensor]
 _KEPT_BYTES = 1_000_000_000  # features of training images are computed once if they fit in here

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detectors._training import draw_
-from detectors.freerad.fused_norm import added, convolved, is_fused, normed
+from detectors.freerad.gpu.fused_norm import added, convolved, is_fused, normed
+from detectors.parts.training import draw_
 
 FLASH_WIDTH = 256  # of a head, above which PyTorch's flash attention does not work
 

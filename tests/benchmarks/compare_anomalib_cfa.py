@@ -32,8 +32,8 @@ import detectors
 from bench.config import RunConfig
 from bench.data import registry as datasets
 from bench.fitting import training_data
-from detectors._backbones import Backbone
 from detectors.cfa import CFA, CFASettings
+from detectors.parts.backbone import Backbone
 
 
 class _Extractor(nn.Module):

@@ -26,8 +26,8 @@ from bench import fitting
 from bench.config import RunConfig
 from bench.data import registry as datasets
 from detectors import registry
-from detectors._training import batches
 from detectors.noise import generator
+from detectors.parts.training import batches
 
 SIDE = 128
 

@@ -31,8 +31,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.runner import deterministic
 from detectors import registry
-from detectors.freerad import FreeRAD, fused_norm, stepping
+from detectors.freerad import FreeRAD, stepping
 from detectors.freerad.diffusion import process
+from detectors.freerad.gpu import fused_norm
 from detectors.freerad.training import train_unet
 from detectors.freerad.unet import UNet
 from detectors.noise import NoiseSeed
@@ -109,9 +110,9 @@ def draw(unet: UNet) -> None:
 
 
 def kernels(device: torch.device) -> None:
-    from detectors.freerad import _launch
+    from detectors.freerad.gpu import launch
 
-    whole = _launch.WHOLE
+    whole = launch.WHOLE
     for kind, bound in (("bfloat16", 6e-3), ("float32", 2e-5)):
         for channels, side in ((128, 64), (512, 16), (512, 8)):
             for scaled, pre, past in ((0, False, True), (2, True, False), (1, True, False)):

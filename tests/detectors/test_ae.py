@@ -13,11 +13,11 @@ from detector_pictures import normal_pictures
 from torch import Tensor, nn
 
 from detectors import registry
-from detectors._training import batches, holdout, initialise_
 from detectors.ae import AE
 from detectors.base import Detector
 from detectors.errors import DetectorError
 from detectors.noise import generator
+from detectors.parts.training import batches, holdout, initialise_
 
 TRAIN = normal_pictures(24, 32, seed=1)
 TEST = normal_pictures(4, 32, seed=2)
@@ -155,7 +155,9 @@ def test_an_epoch_takes_no_more_images_than_it_may(name: str, monkeypatch: pytes
             seen.append(len(part))
             yield part
 
-    module = {"ae": "_autoencoder", "rae": "_autoencoder", "ocr-gan": "ocrgan"}.get(name, name)
+    module = {
+        "ae": "parts.autoencoder", "rae": "parts.autoencoder", "ocr-gan": "ocrgan.detector", "pls": "pls.detector"
+    }.get(name, name)
     monkeypatch.setattr(f"detectors.{module}.batches", counted)
     images = torch.rand(30, 3, 32, 32, generator=generator(0))
     more: dict[str, Any] = {"weights": "random"} if name == "fastflow" else {}

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 import attacks
 from detectors import registry
-from detectors._autoencoder import Autoencoder
 from detectors._folded_decoder import FoldedDecoder
-from detectors._training import initialise_
 from detectors.apae import APAE, curvature, project
 from detectors.errors import DetectorError
 from detectors.noise import generator
+from detectors.parts.autoencoder import Autoencoder
+from detectors.parts.training import initialise_
 
 TRAIN = normal_pictures(24, 32, seed=1)
 TEST = torch.cat([normal_pictures(4, 32, seed=2), anomalous_pictures(4, 32, seed=3)])

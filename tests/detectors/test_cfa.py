@@ -11,10 +11,10 @@ from torch import Tensor
 
 from detectors import cfa as module
 from detectors import registry
-from detectors._training import holdout, initialise_
 from detectors.cfa import CFA, CFASettings, CoordConv, soft_boundary_loss
 from detectors.errors import DetectorError
 from detectors.noise import generator
+from detectors.parts.training import holdout, initialise_
 
 SIZE = 64
 TRAIN = normal_pictures(16, SIZE, seed=1)

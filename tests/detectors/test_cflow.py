@@ -14,10 +14,10 @@ from detector_pictures import anomalous_pictures, normal_pictures
 from torch import Tensor
 
 from detectors import registry
-from detectors._training import holdout
 from detectors.cflow import CFlow, position_code, rate
 from detectors.errors import DetectorError
 from detectors.noise import generator
+from detectors.parts.training import holdout
 
 TRAIN = normal_pictures(16, 64, seed=1)
 TEST = torch.cat([normal_pictures(4, 64, seed=2), anomalous_pictures(4, 64, seed=3)])

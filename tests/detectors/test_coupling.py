@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
-from detectors import _coupling
-from detectors._coupling import Coupling, Flow, MapSubnet, VectorCoupling, VectorSubnet, orthogonal, permutation
 from detectors.noise import generator
+from detectors.parts import flow
+from detectors.parts.flow import Coupling, Flow, MapSubnet, VectorCoupling, VectorSubnet, orthogonal, permutation
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -28,7 +28,7 @@ def disturb(module: nn.Module) -> None:
 
 
 def vector_flow(channels: int = 5, *, soft: bool = True, conditions: int = 4, steps: int = 3) -> Flow:
-    made = _coupling.vector_flow(
+    made = flow.vector_flow(
         channels, steps, lambda i, o: VectorSubnet(i, o, 2 * (i + conditions), conditions), clamp=1.9
     )
     made.initialise(generator(2, "weights"), soft=soft)
@@ -37,7 +37,7 @@ def vector_flow(channels: int = 5, *, soft: bool = True, conditions: int = 4, st
 
 
 def map_flow(channels: int = 5, *, soft: bool = False, steps: int = 3) -> Flow:
-    made = _coupling.map_flow(channels, steps, lambda i, o, s: MapSubnet(i, o, 6, 1 if s % 2 else 3), clamp=2.0)
+    made = flow.map_flow(channels, steps, lambda i, o, s: MapSubnet(i, o, 6, 1 if s % 2 else 3), clamp=2.0)
     made.initialise(generator(3, "weights"), soft=soft)
     disturb(made.double())
     return made
@@ -98,7 +98,7 @@ def test_the_condition_matters() -> None:
 def test_a_new_flow_is_close_to_a_rotation_and_depends_on_the_generator_alone() -> None:
     def made(seed: int) -> Flow:
         torch.manual_seed(seed + 1)  # must not matter
-        found = _coupling.vector_flow(8, 2, lambda i, o: VectorSubnet(i, o, 16), clamp=1.9)
+        found = flow.vector_flow(8, 2, lambda i, o: VectorSubnet(i, o, 16), clamp=1.9)
         found.initialise(generator(seed, "weights"), soft=True)
         return found
 

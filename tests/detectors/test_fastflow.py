@@ -13,10 +13,10 @@ from detector_pictures import anomalous_pictures, normal_pictures
 from torch import Tensor, nn
 
 from detectors import registry
-from detectors._training import holdout
 from detectors.errors import CheckpointError, DetectorError
 from detectors.fastflow import FastFlow
 from detectors.noise import generator
+from detectors.parts.training import holdout
 
 TRAIN = normal_pictures(16, 64, seed=1)
 TEST = torch.cat([normal_pictures(4, 64, seed=2), anomalous_pictures(4, 64, seed=3)])
@@ -143,7 +143,7 @@ def test_held_out_likelihood_counts_layer_norms_gain() -> None:
 
 
 def _small_flow() -> Any:
-    from detectors._coupling import MapSubnet, map_flow
+    from detectors.parts.flow import MapSubnet, map_flow
 
     made = map_flow(3, 2, lambda i, o, s: MapSubnet(i, o, 4, 3), clamp=2.0)
     made.initialise(generator(1, "flow"), soft=True)

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from detectors._autoencoder import Autoencoder
 from detectors._folded_decoder import FoldedDecoder
-from detectors._training import initialise_
 from detectors.noise import generator
+from detectors.parts.autoencoder import Autoencoder
+from detectors.parts.training import initialise_
 
 LEVELS = pytest.mark.parametrize("levels", [1, 2, 3, 5])  # without upsampling; with one, two and four
 SIDE = 3  # of a code; odd, so that a map is no whole number of cells before its ring is counted

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from freerad_small import shake
 from torch import Tensor, nn
 
-from detectors.freerad import fused_norm
+from detectors.freerad.gpu import fused_norm
 
 # Batch, channels, groups, height, width, images of scale and shift (0: none), a bias to add, SiLU, a gradient past the
 # norm, and how many values a program may hold: few take the way of large feature maps.
@@ -50,9 +50,9 @@ def _apart(found: Tensor, expected: Tensor) -> float:
 
 def norm_errors(case: Case, kind: str, device: str = "cpu") -> dict[str, float]:
     """Relative errors of the result and of every gradient."""
-    from detectors.freerad import _launch
+    from detectors.freerad.gpu import launch
 
-    batch, channels, groups, height, width, scaled, has_pre, silu, has_past, _launch.WHOLE = case
+    batch, channels, groups, height, width, scaled, has_pre, silu, has_past, launch.WHOLE = case
     dtype, draws = TYPES[kind][0], torch.Generator().manual_seed(1)
 
     def drawn(*shape: int, mean: float = 0.0, dtype: torch.dtype = dtype) -> Tensor:
@@ -68,7 +68,7 @@ def norm_errors(case: Case, kind: str, device: str = "cpu") -> dict[str, float]:
     leaves = {name: value.clone().requires_grad_() for name, value in inputs.items()}
     exact = {name: value.double().requires_grad_() for name, value in inputs.items()}
     optional = [leaves.get("scale_shift"), leaves.get("pre")]
-    y, past = _launch.FusedNorm.apply(leaves["x"], leaves["weight"], leaves["bias"], *optional, groups, 1e-5, silu)
+    y, past = launch.FusedNorm.apply(leaves["x"], leaves["weight"], leaves["bias"], *optional, groups, 1e-5, silu)
     expected = _plain(exact, groups, silu=silu)
     given = [drawn(*y.shape) for _ in range(1 + has_past)]
     found = torch.autograd.grad([y, past][: len(given)], list(leaves.values()), given)
@@ -81,7 +81,7 @@ def norm_errors(case: Case, kind: str, device: str = "cpu") -> dict[str, float]:
 
 
 def add_errors(kind: str) -> dict[str, float]:
-    from detectors.freerad import _launch
+    from detectors.freerad.gpu import launch
 
     dtype, draws = TYPES[kind][0], torch.Generator().manual_seed(2)
     shapes = [(2, 96, 9, 8), (2, 96, 9, 8), (96,), (96,)]
@@ -90,7 +90,7 @@ def add_errors(kind: str) -> dict[str, float]:
     errors = {}
     for name, (first, second) in {"both": (1, 1), "first": (1, 0), "none": (0, 0)}.items():
         used = [*leaves[:2], *([leaves[2]] * first), *([leaves[3]] * second)]
-        out = _launch.FusedAdd.apply(*leaves[:2], leaves[2] if first else None, leaves[3] if second else None)
+        out = launch.FusedAdd.apply(*leaves[:2], leaves[2] if first else None, leaves[3] if second else None)
         wide = [leaf.double() if leaf.dim() == 4 else leaf.double()[:, None, None] for leaf in used]
         total = sum(wide, torch.zeros((), dtype=torch.float64))
         errors[name] = _apart(out, total)

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detectors._likelihood_maps import anomaly_map, check_domain, log_likelihood, log_upsample
 from detectors.errors import DetectorError
 from detectors.noise import generator
+from detectors.parts.likelihood import anomaly_map, check_domain, log_likelihood, log_upsample
 
 
 def logs(scale: float, *sides: int) -> list[Tensor]:

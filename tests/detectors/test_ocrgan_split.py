@@ -9,8 +9,8 @@ from detector_pictures import normal_pictures, turned_pictures
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detectors._ocrgan_networks import _smooth_double, _smooth_half, split
 from detectors.noise import generator
+from detectors.ocrgan.network import _smooth_double, _smooth_half, split
 
 TEST = normal_pictures(4, 32, seed=2)
 KERNEL = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1])

@@ -11,13 +11,14 @@ from detector_pictures import normal_pictures
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from detectors import _pls_networks, registry
-from detectors._images import resize
-from detectors._pls_networks import PrincipalComponents, PrincipalLatentSpace, principal_components
-from detectors._training import holdout
+from detectors import registry
 from detectors.errors import DetectorError
 from detectors.noise import generator
+from detectors.parts.images import resize
+from detectors.parts.training import holdout
 from detectors.pls import PLS
+from detectors.pls import network as pls_network
+from detectors.pls.network import PrincipalComponents, PrincipalLatentSpace, principal_components
 
 TRAIN = normal_pictures(32, 16, seed=1)
 TEST = normal_pictures(8, 16, seed=2)
@@ -141,7 +142,7 @@ def test_sign_flips_and_rotations_of_the_new_components_change_nothing(
         mean, basis = principal_components(rows, count)
         return mean, -basis @ turn
 
-    monkeypatch.setattr(_pls_networks, "principal_components", turned)
+    monkeypatch.setattr(pls_network, "principal_components", turned)
     flipped.update(more, rate=0.5)
     torch.testing.assert_close(projector(flipped), projector(plain))
     still = projector(plain).clone()

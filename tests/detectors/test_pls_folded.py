@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from detectors._pls_folded import FoldedPass
-from detectors._pls_networks import PrincipalAutoencoder
-from detectors._training import initialise_
 from detectors.noise import generator
+from detectors.parts.training import initialise_
 from detectors.pls import PLS, PLSSettings
+from detectors.pls.network import PrincipalAutoencoder
 
 NETWORKS = pytest.mark.parametrize(
     ("side", "widths", "poolings"),

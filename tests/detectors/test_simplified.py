@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
-from detectors._backbones import POOLED, Backbone, _random_state, features
 from detectors._chains import Chain
-from detectors._simplified import simplified
 from detectors.noise import generator
+from detectors.parts.backbone import POOLED, Backbone, _random_state, features
+from detectors.parts.folding import simplified
 
 LITE0, LAYERS = "tf_efficientnet_lite0", ("blocks.1", "blocks.2", "blocks.4")
 

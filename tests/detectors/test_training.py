@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from detectors import registry
-from detectors._training import check_schedule
 from detectors.errors import DetectorError
+from detectors.parts.training import check_schedule
 
 WRONG = [
     ("epochs", 0, "at least 1; got 0"), ("batch_size", 0, "at least 1; got 0"), ("patience", 0, "at least 1; got 0"),

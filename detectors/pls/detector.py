@@ -27,11 +27,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from detectors import _presets
-from detectors._images import resize
 from detectors._pls_folded import FoldedAutoencoder, FoldedPass
-from detectors._pls_networks import PrincipalAutoencoder
-from detectors._training import (
+from detectors.base import Detector, Progress, Settings
+from detectors.errors import DetectorError
+from detectors.noise import Noise, generator
+from detectors.parts import presets
+from detectors.parts.images import resize
+from detectors.parts.training import (
     QUICK_EPOCH,
     adam,
     batches,
@@ -41,9 +43,7 @@ from detectors._training import (
     holdout,
     initialise_,
 )
-from detectors.base import Detector, Progress, Settings
-from detectors.errors import DetectorError
-from detectors.noise import Noise, generator
+from detectors.pls.network import PrincipalAutoencoder
 from detectors.registry import register
 
 
@@ -121,7 +121,7 @@ class PLS(Detector):
         paper = PLSSettings(
             work_size=image_size, poolings=_poolings(image_size), attack_epsilon=(8 if image_size <= 32 else 2) / 255
         )
-        return _presets.choose(preset, quick=quick, paper=paper)
+        return presets.choose(preset, quick=quick, paper=paper)
 
     def _work(self, x: Tensor) -> Tensor:
         return resize(x, self.settings.work_size)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detectors._halving import Closing, Doubling, Halving
-from detectors._training import draw_
+from detectors.parts.training import draw_
 
 _TAPS = (1.0, 4.0, 6.0, 4.0, 1.0)  # binomial, sum 16 (Burt & Adelson 1983)
 _SLOPE = 0.2  # of the leaky ReLU, as in DCGAN

@@ -31,14 +31,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detectors import _presets
 from detectors._cells import packed
-from detectors._images import resize
-from detectors._ocrgan_networks import Discriminator, Generator, initialise_dcgan_, split, total
-from detectors._training import QUICK_EPOCH, adam, batches, check_schedule, holdout, initialise_
 from detectors.base import Detector, Progress, Settings, evaluation
 from detectors.errors import DetectorError
 from detectors.noise import Noise, NoiseSeed, generator
+from detectors.ocrgan.network import Discriminator, Generator, initialise_dcgan_, split, total
+from detectors.parts import presets
+from detectors.parts.images import resize
+from detectors.parts.training import QUICK_EPOCH, adam, batches, check_schedule, holdout, initialise_
 from detectors.registry import register
 
 SELECTIONS = ("trained", "random")
@@ -119,7 +119,7 @@ class OCRGAN(Detector):
             epoch_images=QUICK_EPOCH, batch_size=16, learning_rate=2e-3, patience=10,
         )
         paper = OCRGANSettings(work_size=side, levels=round(math.log2(side)))
-        return _presets.choose(preset, quick=quick, paper=paper)
+        return presets.choose(preset, quick=quick, paper=paper)
 
     # -- scoring ------------------------------------------------------------------------------------------------------
 

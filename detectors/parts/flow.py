@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detectors._coupling_blocks import MapBlock, VectorBlock
-from detectors._training import initialise_
+from detectors.parts.training import initialise_
 
 _GAIN_BETA = 0.5  # gain = 0.1 * softplus of the parameter, at a tenth of the optimiser's pace: steadier than exp
 _GAIN_ONE = 2 * math.log(math.exp(5) - 1)  # the parameter at which the gain is 1

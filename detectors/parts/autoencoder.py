@@ -21,11 +21,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detectors import checkpoint
-from detectors._images import resize
-from detectors._training import QUICK_EPOCH, adam, batches, check_schedule, holdout, initialise_
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
+from detectors.parts.images import resize
+from detectors.parts.training import QUICK_EPOCH, adam, batches, check_schedule, holdout, initialise_
 
 TRUNK_REVISION = 2  # raised whenever a change of code changes what is trained
 CHUNK = 64  # images at a time where no gradient is needed
@@ -61,7 +61,7 @@ class AutoencoderSettings(Settings):
 
 
 def base_settings(preset: str, image_size: int) -> dict[str, Any]:
-    """The fields of `AutoencoderSettings` at a preset that `_presets.check` knows; the same for every detector here.
+    """The fields of `AutoencoderSettings` at a preset that `presets.check` knows; the same for every detector here.
 
     `quick` is the best of 18 settings that were tried on ELPV, mono and poly, with two fit seeds each: six trainings
     (latent 8, 16, 32 at rate 3e-3 and batch 16; rate 6e-3; batch 8 at 3e-3 and at 2e-3), each stopped after 8, 15 and

@@ -1,12 +1,12 @@
 """Triton kernels of `fused_norm`: a residual sum that adds the biases of its convolutions, and their gradient.
 
-Imported only where Triton is installed, as `_norm_kernels`.
+Imported only where Triton is installed, as `norm_kernels`.
 """
 
 import triton
 import triton.language as tl
 
-from detectors.freerad._norm_kernels import only, tile
+from detectors.freerad.gpu.norm_kernels import only, tile
 
 
 @triton.jit(do_not_specialize=["has_first", "has_second"])

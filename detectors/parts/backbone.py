@@ -1,6 +1,6 @@
 """Pretrained ImageNet backbones (timm): frozen, with features at named layers and a gradient to the image.
 
-The frozen network is simplified once, when it is built (`_simplified`): that is exact up to rounding, and it is checked
+The frozen network is simplified once, when it is built (`folding`): that is exact up to rounding, and it is checked
 on probe images.
 """
 
@@ -15,11 +15,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from detectors import _weights
-from detectors._images import centre_crop, resize
-from detectors._simplified import PROBE_SIDE, mirror, simplified
 from detectors.errors import DetectorError
 from detectors.noise import generator
+from detectors.parts import weights as weight_files
+from detectors.parts.folding import PROBE_SIDE, mirror, simplified
+from detectors.parts.images import centre_crop, resize
 
 POOLED = "pooled"  # the pseudo-layer that is the global average of the last feature map, (B, C)
 QUICK = "tf_efficientnet_lite0"
@@ -71,10 +71,10 @@ class Backbone(nn.Module):
         _check_layers(name, network, self.layers)
         if weights == "random":
             state = _random_state(network.state_dict(), generator(seed, "backbone", name))
-            self.sha256 = f"random:{_weights.digest(state)}"
+            self.sha256 = f"random:{weight_files.digest(state)}"
         elif weights == "pretrained":
-            state = _weights.find(name, network.state_dict(), folder=weights_folder)
-            self.sha256 = _weights.digest(state)
+            state = weight_files.find(name, network.state_dict(), folder=weights_folder)
+            self.sha256 = weight_files.digest(state)
         else:
             raise DetectorError(f"Backbone weights are 'pretrained' or, in tests, 'random'; got {weights!r}.")
         network.load_state_dict(state, assign=True)
@@ -104,7 +104,7 @@ class Backbone(nn.Module):
         (x,) = mirror([(x - self.mean) / self.std], self.is_mirrored)
         x = x.contiguous(memory_format=torch.channels_last)  # the CPU's fast layout
         found = mirror(features(self.network, x, self.layers), self.is_mirrored)
-        # Clipping inside oneDNN makes ordinary numbers of NaN (`_simplified`): an image that has one gets it back here.
+        # Clipping inside oneDNN makes ordinary numbers of NaN (`folding`): an image that has one gets it back here.
         broken = x.detach().sum(dim=(1, 2, 3)) * 0
         return [layer + broken.view(-1, *[1] * (layer.ndim - 1)) for layer in found]
 

@@ -2,7 +2,7 @@
 
 PyTorch reads and writes a feature map some twenty times between two convolutions: statistics, normalisation, scale,
 shift, SiLU, the bias of a convolution, a residual sum, and the gradient of each. Where Triton can work these are a few
-kernels of our own (`_norm_kernels`), in channels-last memory. Everywhere else, and in float64, it is PyTorch's formula,
+kernels of our own (`norm_kernels`), in channels-last memory. Everywhere else, and in float64, it is PyTorch's formula,
 bit for bit what it was without this file.
 """
 
@@ -85,7 +85,7 @@ def _launch() -> ModuleType | None:
     if find_spec("triton") is None:
         return None
     try:
-        launch = import_module("detectors.freerad._launch")
+        launch = import_module("detectors.freerad.gpu.launch")
         with torch.no_grad():
             a = torch.zeros(1, 32, 2, 2, device="cuda")
             launch.FusedAdd.apply(a, a, None, None)

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detectors._backbones import Backbone
 from detectors.base import Progress
 from detectors.errors import DetectorError
+from detectors.parts.backbone import Backbone
 
 _CHUNK = 32
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from detectors._first_order import first_order
-from detectors.freerad import _add_kernels, _norm_kernels
+from detectors.freerad.gpu import add_kernels, norm_kernels
 
 COLUMNS, TILE = 128, 2048  # channels of a tile, 256 bytes in 16 bits, and its values, 16 a thread
 CHUNKS, SHORTEST = 512, 32  # most chunks of positions for an image, and the fewest positions in one
@@ -42,17 +42,17 @@ class FusedNorm(torch.autograd.Function):
         flags = (stride, eps, int(scale_shift is not None), int(pre is not None))
         each = (batch, groups)
         if shape.is_small:
-            _norm_kernels.small_forward[each](
+            norm_kernels.small_forward[each](
                 x, *known, table, y, *shape.numbers, *flags, int(silu), **shape.whole
             )  # fmt: skip
         else:
             partial = x.new_empty((batch * shape.chunks, 2, channels), dtype=torch.float32)
             chunked = (shape.positions, channels, shape.chunk, shape.chunks)
-            _norm_kernels.moments[shape.grid(batch)](x, partial, *chunked, **shape.tile)
-            _norm_kernels.join_moments[each](
+            norm_kernels.moments[shape.grid(batch)](x, partial, *chunked, **shape.tile)
+            norm_kernels.join_moments[each](
                 partial, *known, table, *shape.numbers, shape.chunk, shape.chunks, *flags, **shape.joined
             )
-            _norm_kernels.activate[shape.grid(batch)](
+            norm_kernels.activate[shape.grid(batch)](
                 x, table, y, *chunked, int(silu), **shape.tile
             )  # fmt: skip
         ctx.save_for_backward(x, table, weight, bias, scale_shift, pre)
@@ -73,15 +73,15 @@ class FusedNorm(torch.autograd.Function):
         slopes = table.new_empty((len(x), 4, shape.channels))
         flags = (int(ctx.silu), int(past is not None))
         if shape.is_small:
-            _norm_kernels.small_backward[each](x, dy, extra, table, slopes, dx, *shape.numbers, *flags, **shape.whole)
+            norm_kernels.small_backward[each](x, dy, extra, table, slopes, dx, *shape.numbers, *flags, **shape.whole)
         else:
             partial = table.new_empty((len(x) * shape.chunks, 2, shape.channels))
             chunked = (shape.positions, shape.channels, shape.chunk, shape.chunks)
-            _norm_kernels.sums[shape.grid(len(x))](
+            norm_kernels.sums[shape.grid(len(x))](
                 x, dy, table, partial, *chunked, int(ctx.silu), **shape.tile
             )
-            _norm_kernels.join_sums[each](partial, table, slopes, *shape.numbers, shape.chunks, **shape.joined)
-            _norm_kernels.gradient[shape.grid(len(x))](
+            norm_kernels.join_sums[each](partial, table, slopes, *shape.numbers, shape.chunks, **shape.joined)
+            norm_kernels.gradient[shape.grid(len(x))](
                 x, dy, extra, table, slopes, dx, *chunked, *flags, **shape.tile
             )
         rest: tuple[Tensor | None, ...] = (None, None, None, None)
@@ -99,7 +99,7 @@ def _parameter_gradients(
     of_scale = scaled.new_empty((batch, 2 * channels)) if scale_shift is not None else table
     of_pre = table if pre is None else torch.empty_like(pre)
     of_weight, of_bias = torch.empty_like(weight), torch.empty_like(bias)
-    _norm_kernels.parameters[(math.ceil(channels / COLUMNS),)](
+    norm_kernels.parameters[(math.ceil(channels / COLUMNS),)](
         table, slopes, weight, bias, scaled, of_weight, of_bias, of_scale, of_pre, batch, shape.positions, channels,
         stride, int(scale_shift is not None), int(pre is not None), COLUMNS=COLUMNS,
     )  # fmt: skip
@@ -116,7 +116,7 @@ class FusedAdd(torch.autograd.Function):
         a, b = (part.contiguous(memory_format=torch.channels_last) for part in (a, b))
         out = torch.empty_like(a, memory_format=torch.channels_last)
         rows, channels, chunk, tile = _rows(a)
-        _add_kernels.add[(math.ceil(rows / chunk), math.ceil(channels / tile["COLUMNS"]))](
+        add_kernels.add[(math.ceil(rows / chunk), math.ceil(channels / tile["COLUMNS"]))](
             a, b, a if first is None else first, a if second is None else second, out, rows, channels, chunk,
             int(first is not None), int(second is not None), **tile,
         )  # fmt: skip
@@ -131,7 +131,7 @@ class FusedAdd(torch.autograd.Function):
             return dy, dy, None, None
         rows, channels, chunk, tile = _rows(dy)
         partial = dy.new_empty((math.ceil(rows / chunk), channels), dtype=torch.float32)
-        _add_kernels.totals[(len(partial), math.ceil(channels / tile["COLUMNS"]))](
+        add_kernels.totals[(len(partial), math.ceil(channels / tile["COLUMNS"]))](
             dy, partial, rows, channels, chunk, **tile
         )
         total = partial.sum(dim=0)
