@@ -131,7 +131,7 @@ class CFA(Detector):
     name = "cfa"
     title = "CFA"
     paper = "Lee et al. 2022, IEEE Access 10, arXiv 2206.04325"
-    revision = 4  # `paper` crops; the settings of `quick` have a name more
+    revision = 5  # last bits: every gradient is PyTorch's own, of the plain formula
     has_map = True
     frozen_prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)
 

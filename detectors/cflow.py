@@ -21,7 +21,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detectors._least_likely import least_log_likelihood
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
@@ -31,6 +30,7 @@ from detectors.parts.backbone import Backbone
 from detectors.parts.features import Features, train_until_held_out_stops_improving
 from detectors.parts.flow import Flow, VectorSubnet, vector_flow
 from detectors.parts.images import resize
+from detectors.parts.likelihood import least_log_likelihood
 from detectors.parts.training import adam, batches, check_schedule, holdout
 from detectors.registry import register
 
@@ -102,7 +102,7 @@ class CFlow(Detector):
     name = "cflow"
     title = "CFlow"
     paper = "Gudovskiy et al., WACV 2022, arXiv 2107.12571"
-    revision = 4  # last bits: a backbone's convolutions in chains
+    revision = 5  # last bits: every gradient is PyTorch's own, of the plain formula
     has_map = True
     surrogate_is_monotone = True
     frozen_prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)
@@ -123,8 +123,7 @@ class CFlow(Detector):
         self.register_buffer("maxima", torch.zeros(len(blank)))
         for i, features in enumerate(blank):
             height, width = features.shape[-2:]
-            code = position_code(height, width, settings.condition).T.contiguous()
-            self.register_buffer(f"code_{i}", code, persistent=False)
+            self.register_buffer(f"code_{i}", position_code(height, width, settings.condition), persistent=False)
             self.register_buffer(f"mean_{i}", torch.zeros(features.shape[1]))
             self.register_buffer(f"deviation_{i}", torch.ones(features.shape[1]))
 
@@ -164,9 +163,7 @@ class CFlow(Detector):
 
     def _relative(self, layer: int, features: Tensor, positions: Tensor | None) -> Tensor:
         """log p / C - m (B, a, b) of features (B, C, a, b): of a whole layer, or at positions (B, a b) of it."""
-        code = self._code(layer)
-        if positions is not None:
-            code = code[:, positions]
+        code = self._code(layer) if positions is None else self._code(layer)[positions]
         return self._log_map(layer, features, code) - self.maxima[layer]
 
     def _log_probabilities(self, features: list[Tensor]) -> list[Tensor]:
@@ -174,25 +171,20 @@ class CFlow(Detector):
         return [self._log_map(i, layer, self._code(i)) for i, layer in enumerate(features)]
 
     def _log_map(self, layer: int, features: Tensor, code: Tensor) -> Tensor:
-        """log p / C (B, a, b) of features (B, C, a, b) at positions with the code (condition, a b) or one per image."""
+        """log p / C (B, a, b) of features (B, C, a, b); the code is that of their positions, ([B,] a b, condition)."""
         vectors = features.permute(0, 2, 3, 1).flatten(1, 2)
-        found = self._log_probability(layer, self._fibers(layer, vectors), code)
-        return found.view(-1, *features.shape[-2:])
+        return self._log_probability(layer, vectors, code).view(-1, *features.shape[-2:])
 
-    def _log_probability(self, layer: int, fibers: Tensor, code: Tensor) -> Tensor:
-        """log p / C (B, P) of feature vectors (C, B, P), the code as in `_log_map`."""
-        z, log_determinant = cast(Flow, self.flows[layer])(fibers, code if code.ndim == 3 else code[:, None])
-        log_p: Tensor = -0.5 * z.square().sum(dim=0) + log_determinant
-        return log_p / len(fibers) - _LOG_ROOT_TWO_PI
-
-    def _fibers(self, layer: int, vectors: Tensor) -> Tensor:
-        """Feature vectors (B, P, C), standardised and as columns (C, B, P)."""
+    def _log_probability(self, layer: int, vectors: Tensor, code: Tensor) -> Tensor:
+        """log p / C (B, P) of feature vectors (B, P, C), the code as in `_log_map`."""
         mean: Tensor = getattr(self, f"mean_{layer}")
         deviation: Tensor = getattr(self, f"deviation_{layer}")
-        return ((vectors - mean) / deviation).permute(2, 0, 1).contiguous()
+        z, log_determinant = cast(Flow, self.flows[layer])((vectors - mean) / deviation, code)
+        log_p: Tensor = -0.5 * z.square().sum(dim=-1) + log_determinant
+        return log_p / vectors.shape[-1] - _LOG_ROOT_TWO_PI
 
     def _code(self, layer: int) -> Tensor:
-        """(condition, h w)."""
+        """(h w, condition)."""
         code: Tensor = getattr(self, f"code_{layer}")
         return code
 
@@ -216,10 +208,10 @@ class CFlow(Detector):
                 for i, layer in enumerate(features[training[indices]]):
                     vectors, code = layer.permute(0, 2, 3, 1).flatten(1, 2), self._code(i)
                     # All images of a batch at the same positions: the subnets see each position's code once.
-                    for chosen in self._positions(code.shape[1], len(vectors), draws):
+                    for chosen in self._positions(len(code), len(vectors), draws):
                         chosen = chosen.to(normals.device)
-                        fibers = self._fibers(i, vectors.index_select(1, chosen))
-                        loss = -F.logsigmoid(self._log_probability(i, fibers, code.index_select(1, chosen))).mean()
+                        log_p = self._log_probability(i, vectors.index_select(1, chosen), code[chosen])
+                        loss = -F.logsigmoid(log_p).mean()
                         optimisers[i].zero_grad(set_to_none=True)
                         loss.backward()  # type: ignore[no-untyped-call]
                         optimisers[i].step()

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detectors._least_likely import least_log_likelihood
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
@@ -26,6 +25,7 @@ from detectors.parts.backbone import Backbone
 from detectors.parts.features import Features, train_until_held_out_stops_improving
 from detectors.parts.flow import Flow, MapSubnet, map_flow
 from detectors.parts.images import resize
+from detectors.parts.likelihood import least_log_likelihood
 from detectors.parts.training import QUICK_EPOCH, adam, batches, check_schedule, holdout, initialise_
 from detectors.registry import register
 
@@ -86,7 +86,7 @@ class FastFlow(Detector):
     name = "fastflow"
     title = "FastFlow"
     paper = "Yu et al. 2021, arXiv 2111.07677"
-    revision = 4  # last bits: a backbone's convolutions in chains
+    revision = 5  # last bits: every gradient is PyTorch's own, of the plain formula
     has_map = True
     surrogate_is_monotone = True
     frozen_prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)

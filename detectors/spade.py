@@ -57,7 +57,7 @@ class SPADE(Detector):
     name = "spade"
     title = "SPADE"
     paper = "Cohen & Hoshen 2020, arXiv 2005.02357"
-    revision = 3  # last bits: a backbone's convolutions in chains
+    revision = 4  # last bits: every gradient is PyTorch's own, of the plain formula
     fit_is_seeded = False
     frozen_prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)
 

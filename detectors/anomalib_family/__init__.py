@@ -21,7 +21,7 @@ from detectors.errors import DetectorError
 from detectors.registry import Family, register_family
 
 PREFIX = "anomalib"
-REVISION = 3  # of all members: a backbone's convolutions are linked in chains, which moves the last bits
+REVISION = 4  # of all members; last bits: every gradient is PyTorch's own, of the plain formula
 OFFERED = (
     "cfa", "cflow", "csflow", "dfkde", "dfm", "draem", "fastflow", "fre", "ganomaly", "glass", "mh_patchcore", "padim",
     "patchcore", "patchflow", "reverse_distillation", "stfpm", "supersimplenet", "uflow",

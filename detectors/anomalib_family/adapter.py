@@ -65,7 +65,7 @@ class AnomalibDetector(Detector):
         learned_shapes: buffers whose shapes are learned (PCA bases, memory banks).
     """
 
-    revision = 3  # as in the family's `REVISION`
+    revision = 4  # as in the family's `REVISION`
     has_map = True
     extractor: ClassVar[str] = "feature_extractor"
     layer_count: ClassVar[int] = 0

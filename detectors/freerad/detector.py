@@ -21,8 +21,7 @@ from detectors import checkpoint
 from detectors.base import Detector, Progress, Settings, evaluation
 from detectors.errors import DetectorError
 from detectors.freerad.checks import check_denoising_steps, check_settings
-from detectors.freerad.diffusion import Denoiser, Schedule, process, shots
-from detectors.freerad.frozen_unet import FrozenUNet
+from detectors.freerad.diffusion import Schedule, process, shots
 from detectors.freerad.reconstruction import denoise
 from detectors.freerad.scoring import image_score, multiscale_error
 from detectors.freerad.training import TrainingSettings, remove_snapshot, train_unet
@@ -92,7 +91,7 @@ class FreeRAD(Detector):
     name = "freerad"
     title = "FreeRAD"
     paper = "Robustness for Free, ICLR 2023 submission"
-    revision = 2  # last bits: on a CPU the fitted U-Net is computed otherwise, and everywhere the error map
+    revision = 3  # last bits: every gradient is PyTorch's own, of the plain formula
     is_stochastic = True
     is_defence = True
     has_map = True
@@ -235,12 +234,7 @@ class FreeRAD(Detector):
         count = self.settings.denoising_steps or self.k
         # One chain of timesteps 1..k or a subsequence; one-shot is the chain with the single timestep k.
         chain = self.process if count == self.k else process(self.settings.schedule, shots(self.k, count))
-        return (denoise(self._denoiser(x), x * 2 - 1, chain, self.k, noise) + 1) / 2
-
-    def _denoiser(self, x: Tensor) -> Denoiser:
-        """The U-Net, on a CPU the fast form of one whose weights need no gradient here."""
-        is_fixed = not (torch.is_grad_enabled() and any(weight.requires_grad for weight in self.unet.parameters()))
-        return FrozenUNet(self.unet) if is_fixed and not self.unet.training and x.device.type == "cpu" else self.unet
+        return (denoise(self.unet, x * 2 - 1, chain, self.k, noise) + 1) / 2
 
     def _errors(self, x: Tensor, noise: Noise) -> Tensor:
         draws = self.settings.score_draws

@@ -31,7 +31,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detectors._cells import packed
 from detectors.base import Detector, Progress, Settings, evaluation
 from detectors.errors import DetectorError
 from detectors.noise import Noise, NoiseSeed, generator
@@ -94,7 +93,7 @@ class OCRGAN(Detector):
     name = "ocr-gan"
     title = "OCR-GAN"
     paper = "Liang et al. 2022, arXiv 2203.00259"
-    revision = 3  # last bits: convolutions against their stride go through cells, one pass of the discriminator
+    revision = 4  # last bits: every gradient is PyTorch's own, of the plain formula
     training_is_chaotic = True
     has_map = True
     has_reconstruction = True
@@ -128,7 +127,7 @@ class OCRGAN(Detector):
         saturating = self.settings.subtraction == "saturating"
         *details, coarse = split(resize(x, self.settings.work_size), self.settings.bands, saturating=saturating)
         bands = [2 * detail - 1 if saturating else 2 * detail for detail in details] + [2 * coarse - 1]
-        return [packed(band) for band in bands]
+        return bands
 
     def _compared(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """What is compared, (B, 3, S, S) each: the sum of the bands and that of their reconstructions."""

@@ -12,14 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detectors._halving import Closing, Doubling, Halving
 from detectors.parts.training import draw_
 
 _TAPS = (1.0, 4.0, 6.0, 4.0, 1.0)  # binomial, sum 16 (Burt & Adelson 1983)
 _SLOPE = 0.2  # of the leaky ReLU, as in DCGAN
 
 
-def _halving(size: int, like: Tensor) -> Tensor:
+def _halver(size: int, like: Tensor) -> Tensor:
     """What halves a column of `size` pixels, (size / 2, size): 5 taps at every second one, mirrored at the border."""
     places = (2 * torch.arange(size // 2)[:, None] + torch.arange(-2, 3)).abs()
     places = torch.minimum(places, 2 * (size - 1) - places).to(like.device)
@@ -27,7 +26,7 @@ def _halving(size: int, like: Tensor) -> Tensor:
     return like.new_zeros(size // 2, size).scatter_add_(1, places, taps.expand(size // 2, 5))
 
 
-def _doubling(size: int, like: Tensor) -> Tensor:
+def _doubler(size: int, like: Tensor) -> Tensor:
     """What doubles it, (2 size, size): zeros between the pixels, then the same taps with twice the weight."""
     here = torch.eye(size, dtype=like.dtype, device=like.device)
     # Before the first pixel the mirrored one, after the last that pixel again: what mirroring at the double comes to.
@@ -36,27 +35,15 @@ def _doubling(size: int, like: Tensor) -> Tensor:
     return torch.stack([(before + 6 * here + after) / 8, (here + after) / 2], dim=1).flatten(0, 1)
 
 
-def _smooth_half(x: Tensor) -> Tensor:
-    """(B, C, 2S, 2S) to (B, C, S, S)."""
-    halving = _halving(x.shape[-1], x)
-    return halving @ x @ halving.T
-
-
-def _smooth_double(x: Tensor) -> Tensor:
-    """(B, C, S, S) to (B, C, 2S, 2S)."""
-    doubling = _doubling(x.shape[-1], x)
-    return doubling @ x @ doubling.T
-
-
 def _smoothings(x: Tensor, bands: int) -> list[Tensor]:
     """What up^j(G_j) of `split` does to a column, (S, S), from j = 1 on: so no pass over thin images is needed."""
     halved = full = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
     found = []
     for band in range(1, bands):
-        halved = _halving(len(halved), x) @ halved
+        halved = _halver(len(halved), x) @ halved
         full = halved
         for _ in range(band):
-            full = _doubling(len(full), x) @ full
+            full = _doubler(len(full), x) @ full
         found.append(full)
     return found
 
@@ -178,10 +165,18 @@ def _drawn(selection: nn.Module) -> int:
     return selection.draws
 
 
+def _halving(before: int, after: int) -> nn.Conv2d:
+    return nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False)
+
+
+def _doubling(before: int, after: int, *, bias: bool) -> nn.ConvTranspose2d:
+    return nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=bias)
+
+
 def _down(widths: Sequence[int], level: int) -> nn.Sequential:
     before = 3 if level == 0 else widths[level - 1]
     layers: list[nn.Module] = [] if level == 0 else [nn.LeakyReLU(_SLOPE)]
-    layers.append(Halving(before, widths[level]))
+    layers.append(_halving(before, widths[level]))
     if 0 < level < len(widths) - 1:
         layers.append(nn.BatchNorm2d(widths[level]))
     return nn.Sequential(*layers)
@@ -191,10 +186,9 @@ def _up(widths: Sequence[int], level: int) -> nn.Sequential:
     """What follows the ReLU of a level on the way up."""
     before = widths[level] * (1 if level == len(widths) - 1 else 2)  # all but the innermost see a skip connection
     if level == 0:
-        return nn.Sequential(Doubling(before, 3, bias=True), nn.Tanh())
+        return nn.Sequential(_doubling(before, 3, bias=True), nn.Tanh())
     after = widths[level - 1]
-    convolution = Doubling(before, after, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(after))
+    return nn.Sequential(_doubling(before, after, bias=False), nn.BatchNorm2d(after))
 
 
 class Discriminator(nn.Module):
@@ -203,13 +197,13 @@ class Discriminator(nn.Module):
     def __init__(self, side: int, channels: int, features: int) -> None:
         """`side` of the images: a power of two, at least 8."""
         super().__init__()
-        layers: list[nn.Module] = [Halving(3, channels), nn.LeakyReLU(_SLOPE)]
+        layers: list[nn.Module] = [_halving(3, channels), nn.LeakyReLU(_SLOPE)]
         width = channels
         for _ in range(round(math.log2(side)) - 3):
-            layers += [Halving(width, 2 * width), nn.BatchNorm2d(2 * width)]
+            layers += [_halving(width, 2 * width), nn.BatchNorm2d(2 * width)]
             layers.append(nn.LeakyReLU(_SLOPE))
             width *= 2
-        self.features = nn.Sequential(*layers, Closing(width, features, 4), nn.Flatten())
+        self.features = nn.Sequential(*layers, nn.Conv2d(width, features, 4, bias=False), nn.Flatten())
         self.classify = nn.Linear(features, 1, bias=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -103,10 +103,7 @@ class Backbone(nn.Module):
             x = centre_crop(x, self.crop)
         (x,) = mirror([(x - self.mean) / self.std], self.is_mirrored)
         x = x.contiguous(memory_format=torch.channels_last)  # the CPU's fast layout
-        found = mirror(features(self.network, x, self.layers), self.is_mirrored)
-        # Clipping inside oneDNN makes ordinary numbers of NaN (`folding`): an image that has one gets it back here.
-        broken = x.detach().sum(dim=(1, 2, 3)) * 0
-        return [layer + broken.view(-1, *[1] * (layer.ndim - 1)) for layer in found]
+        return mirror(features(self.network, x, self.layers), self.is_mirrored)
 
     @torch.no_grad()
     def blank_maps(self, side: int) -> list[Tensor]:

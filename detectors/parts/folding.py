@@ -1,11 +1,10 @@
 """Frozen convolution networks made faster, with the outputs that they had (up to rounding).
 
-Three changes, each checked in float64 on probe images and left out where the outputs move:
+Two changes, each checked in float64 on probe images and left out where the outputs move:
 
 - BatchNorm is folded into the convolution before it.
 - TensorFlow's "same" padding pads more after an image than before it, which costs PyTorch a copy of every feature map
-  that is halved. On mirrored images with mirrored kernels it is ordinary padding (`_mirror`).
-- Convolutions that follow each other directly, clipped (ReLU6) or not, become one operation (`_chains`).
+  that is halved. On mirrored images with mirrored kernels it is ordinary padding (`_mirrored`).
 """
 
 from __future__ import annotations
@@ -18,14 +17,12 @@ from typing import Any, cast
 import torch
 from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
-
-from detectors._chains import Chain
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 _TOLERANCE = 1e-9  # of float64 outputs that should be the same, as a share of the largest
 PROBE_SIDE = 64
 SMALL_SIDES = (32, 33)  # even, and odd, down to the last halving: "same" padding is another one at odd sides
 Outputs = Callable[[nn.Module, Tensor], Sequence[Tensor]]
-Change = Callable[[nn.Module], nn.Module]
 
 
 def simplified(network: nn.Module, outputs: Outputs) -> tuple[nn.Module, bool]:
@@ -44,22 +41,17 @@ def simplified(network: nn.Module, outputs: Outputs) -> tuple[nn.Module, bool]:
     for module in network.modules():
         if getattr(module, "inplace", False):
             setattr(module, "inplace", False)  # noqa: B010 - an activation in place would overwrite the features of the layer before it
-    chosen, mirrored = network.double(), False  # and back: exact
+    chosen, is_mirrored = network.double(), False  # and back: exact
     with torch.no_grad(), _one_thread():
         probes = _probes(chosen, outputs)
-        possible: list[Change] = [fold_batch_norm, _chain]
+        folded = fold_batch_norm(copy.deepcopy(chosen))
+        if _gives(folded, outputs, probes, flips=False):
+            chosen = folded
         if len(probes) == len(SMALL_SIDES) and _can_mirror(chosen):
-            possible.insert(1, _mirror)
-        # All at once, since probing takes a second; one by one only where that moves the outputs.
-        for changes in (possible, *([change] for change in (*possible, _clip))):
-            changed, flips = copy.deepcopy(chosen), mirrored or _mirror in changes
-            for change in changes:
-                changed = change(changed)
-            if _gives(changed, outputs, probes, flips):
-                chosen, mirrored = changed, flips
-                if changes is possible:
-                    break
-    return chosen.float().to(memory_format=torch.channels_last), mirrored
+            mirrored = _mirrored(copy.deepcopy(chosen))
+            if _gives(mirrored, outputs, probes, flips=True):
+                chosen, is_mirrored = mirrored, True
+    return chosen.float().to(memory_format=torch.channels_last), is_mirrored
 
 
 @contextmanager
@@ -90,7 +82,7 @@ def _probes(network: nn.Module, outputs: Outputs) -> list[tuple[Tensor, Sequence
 
 
 def _gives(
-    network: nn.Module, outputs: Outputs, probes: Sequence[tuple[Tensor, Sequence[Tensor]]], flips: bool
+    network: nn.Module, outputs: Outputs, probes: Sequence[tuple[Tensor, Sequence[Tensor]]], *, flips: bool
 ) -> bool:
     """Whether the changed network makes of every probe what the unchanged one did."""
     try:
@@ -117,13 +109,13 @@ def _same(found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
 def fold_batch_norm(network: nn.Module) -> nn.Module:
     """In place: each BatchNorm that directly follows a convolution becomes part of its weights and bias."""
     for parent in list(network.modules()):
-        before: nn.Module | None = None
+        before, name_before = None, ""
         for name, child in list(parent.named_children()):
             if isinstance(before, nn.Conv2d) and isinstance(child, nn.BatchNorm2d) and _fits(before, child):
-                _fold(before, child)
+                setattr(parent, name_before, fuse_conv_bn_eval(before, child))
                 # timm's BatchNormAct2d carries the activation that follows.
                 setattr(parent, name, getattr(child, "act", nn.Identity()))
-            before = child
+            before, name_before = child, name
     return network
 
 
@@ -131,20 +123,8 @@ def _fits(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> bool:
     return convolution.out_channels == norm.num_features and norm.running_var is not None
 
 
-def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = (norm.running_var + norm.eps).rsqrt()
-    if norm.affine:
-        scale = scale * norm.weight
-    bias = -norm.running_mean * scale + (norm.bias if norm.affine else 0.0)
-    if convolution.bias is not None:
-        bias = bias + convolution.bias * scale
-    convolution.weight = nn.Parameter(convolution.weight.detach() * scale.detach().view(-1, 1, 1, 1))
-    convolution.bias = nn.Parameter(bias.detach())
-
-
 def _can_mirror(network: nn.Module) -> bool:
-    """Whether there is "same" padding, and all of it of the kinds that `_mirror` knows."""
+    """Whether there is "same" padding, and all of it of the kinds that `_mirrored` knows."""
     padded = [module for module in network.modules() if isinstance(module, Conv2dSame)]
     return bool(padded) and all(
         k % 2 == 1 and stride in (1, 2) and dilation == 1
@@ -153,7 +133,7 @@ def _can_mirror(network: nn.Module) -> bool:
     )
 
 
-def _mirror(network: nn.Module) -> nn.Module:
+def _mirrored(network: nn.Module) -> nn.Module:
     """In place: all kernels mirrored, and "same" padding made ordinary.
 
     With stride 2, an odd kernel k and an even side, "same" pads one less before the image than after it. Counted from
@@ -165,51 +145,12 @@ def _mirror(network: nn.Module) -> nn.Module:
             if isinstance(child, nn.Conv2d):
                 child.weight = nn.Parameter(child.weight.detach().flip(2, 3))
             if isinstance(child, Conv2dSame):
+                padding = tuple(k // 2 for k in child.kernel_size)
                 plain = nn.Conv2d(
                     child.in_channels, child.out_channels, cast(Any, child.kernel_size), cast(Any, child.stride),
-                    cast(Any, tuple(k // 2 for k in child.kernel_size)), cast(Any, child.dilation), child.groups,
-                    bias=child.bias is not None, device="meta",
-                )  # fmt: skip
+                    cast(Any, padding), cast(Any, child.dilation), child.groups, bias=child.bias is not None,
+                    device="meta",
+                )
                 plain.weight, plain.bias = child.weight, child.bias
                 setattr(parent, name, plain)
     return network
-
-
-def _chain(network: nn.Module) -> nn.Module:
-    """In place: plain convolutions with nothing but ReLU6 between and behind them are linked."""
-    return _linked(network, longest=None)
-
-
-def _clip(network: nn.Module) -> nn.Module:
-    """In place: each plain convolution that a ReLU6 directly follows clips its own output."""
-    return _linked(network, longest=1)
-
-
-def _linked(network: nn.Module, *, longest: int | None) -> nn.Module:
-    """In place: chains of so many convolutions at most, where that saves anything."""
-    for parent in [module for module in network.modules() if not isinstance(module, Chain | nn.ModuleList)]:
-        convolutions: dict[str, nn.Conv2d] = {}
-        clips: dict[str, bool] = {}
-        for name, child in [*parent.named_children(), ("", nn.Flatten())]:  # whatever it is, the last one ends a chain
-            if isinstance(child, nn.Identity):
-                continue
-            last = next(reversed(clips), None)
-            if isinstance(child, nn.ReLU6) and last is not None and not clips[last]:
-                clips[last] = True
-                setattr(parent, name, nn.Identity())
-                continue
-            if not _is_plain(child) or len(clips) == longest:
-                if len(clips) > 1 or any(clips.values()):
-                    first, *others = clips
-                    setattr(parent, first, Chain(list(convolutions.values()), list(clips.values())))
-                    for other in others:
-                        setattr(parent, other, nn.Identity())
-                convolutions, clips = {}, {}
-            if _is_plain(child):
-                convolutions[name], clips[name] = cast(nn.Conv2d, child), False
-    return network
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """Whether it is a convolution as `Chain` takes them; no subclass, which may compute something else."""
-    return type(module) is nn.Conv2d and module.padding_mode == "zeros" and not isinstance(module.padding, str)

@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detectors._pls_folded import FoldedAutoencoder, FoldedPass
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
@@ -93,7 +93,7 @@ class PLS(Detector):
     name = "pls"
     title = "PLS"
     paper = "Lo et al., T-PAMI 2022 (Principal Latent Space)"
-    revision = 3  # last bits: the network in cells of 2 x 2 pixels
+    revision = 4  # last bits: every gradient is PyTorch's own, of the plain formula
     training_is_chaotic = True
     is_defence = True
     has_map = True
@@ -131,8 +131,7 @@ class PLS(Detector):
         return rebuilt
 
     def _score(self, x: Tensor, noise: Noise) -> Tensor:
-        scores: Tensor = self.network.mean_squared_errors(self._work(x))
-        return scores
+        return self._errors(self._work(x)).mean(dim=(1, 2))
 
     def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
         return resize(self._errors(self._work(x))[:, None], x.shape[-1])[:, 0]
@@ -192,14 +191,12 @@ class PLS(Detector):
         order = generator(seed, "pls-order", epoch)
         parts = batches(len(images), settings.batch_size, order, most=settings.epoch_images)
         for step, indices in enumerate(parts):
-            folded = self.network.folded()
-            clean = folded.maps_of(images[indices.to(images.device)])
-            attacked = self._attack_maps(folded.detached(), clean, draws)
-            latent = folded.latent(attacked)
+            clean = images[indices.to(images.device)]
+            latent = self.network.latent_of(self._attack(clean, draws))
             if len(clean) > settings.spatial_components:  # a smaller last batch has too few components of its own
                 is_first = epoch == 0 and step == 0
                 self.network.principal.update(latent, 1.0 if is_first else settings.component_rate)
-            loss = folded.difference(clean, folded.rebuild(latent)).square().sum() / folded.squares(len(clean))
+            loss = F.mse_loss(self.network.image_of(latent), clean)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
@@ -213,31 +210,22 @@ class PLS(Detector):
         The last iterate, inside the l-inf ball and [0, 1]. It is part of the method and no measure of robustness:
         that is the attack layer's.
         """
-        folded = self.network.folded().detached()
-        return folded.images_of(self._attack_maps(folded, folded.maps_of(images), draws))
-
-    def _attack_maps(self, folded: FoldedAutoencoder, clean: Tensor, draws: torch.Generator) -> Tensor:
-        """`_attack` on maps; on their scale, [-1, 1], everything is twice as long."""
         settings: PLSSettings = self.settings
         epsilon, steps = settings.attack_epsilon, settings.attack_steps
         step_size = 2.5 * epsilon / steps if settings.attack_step_size is None else settings.attack_step_size
-        low, high = (torch.add(clean, folded.inside, alpha=2 * e).clamp_(-1, 1) for e in (-epsilon, epsilon))
-        start = torch.rand(len(clean), 3, folded.side, folded.side, generator=draws).to(clean)
-        attacked = torch.lerp(low, high, folded.laid_out(start))
+        low, high = (images - epsilon).clamp(0, 1), (images + epsilon).clamp(0, 1)
+        attacked = torch.lerp(low, high, torch.rand(images.shape, generator=draws).to(images))
         for _ in range(steps if epsilon > 0 else 0):
-            there = FoldedPass(folded)
-            difference = folded.difference(attacked, there.rebuild(attacked))
-            # Of the squared error half the gradient, of which the sign alone counts: what the image itself is there
-            # for, and what it does to its reconstruction.
-            direction = difference.sub_(there.pull(difference)).sign_()
-            attacked = attacked.add_(direction, alpha=2 * step_size).clamp_(low, high)
+            leaf = attacked.requires_grad_()
+            (gradient,) = torch.autograd.grad(self._errors(leaf).sum(), leaf)
+            attacked = (leaf.detach() + step_size * gradient.sign()).clamp(low, high)
         return attacked
 
     def _held_out_errors(self, images: Tensor, seed: int) -> tuple[float, float]:
         """Mean score of the held-out normals, clean and attacked; the attack's starts are the same in every epoch."""
         attacked = self._attack(images, generator(seed, "pls-held-out-attack"))
         with torch.no_grad():
-            errors = (self.network.mean_squared_errors(part).mean() for part in (images, attacked))
+            errors = (self._errors(part).mean() for part in (images, attacked))
             clean_error, attacked_error = (float(error) for error in errors)
         return clean_error, attacked_error
 

@@ -11,8 +11,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from detectors._pls_folded import FoldedAutoencoder
-
 
 class PrincipalComponents(nn.Module):
     """Mean (d,) and `count` orthonormal directions (d, count) of rows of length d, learned by a moving average.
@@ -91,13 +89,6 @@ class PrincipalLatentSpace(nn.Module):
         maps = self.spatial.decode(self.spatial.encode(maps))
         return self.vector.decode(maps.transpose(1, 2)).transpose(1, 2).reshape(latent.shape)
 
-    def pull(self, gradient: Tensor) -> Tensor:
-        """The gradient at `forward`'s input, from that at its output: an orthogonal projection is its own transpose."""
-        vectors = gradient.flatten(2).transpose(1, 2)
-        maps = (vectors @ self.vector.basis).transpose(1, 2)
-        maps = maps @ self.spatial.basis @ self.spatial.basis.T
-        return (maps.transpose(1, 2) @ self.vector.basis.T).transpose(1, 2).reshape(gradient.shape)
-
     @torch.no_grad()
     def update(self, latent: Tensor, rate: float) -> None:
         """Move both sets of components towards those of a training batch: Spatial-PCA on the moved Vector-PCA's maps.
@@ -122,7 +113,6 @@ class PrincipalAutoencoder(nn.Module):
         self, work_size: int, widths: tuple[int, ...], poolings: int, *, vector_components: int, spatial_components: int
     ) -> None:
         super().__init__()
-        self.work_size = work_size
         down: list[nn.Module] = []
         up: list[nn.Module] = []
         for level, (before, width) in enumerate(zip([3, *widths], widths, strict=False)):
@@ -139,19 +129,17 @@ class PrincipalAutoencoder(nn.Module):
         )
         self.decode = nn.Sequential(*up)
 
+    def latent_of(self, x: Tensor) -> Tensor:
+        """The encoder's (B, v, h, w) in (0, 1) of images on [0, 1], not yet projected."""
+        # On a CPU, thin convolutions are faster when channels lie together in memory.
+        latent: Tensor = self.encode((2 * x - 1).contiguous(memory_format=torch.channels_last))
+        return latent
+
+    def image_of(self, latent: Tensor) -> Tensor:
+        """What the decoder makes of the latent maps, projected, on about [0, 1]; a clamp would cut gradients."""
+        decoded: Tensor = self.decode(self.principal(latent))
+        return (decoded + 1) / 2
+
     def forward(self, x: Tensor) -> Tensor:
-        """The reconstruction; not clamped, since a clamp cuts gradients."""
-        folded = self.folded()
-        return folded.images_of(folded.rebuilt(folded.maps_of(x)))
-
-    def mean_squared_errors(self, x: Tensor) -> Tensor:
-        """Of the reconstruction of each image, (B,)."""
-        folded = self.folded()
-        maps = folded.maps_of(x)
-        return folded.difference(maps, folded.rebuilt(maps)).square().sum(dim=(1, 2, 3)) / folded.squares(1)
-
-    def folded(self) -> FoldedAutoencoder:
-        """What computes the same in cells, with the weights of now; they get their gradients through it."""
-        down, up = ([layer for layer in half if isinstance(layer, nn.Conv2d)] for half in (self.encode, self.decode))
-        poolings = sum(isinstance(layer, nn.AvgPool2d) for layer in self.encode)
-        return FoldedAutoencoder.of(down, up[::-1], poolings, self.work_size, self.principal)
+        """The reconstruction."""
+        return self.image_of(self.latent_of(x))

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "detectors"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also where the package is not installed
 
 import torch
-from test_fused_norm import norm_errors
+from test_freerad_gpu import norm_errors
 from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
@@ -33,7 +33,8 @@ from bench.runner import deterministic
 from detectors import registry
 from detectors.freerad import FreeRAD, stepping
 from detectors.freerad.diffusion import process
-from detectors.freerad.gpu import fused_norm
+from detectors.freerad.gpu import network
+from detectors.freerad.gpu.graph import Replay, Step
 from detectors.freerad.training import train_unet
 from detectors.freerad.unet import UNet
 from detectors.noise import NoiseSeed
@@ -80,11 +81,11 @@ def milliseconds(step: Callable[[], object], device: torch.device, *, rounds: in
 @contextmanager
 def plain() -> Iterator[None]:
     """PyTorch's own kernels."""
-    honest, fused_norm._launch = fused_norm._launch, lambda: None  # type: ignore[assignment]
+    honest, network.kernels = network.kernels, lambda: None  # type: ignore[assignment]
     try:
         yield
     finally:
-        fused_norm._launch = honest
+        network.kernels = honest
 
 
 @contextmanager
@@ -136,9 +137,9 @@ class Training:
         noise = torch.randn(count, 3, side, side, generator=draws, device=device)
         self.inputs = self.images[:count], torch.tensor([37, 612][:count], device=device), noise
         self.chain = process(detector.settings.schedule).to(device)
-        self.shipped: stepping.Step | None = None
+        self.shipped: Step | None = None
 
-    def step(self, *, precision: str = "bfloat16", graph: bool = True) -> stepping.Step:
+    def step(self, *, precision: str = "bfloat16", graph: bool = True) -> Step:
         shape = self.inputs[0].shape
         return stepping.step_function(self.unet, self.chain, 0.001, precision, shape, self.device, graph=graph)
 
@@ -147,7 +148,7 @@ class Training:
         copied = copy.deepcopy(self.unet).to(memory_format=torch.contiguous_format)
         return stepping._Direct(copied, self.chain, 0.001)
 
-    def whole(self, step: stepping.Step, unet: UNet | None = None) -> Callable[[], None]:
+    def whole(self, step: Step, unet: UNet | None = None) -> Callable[[], None]:
         """The step with optimiser and average, as `train_unet` does it; a rate of 0 keeps the weights."""
         weights = list((unet or self.unet).parameters())
         optimiser = torch.optim.Adam(weights, lr=0.0, fused=self.device.type == "cuda")
@@ -160,7 +161,7 @@ class Training:
 
         return run
 
-    def timed(self, name: str, step: stepping.Step, unet: UNet | None = None, **repeats: int) -> None:
+    def timed(self, name: str, step: Step, unet: UNet | None = None, **repeats: int) -> None:
         ms = milliseconds(self.whole(step, unet), self.device, **repeats)
         say(f"{name}: {ms:.2f} ms a step, {TFLOP / ms * 1e3:.0f} TFLOP/s")
 
@@ -169,14 +170,14 @@ class Training:
         self.shipped = self.step()
         say(f"made in {time.perf_counter() - started:.1f} s: {type(self.shipped).__name__}")
         if self.device.type == "cuda":
-            claim("the step is recorded as a graph", isinstance(self.shipped, stepping._Replay))
+            claim("the step is recorded as a graph", isinstance(self.shipped, Replay))
         self.timed("what ships", self.shipped)
         ms = milliseconds(lambda: self.shipped and self.shipped(*self.inputs), self.device)
         say(f"of these, forward and backward: {ms:.2f} ms")
 
     def run_right(self) -> None:
         """16-bit and float32 steps of our kernels against PyTorch's in float32."""
-        def gradients(step: stepping.Step, unet: UNet) -> tuple[float, dict[str, Tensor]]:
+        def gradients(step: Step, unet: UNet) -> tuple[float, dict[str, Tensor]]:
             loss = float(step(*self.inputs))
             named = {name: p.grad for name, p in unet.named_parameters()}
             return loss, {name: g.double().contiguous().flatten() for name, g in named.items() if g is not None}

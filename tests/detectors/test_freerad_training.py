@@ -15,6 +15,7 @@ from torch import Tensor
 
 from detectors.freerad import stepping, training
 from detectors.freerad.diffusion import Schedule, hybrid_loss, process
+from detectors.freerad.gpu import graph
 from detectors.freerad.training import TrainingSettings, remove_snapshot, train_unet
 from detectors.freerad.unet import UNet, UNetSettings
 from detectors.noise import generator
@@ -288,9 +289,9 @@ def test_a_step_that_cannot_be_recorded_costs_a_warning_and_no_training(
     def broken(*_: Any) -> None:
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
-    monkeypatch.setattr(stepping, "_Replay", broken)
+    monkeypatch.setattr(graph, "Replay", broken)
     step = stepping.step_function(network, process(Schedule()), 0.001, "float32", images.shape, torch.device("cpu"))
-    assert stepping._recorded(step, network, images.shape, torch.device("cpu")) is step
+    assert graph.recorded(step, network, images.shape, torch.device("cpu")) is step
     assert "not permitted" in caplog.text and "and more" not in caplog.text
     assert all(weight.grad is None for weight in network.parameters())
 
@@ -324,8 +325,8 @@ def test_a_recorded_step_reads_its_new_inputs_and_its_results_outlive_the_next(
     network.initialise(generator(1, "weights"))
     cpu, shape = torch.device("cpu"), torch.Size((2, 3, SIDE, SIDE))
     step = stepping.step_function(network, process(Schedule()), 0.001, precision, shape, cpu)
-    recorded = stepping._recorded(step, network, shape, cpu)
-    assert isinstance(recorded, stepping._Replay)
+    recorded = graph.recorded(step, network, shape, cpu)
+    assert isinstance(recorded, graph.Replay)
     kept = [weight.grad for weight in network.parameters()]
     inputs = recorded.x0, recorded.index, recorded.noise
     recorded.graph.again = lambda: recorded.simple.copy_(step(*inputs))

@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detectors._least_likely import least_log_likelihood
 from detectors.noise import generator
-from detectors.parts.likelihood import log_likelihood
+from detectors.parts.likelihood import least_log_likelihood, log_likelihood
 
 KERNEL = torch.randn(1, 3, 5, 5, generator=generator(0, "kernel"), dtype=torch.float64)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detectors.noise import generator
-from detectors.ocrgan.network import _smooth_double, _smooth_half, split
+from detectors.ocrgan.network import _doubler, _halver, split
 
 TEST = normal_pictures(4, 32, seed=2)
 KERNEL = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1])
@@ -105,4 +105,5 @@ def test_halving_and_doubling_are_adjoint_inside() -> None:
     x[..., 12:20, 12:20] = torch.rand(8, 8, generator=generator(1), dtype=torch.float64)
     y = torch.zeros(1, 1, 16, 16, dtype=torch.float64)
     y[..., 6:10, 6:10] = torch.rand(4, 4, generator=generator(2), dtype=torch.float64)
-    torch.testing.assert_close(4 * (_smooth_half(x) * y).sum(), (x * _smooth_double(y)).sum())
+    halver, doubler = _halver(32, x), _doubler(16, y)
+    torch.testing.assert_close(4 * (halver @ x @ halver.T * y).sum(), (x * (doubler @ y @ doubler.T)).sum())

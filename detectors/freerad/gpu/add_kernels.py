@@ -1,4 +1,4 @@
-"""Triton kernels of `fused_norm`: a residual sum that adds the biases of its convolutions, and their gradient.
+"""Triton kernels of `network`: a residual sum that adds the biases of its convolutions, and their gradient.
 
 Imported only where Triton is installed, as `norm_kernels`.
 """

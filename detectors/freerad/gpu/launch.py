@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detectors._first_order import first_order
 from detectors.freerad.gpu import add_kernels, norm_kernels
+from detectors.freerad.gpu.first_order import first_order
 
 COLUMNS, TILE = 128, 2048  # channels of a tile, 256 bytes in 16 bits, and its values, 16 a thread
 CHUNKS, SHORTEST = 512, 32  # most chunks of positions for an image, and the fewest positions in one
@@ -28,7 +28,7 @@ class FusedNorm(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, scale_shift: Tensor | None, pre: Tensor | None, groups: int,
         eps: float, silu: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """x (B, C, H, W), weight, bias and pre (C,), scale_shift (B or 1, 2 C): see `fused_norm.normed`."""
+        """x (B, C, H, W), weight, bias and pre (C,), scale_shift (B or 1, 2 C): see `network.FusedUNet`."""
         batch, channels, height, width = x.shape
         x = x.contiguous(memory_format=torch.channels_last)
         if scale_shift is not None:

@@ -1,4 +1,4 @@
-"""Triton kernels of `fused_norm`, on (B, H, W, C) memory: float32 sums, no atomics, so the same bits each time.
+"""Triton kernels of `network`, on (B, H, W, C) memory: float32 sums, no atomics, so the same bits each time.
 
 Two tables in float32 stand between the passes over memory, so that those know neither groups nor timesteps:
 

@@ -1,7 +1,8 @@
-"""Our GPU kernels of group norm against PyTorch's formula in float64, run by Triton's interpreter on the CPU."""
+"""Our GPU kernels, and the U-Net through them, against PyTorch in float64, run by Triton's interpreter on the CPU."""
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -13,9 +14,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from freerad_small import shake
-from torch import Tensor, nn
+from torch import Tensor
 
-from detectors.freerad.gpu import fused_norm
+from detectors.freerad.gpu.network import FusedUNet, for_training
+from detectors.freerad.unet import UNet, UNetSettings
 
 # Batch, channels, groups, height, width, images of scale and shift (0: none), a bias to add, SiLU, a gradient past the
 # norm, and how many values a program may hold: few take the way of large feature maps.
@@ -100,6 +102,27 @@ def add_errors(kind: str) -> dict[str, float]:
     return errors
 
 
+def network_errors() -> dict[str, float]:
+    """Of the outputs and of all gradients of a small U-Net."""
+    from detectors.freerad.gpu import launch
+
+    launch.WHOLE = 16384
+    unet = UNet(UNetSettings(channels=8, multipliers=(1, 2), blocks=1, attention_sides=(4,), unshuffle=2), 16)
+    shake(unet, seed=0)
+    fused = FusedUNet(unet, launch)
+    assert [name for name, _ in fused.named_parameters()] == [name for name, _ in unet.named_parameters()]
+    x, timesteps = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(3)), torch.tensor([7, 900])
+    found: list[dict[str, Tensor]] = []
+    for network in (fused, copy.deepcopy(unet).double()):
+        dtype = next(network.parameters()).dtype
+        leaf = x.to(dtype).requires_grad_()
+        noise, variance = network(leaf, timesteps)
+        named = {"x": leaf, **dict(network.named_parameters())}
+        gradients = torch.autograd.grad(noise.square().sum() + variance.sin().sum(), list(named.values()))
+        found.append({"noise": noise, "variance": variance, **dict(zip(named, gradients, strict=True))})
+    return {name: _apart(value, found[1][name]) for name, value in found[0].items()}
+
+
 @pytest.fixture(scope="module")
 def measured() -> dict[str, dict[str, float]]:
     """All errors, from a process of its own: Triton reads before it is imported whether to interpret."""
@@ -133,21 +156,18 @@ def test_kernels_add_with_biases(kind: str, measured: dict[str, dict[str, float]
     assert max(errors.values()) < TYPES[kind][1], errors
 
 
-def test_without_a_gpu_the_formula_is_pytorchs_to_the_bit() -> None:
-    norm, conv = nn.GroupNorm(4, 8), nn.Conv2d(8, 8, 3, padding=1)
-    for i, module in enumerate((norm, conv)):
-        shake(module, seed=i, size=0.5)
-    h, embedding = torch.randn(2, 8, 6, 6), torch.randn(2, 16)
-    assert not fused_norm.is_fused(h)
-    scale, shift = embedding[:, :, None, None].chunk(2, dim=1)
-    found, same = fused_norm.normed(norm, h, scale_shift=embedding)
-    assert same is h and torch.equal(found, F.silu(norm(h) * (1 + scale) + shift))
-    assert torch.equal(fused_norm.normed(norm, h, silu=False)[0], norm(h))
-    convolved, bias = fused_norm.convolved(conv, h)
-    assert bias is None and torch.equal(convolved, conv(h))
-    assert torch.equal(fused_norm.added(h, convolved), h + convolved)
+def test_the_network_through_the_kernels_is_the_plain_one(measured: dict[str, dict[str, float]]) -> None:
+    errors = measured["network"]
+    assert {"noise", "variance", "x", "norm_out.weight", "conv_in.bias"} <= set(errors)
+    assert max(errors.values()) < 1e-4, errors
+
+
+def test_without_a_gpu_the_network_itself_is_trained() -> None:
+    unet = UNet(UNetSettings(channels=8, multipliers=(1, 2), blocks=1, attention_sides=(8,)), 16)
+    assert for_training(unet, torch.device("cpu")) is unet
 
 
 if __name__ == "__main__":
     results = {f"{case}, {kind}": norm_errors(CASES[case], kind) for case in CASES for kind in TYPES}
+    results["network"] = network_errors()
     print(json.dumps(results | {f"add, {kind}": add_errors(kind) for kind in TYPES}))
