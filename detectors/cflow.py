@@ -27,11 +27,17 @@ from detectors.noise import Noise, generator
 from detectors.parts import backbone as backbones
 from detectors.parts import likelihood, presets
 from detectors.parts.backbone import Backbone
-from detectors.parts.features import Features, train_until_held_out_stops_improving
+from detectors.parts.features import Features
 from detectors.parts.flow import Flow, VectorSubnet, vector_flow
 from detectors.parts.images import resize
 from detectors.parts.likelihood import least_log_likelihood
-from detectors.parts.training import adam, batches, check_schedule, holdout
+from detectors.parts.training import (
+    adam,
+    batches,
+    check_schedule,
+    holdout,
+    train_until_held_out_stops_improving,
+)
 from detectors.registry import register
 
 _LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
@@ -199,7 +205,7 @@ class CFlow(Detector):
         training, held_out = holdout(len(features), settings.holdout, generator(seed, "cflow-holdout"))
         optimisers = [adam(f.parameters(), settings.learning_rate) for f in self.flows]
 
-        def train(epoch: int) -> float:
+        def train(epoch: int) -> list[float]:
             for group in (group for optimiser in optimisers for group in optimiser.param_groups):
                 group["lr"] = settings.learning_rate * rate(epoch, settings.epochs, settings.warm_up)
             draws = generator(seed, "cflow-order", epoch)
@@ -216,14 +222,14 @@ class CFlow(Detector):
                         loss.backward()  # type: ignore[no-untyped-call]
                         optimisers[i].step()
                         total, steps = total + loss.detach(), steps + 1
-            return float(total) / steps
+            return [float(total) / steps]
 
-        def judge() -> float:
+        def judge() -> list[float]:
             total = torch.zeros((), device=normals.device)
             for indices in held_out.split(_CHUNK):  # type: ignore[no-untyped-call]
                 logs = self._log_probabilities(features[indices])
                 total += torch.stack([-F.logsigmoid(log).mean() for log in logs]).mean() * len(indices)
-            return float(total) / len(held_out)
+            return [float(total) / len(held_out)]
 
         self.fit_report |= train_until_held_out_stops_improving(
             self.name, self.flows, epochs=settings.epochs, patience=settings.patience, train=train, judge=judge,

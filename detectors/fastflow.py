@@ -22,11 +22,19 @@ from detectors.noise import Noise, generator
 from detectors.parts import backbone as backbones
 from detectors.parts import likelihood, presets
 from detectors.parts.backbone import Backbone
-from detectors.parts.features import Features, train_until_held_out_stops_improving
+from detectors.parts.features import Features
 from detectors.parts.flow import Flow, MapSubnet, map_flow
 from detectors.parts.images import resize
 from detectors.parts.likelihood import least_log_likelihood
-from detectors.parts.training import QUICK_EPOCH, adam, batches, check_schedule, holdout, initialise_
+from detectors.parts.training import (
+    QUICK_EPOCH,
+    adam,
+    batches,
+    check_schedule,
+    holdout,
+    initialise_,
+    train_until_held_out_stops_improving,
+)
 from detectors.registry import register
 
 _CHUNK = 32
@@ -175,7 +183,7 @@ class FastFlow(Detector):
         optimiser = adam(trained.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
         dimensions = sum(math.prod(shape) for shape in features.shapes)  # losses are reported per dimension
 
-        def train(epoch: int) -> float:
+        def train(epoch: int) -> list[float]:
             total, seen = torch.zeros((), device=normals.device), 0
             order = generator(seed, "fastflow-order", epoch)
             for indices in batches(len(training), settings.batch_size, order, most=settings.epoch_images):
@@ -185,12 +193,12 @@ class FastFlow(Detector):
                 optimiser.step()
                 total += losses.detach().sum()
                 seen += len(indices)
-            return float(total) / seen / dimensions
+            return [float(total) / seen / dimensions]
 
-        def judge() -> float:
+        def judge() -> list[float]:
             parts = held_out.split(_CHUNK)  # type: ignore[no-untyped-call]
             total = torch.cat([self._negative_log_likelihood(features[indices]) for indices in parts])
-            return float(total.mean()) / dimensions
+            return [float(total.mean()) / dimensions]
 
         self.fit_report |= train_until_held_out_stops_improving(
             self.name, trained, epochs=settings.epochs, patience=settings.patience, train=train, judge=judge,

@@ -22,7 +22,6 @@ BatchNorm uses batch statistics in training only; at evaluation, the averages th
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +36,15 @@ from detectors.noise import Noise, NoiseSeed, generator
 from detectors.ocrgan.network import Discriminator, Generator, initialise_dcgan_, split, total
 from detectors.parts import presets
 from detectors.parts.images import resize
-from detectors.parts.training import QUICK_EPOCH, adam, batches, check_schedule, holdout, initialise_
+from detectors.parts.training import (
+    QUICK_EPOCH,
+    adam,
+    batches,
+    check_schedule,
+    holdout,
+    initialise_,
+    train_until_held_out_stops_improving,
+)
 from detectors.registry import register
 
 SELECTIONS = ("trained", "random")
@@ -170,9 +177,8 @@ class OCRGAN(Detector):
         training, held_out = holdout(len(images), settings.holdout, generator(seed, "ocr-gan-holdout"))
         source = NoiseSeed(seed).source("ocr-gan-fit", [str(i) for i in range(len(images))])
         optimisers = _Optimisers(self, settings)
-        best_loss, best_epoch, best = math.inf, 0, copy.deepcopy(self.state_dict())
-        history: list[list[float]] = []
-        for epoch in range(settings.epochs):
+
+        def train(epoch: int) -> list[float]:
             fakes = generator(seed, "ocr-gan-fakes", epoch)
             losses: list[Tensor] = []
             order = generator(seed, "ocr-gan-order", epoch)
@@ -183,22 +189,18 @@ class OCRGAN(Detector):
                 batch = images[chosen.to(images.device)]
                 painted = torch.stack([paint(image, fakes) for image in batch])
                 losses.append(self._step(batch, painted, source.pick(chosen.tolist()).at(epoch), optimisers))
-            held_loss = self._held_out_loss(images[held_out.to(images.device)], source.pick(held_out.tolist()))
-            history.append([*torch.stack(losses).mean(dim=0).tolist(), held_loss])
-            progress(epoch + 1, settings.epochs, f"held-out L1 {held_loss:.4f}")
-            if held_loss < best_loss:
-                best_loss, best_epoch, best = held_loss, epoch, copy.deepcopy(self.state_dict())
-            elif epoch - best_epoch >= settings.patience:
-                break
-        if not math.isfinite(best_loss):
-            raise DetectorError("ocr-gan's training diverged (the loss is not finite); lower its learning_rate.")
-        self.load_state_dict(best)
-        self.fit_report |= {
-            "losses": history,
-            "losses_are": ["reconstruction", "adversarial", "latent", "discriminator", "held-out reconstruction"],
-            "best_epoch": best_epoch,
-            "held_out_loss": best_loss,
-        }
+            means: list[float] = torch.stack(losses).mean(dim=0).tolist()
+            return means
+
+        def judge() -> list[float]:
+            return [self._held_out_loss(images[held_out.to(images.device)], source.pick(held_out.tolist()))]
+
+        self.fit_report |= train_until_held_out_stops_improving(
+            self.name, self, epochs=settings.epochs, patience=settings.patience, train=train, judge=judge,
+            progress=progress,
+        )
+        kinds = ["reconstruction", "adversarial", "latent", "discriminator", "held-out reconstruction"]
+        self.fit_report |= {"losses_are": kinds}
 
     def _step(self, batch: Tensor, painted: Tensor, noise: Noise, optimisers: _Optimisers) -> Tensor:
         """One update of the generator, one of the discriminator; the four losses, (4,)."""

@@ -7,7 +7,6 @@ defence alone.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import math
@@ -25,7 +24,15 @@ from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
 from detectors.parts.images import resize
-from detectors.parts.training import QUICK_EPOCH, adam, batches, check_schedule, holdout, initialise_
+from detectors.parts.training import (
+    QUICK_EPOCH,
+    adam,
+    batches,
+    check_schedule,
+    holdout,
+    initialise_,
+    train_until_held_out_stops_improving,
+)
 
 TRUNK_REVISION = 2  # raised whenever a change of code changes what is trained
 CHUNK = 64  # images at a time where no gradient is needed
@@ -192,9 +199,8 @@ class AutoencoderDetector(Detector):
         kept, held = holdout(len(images), settings.holdout, generator(seed, "ae-holdout"))
         training, held_out = images[kept.to(images.device)], images[held.to(images.device)]
         optimiser = adam(self.network.parameters(), settings.learning_rate)
-        best_loss, best_epoch, best = math.inf, 0, copy.deepcopy(self.network.state_dict())
-        history: list[list[float]] = []
-        for epoch in range(settings.epochs):
+
+        def train(epoch: int) -> list[float]:
             targets = training if prepare is None else prepare(epoch, training)
             total = torch.zeros((), device=images.device)
             order, seen = generator(seed, "ae-order", epoch), 0
@@ -206,19 +212,12 @@ class AutoencoderDetector(Detector):
                 optimiser.step()
                 total += loss.detach() * len(batch)
                 seen += len(batch)
-            held_loss = mean_of(lambda chunk: judge(chunk - self.network(chunk)), held_out)
-            history.append([float(total) / seen, held_loss])
-            progress(epoch + 1, settings.epochs, f"held-out loss {held_loss:.5f}")
-            if held_loss < best_loss:
-                best_loss, best_epoch, best = held_loss, epoch, copy.deepcopy(self.network.state_dict())
-            elif epoch - best_epoch >= settings.patience:
-                break
-        if not math.isfinite(best_loss):
-            raise DetectorError(
-                f"{self.name}'s training diverged (the loss is not finite); lower its learning_rate."
-            )
-        self.network.load_state_dict(best)
-        self.fit_report |= {"losses": history, "best_epoch": best_epoch, "held_out_loss": best_loss}
+            return [float(total) / seen]
+
+        self.fit_report |= train_until_held_out_stops_improving(
+            self.name, self.network, epochs=settings.epochs, patience=settings.patience, train=train,
+            judge=lambda: [mean_of(lambda chunk: judge(chunk - self.network(chunk)), held_out)], progress=progress,
+        )
         return training
 
     def _train_or_take_over(self, images: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:

@@ -1,39 +1,38 @@
-"""What the detectors that train flows on a frozen backbone share: features computed once, and early stopping."""
+"""Features of the training images by a network that does not change, computed once where memory allows."""
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from detectors.base import Progress
-from detectors.errors import DetectorError
-from detectors.parts.backbone import Backbone
+from detectors.base import Progress, silent
 
+LIMIT = 1_500_000_000  # bytes of features that are kept
 _CHUNK = 32
 
 
 class Features:
-    """The backbone's features of the training images.
+    """What a frozen function makes of each training image, a tensor per layer.
 
-    They are computed once and kept where they fit into `limit` bytes; otherwise they are computed anew for every batch.
+    Computed once and kept where it fits into LIMIT bytes; otherwise computed anew for every batch.
+
+    Attributes:
+        shapes: of each layer's tensor for one image.
     """
 
-    def __init__(self, backbone: Backbone, normals: Tensor, progress: Progress, *, limit: int = 2**30) -> None:
-        self._backbone, self._normals = backbone, normals
+    def __init__(
+        self, compute: Callable[[Tensor], list[Tensor]], normals: Tensor, progress: Progress = silent
+    ) -> None:
+        """`compute` takes images (B, 3, H, W), and gives tensors whose first dimension is B; `progress` is told."""
+        self._make, self._normals = compute, normals
         self._kept: list[Tensor] | None = None
         first = self._compute(normals[:1])
         self.shapes = tuple(tuple(f.shape[1:]) for f in first)
-        if len(normals) * sum(f.numel() for f in first) * 4 > limit:
+        if len(normals) * sum(f.numel() * f.element_size() for f in first) > LIMIT:
             return
-        self._kept = [
-            torch.empty(len(normals), *f.shape[1:], device=f.device).to(memory_format=torch.channels_last)
-            for f in first
-        ]
+        self._kept = [_room(len(normals), f) for f in first]
         for start in range(0, len(normals), _CHUNK):
             chunk = self._compute(normals[start : start + _CHUNK])
             for kept, found in zip(self._kept, chunk, strict=True):
@@ -44,7 +43,7 @@ class Features:
         return len(self._normals)
 
     def __getitem__(self, indices: Tensor) -> list[Tensor]:
-        """One (len(indices), C, h, w) per layer."""
+        """Those of the images at the indices, (len(indices), ...) per layer."""
         indices = indices.to(self._normals.device)
         if self._kept is None:
             return self._compute(self._normals[indices])
@@ -52,52 +51,11 @@ class Features:
 
     @torch.no_grad()
     def _compute(self, images: Tensor) -> list[Tensor]:
-        found: list[Tensor] = self._backbone(images)
-        return found
+        return list(self._make(images))
 
 
-def train_until_held_out_stops_improving(
-    name: str,
-    network: nn.Module,
-    *,
-    epochs: int,
-    patience: int,
-    train: Callable[[int], float],
-    judge: Callable[[], float],
-    progress: Progress,
-) -> dict[str, Any]:
-    """Epochs until `judge` has not improved for `patience` of them; the network keeps the weights of the best one.
-
-    Args:
-        name: the detector's, for the error.
-        network: what is trained.
-        epochs: at most so many.
-        patience: see above.
-        train: trains for the epoch of that number and returns the mean loss.
-        judge: the loss on the held-out normals.
-        progress: told the held-out loss of each epoch.
-
-    Returns:
-        For the fit report: "losses" (training and held-out, one pair per epoch), "best_epoch", "held_out_loss".
-
-    Raises:
-        DetectorError: no epoch had a finite held-out loss.
-    """
-    best_loss, best_epoch, best = math.inf, 0, copy.deepcopy(network.state_dict())
-    history: list[list[float]] = []
-    for epoch in range(epochs):
-        loss = train(epoch)
-        with torch.no_grad():
-            held = judge()
-        if not (math.isfinite(loss) and math.isfinite(held)):
-            break  # what was best before it diverged stands
-        history.append([loss, held])
-        progress(epoch + 1, epochs, f"held-out loss {held:.4f}")
-        if held < best_loss:
-            best_loss, best_epoch, best = held, epoch, copy.deepcopy(network.state_dict())
-        elif epoch - best_epoch >= patience:
-            break
-    if not math.isfinite(best_loss):
-        raise DetectorError(f"{name}'s training diverged (the loss is not finite); lower its learning_rate.")
-    network.load_state_dict(best)
-    return {"losses": history, "best_epoch": best_epoch, "held_out_loss": best_loss}
+def _room(count: int, like: Tensor) -> Tensor:
+    """For so many of these, (count, ...), with channels together in memory where they are."""
+    room = torch.empty(count, *like.shape[1:], dtype=like.dtype, device=like.device)
+    is_packed = like.ndim == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
+    return room.to(memory_format=torch.channels_last) if is_packed else room

@@ -1,15 +1,18 @@
-"""What every trained detector needs: initial weights and an order of images that depend on the seed alone."""
+"""What every trained detector needs: initial weights and an order of images that depend on the seed alone, and a loop
+that stops early on held-out normals."""
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from detectors.base import Progress
 from detectors.errors import DetectorError
 
 QUICK_EPOCH = 350  # `epoch_images` at `quick`: what ELPV mono has to train on; larger sets must not take far longer
@@ -105,3 +108,57 @@ def holdout(count: int, fraction: float, generator: torch.Generator) -> tuple[Te
     held = held_count(count, fraction)
     order = torch.randperm(count, generator=generator)
     return order[held:].sort().values, order[:held].sort().values
+
+
+def train_until_held_out_stops_improving(
+    owner: str,
+    network: nn.Module,
+    *,
+    epochs: int,
+    patience: int,
+    train: Callable[[int], Sequence[float]],
+    judge: Callable[[], Sequence[float]],
+    progress: Progress,
+    skipped: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Epochs until `judge` has not improved for `patience` of them; the network keeps the weights of the best one.
+
+    Args:
+        owner: the detector's name, for the error.
+        network: what is trained.
+        epochs: at most so many.
+        patience: see above.
+        train: trains for the epoch of that number and returns its mean losses.
+        judge: losses on the held-out normals, called without a graph; the last one decides.
+        progress: told that loss after each epoch.
+        skipped: prefixes of the network's state that does not change, and need not be kept.
+
+    Returns:
+        For the fit report: "losses" (of training, then held-out, a row for each epoch), "best_epoch", "held_out_loss".
+
+    Raises:
+        DetectorError: no epoch had a finite held-out loss.
+    """
+    best_loss, best_epoch, best = math.inf, 0, _kept(network, skipped)
+    history: list[list[float]] = []
+    for epoch in range(epochs):
+        losses = list(train(epoch))
+        with torch.no_grad():
+            losses += judge()
+        if not all(math.isfinite(loss) for loss in losses):
+            break  # what was best before it diverged stands
+        history.append(losses)
+        progress(epoch + 1, epochs, f"held-out loss {losses[-1]:.4g}")
+        if losses[-1] < best_loss:
+            best_loss, best_epoch, best = losses[-1], epoch, _kept(network, skipped)
+        elif epoch - best_epoch >= patience:
+            break
+    if not math.isfinite(best_loss):
+        raise DetectorError(f"{owner}'s training diverged (the loss is not finite); lower its learning_rate.")
+    network.load_state_dict(best, strict=not skipped)
+    return {"losses": history, "best_epoch": best_epoch, "held_out_loss": best_loss}
+
+
+def _kept(network: nn.Module, skipped: Sequence[str]) -> dict[str, Tensor]:
+    state = network.state_dict()
+    return copy.deepcopy({k: v for k, v in state.items() if not k.startswith(tuple(skipped) or ("\0",))})

@@ -15,7 +15,6 @@ gives away, about 2 epsilon |residual| a pixel: PGD against the reconstruction h
 
 from __future__ import annotations
 
-import copy
 import math
 import sys
 from bisect import bisect_right
@@ -42,6 +41,7 @@ from detectors.parts.training import (
     held_count,
     holdout,
     initialise_,
+    train_until_held_out_stops_improving,
 )
 from detectors.pls.network import PrincipalAutoencoder
 from detectors.registry import register
@@ -151,24 +151,18 @@ class PLS(Detector):
             images = torch.cat([self._work(chunk) for chunk in normals.split(64)])  # type: ignore[no-untyped-call]
         training, held_out = training.to(images.device), held_out.to(images.device)
         optimiser = adam(self.network.parameters(), settings.learning_rate)
-        best_loss, best_epoch, best = math.inf, 0, copy.deepcopy(self.network.state_dict())
-        history: list[list[float]] = []  # of each epoch: training loss (attacked), held-out error clean and attacked
-        for epoch in range(settings.epochs):
+
+        def train(epoch: int) -> list[float]:
             try:
-                trained = self._train(images[training], optimiser, seed=seed, epoch=epoch)
-                history.append([trained, *self._held_out_errors(images[held_out], seed)])
+                return [self._train(images[training], optimiser, seed=seed, epoch=epoch)]
             except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # latent maps with NaN have no principal components
-                history.append([math.nan] * 3)
-            held_out_loss = history[-1][-1]
-            if not math.isfinite(held_out_loss):
-                raise DetectorError("pls's training diverged (the loss is not finite); lower its learning_rate.")
-            progress(epoch + 1, settings.epochs, f"held-out loss {held_out_loss:.5f} under attack")
-            if held_out_loss < best_loss:
-                best_loss, best_epoch, best = held_out_loss, epoch, copy.deepcopy(self.network.state_dict())
-            elif epoch - best_epoch >= settings.patience:
-                break
-        self.network.load_state_dict(best)
-        self.fit_report |= {"losses": history, "best_epoch": best_epoch, "held_out_loss": best_loss}
+                return [math.nan]
+
+        # A row of the losses: in training, attacked; of the held-out normals, clean and attacked.
+        self.fit_report |= train_until_held_out_stops_improving(
+            self.name, self.network, epochs=settings.epochs, patience=settings.patience, train=train,
+            judge=lambda: self._held_out_errors(images[held_out], seed), progress=progress,
+        )
 
     def _initialise(self, seed: int) -> None:
         source = generator(seed, "pls-initial-weights")
@@ -216,18 +210,17 @@ class PLS(Detector):
         low, high = (images - epsilon).clamp(0, 1), (images + epsilon).clamp(0, 1)
         attacked = torch.lerp(low, high, torch.rand(images.shape, generator=draws).to(images))
         for _ in range(steps if epsilon > 0 else 0):
-            leaf = attacked.requires_grad_()
-            (gradient,) = torch.autograd.grad(self._errors(leaf).sum(), leaf)
+            with torch.enable_grad():
+                leaf = attacked.requires_grad_()
+                (gradient,) = torch.autograd.grad(self._errors(leaf).sum(), leaf)
             attacked = (leaf.detach() + step_size * gradient.sign()).clamp(low, high)
         return attacked
 
-    def _held_out_errors(self, images: Tensor, seed: int) -> tuple[float, float]:
+    def _held_out_errors(self, images: Tensor, seed: int) -> list[float]:
         """Mean score of the held-out normals, clean and attacked; the attack's starts are the same in every epoch."""
         attacked = self._attack(images, generator(seed, "pls-held-out-attack"))
         with torch.no_grad():
-            errors = (self._errors(part).mean() for part in (images, attacked))
-            clean_error, attacked_error = (float(error) for error in errors)
-        return clean_error, attacked_error
+            return [float(self._errors(part).mean()) for part in (images, attacked)]
 
 
 def _poolings(side: int) -> int:
