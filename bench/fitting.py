@@ -32,6 +32,7 @@ from detectors import checkpoint
 from detectors.base import Detector, Progress, silent
 from detectors.errors import CheckpointError, DetectorError
 from detectors.registry import override
+from detectors.store import FolderStore
 
 log = logging.getLogger(__name__)
 
@@ -262,11 +263,15 @@ def _fit(
     detector.may_take_shipped = not run.refit  # what a killed fit left in the folder is its own, and goes on
     workdir.mkdir(parents=True, exist_ok=True)
     auto.check(detector, len(data.held_out))
+    about = {"command": config.command_line(), "environment": environment.describe(device)}
+    store = FolderStore(run.cache / "weights", takes=not run.refit, about=about)
     started = time.monotonic()
     normals: Tensor = data.fit.pixels().to(device)
     detector.to(device)
     try:
-        detector.fit(normals, seed=run.fit_seed, progress=progress, workdir=workdir, names=data.fit.ids)
+        detector.fit(
+            normals, seed=run.fit_seed, progress=progress, workdir=workdir, names=data.fit.ids, store=store
+        )
         if auto.open_setting(detector):
             detector.fit_report["auto"] = auto.choose(
                 detector, data.fit, data.held_out, seed=run.fit_seed, progress=progress or silent
@@ -284,8 +289,7 @@ def _fit(
             "key": key,
             "depends": depends,
             "seconds": seconds,
-            "command": config.command_line(),
-            "environment": environment.describe(device),
+            **about,
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "notice": licence,
         },

@@ -38,4 +38,4 @@ class AE(AutoencoderDetector):
         return AESettings(**base_settings(preset, image_size))
 
     def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
-        self._train_or_take_over(self._small(normals), seed=seed, progress=progress, workdir=workdir)
+        self._train_or_take_over(self._small(normals), seed=seed, progress=progress)

@@ -113,7 +113,7 @@ class APAE(AutoencoderDetector):
     def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
         settings: APAESettings = self.settings
         images = self._small(normals)
-        self._train_or_take_over(images, seed=seed, progress=progress, workdir=workdir)
+        self._train_or_take_over(images, seed=seed, progress=progress)
         self.network.requires_grad_(False)
         with torch.no_grad():
             errors = torch.cat([(chunk - self.network(chunk)).square() for chunk in chunks(images)])

@@ -183,11 +183,14 @@ class CFlow(Detector):
 
     def _log_probability(self, layer: int, vectors: Tensor, code: Tensor) -> Tensor:
         """log p / C (B, P) of feature vectors (B, P, C), the code as in `_log_map`."""
-        mean: Tensor = getattr(self, f"mean_{layer}")
-        deviation: Tensor = getattr(self, f"deviation_{layer}")
-        z, log_determinant = cast(Flow, self.flows[layer])((vectors - mean) / deviation, code)
+        z, log_determinant = cast(Flow, self.flows[layer])(self._standardised(layer, vectors), code)
         log_p: Tensor = -0.5 * z.square().sum(dim=-1) + log_determinant
         return log_p / vectors.shape[-1] - _LOG_ROOT_TWO_PI
+
+    def _standardised(self, layer: int, vectors: Tensor) -> Tensor:
+        mean: Tensor = getattr(self, f"mean_{layer}")
+        deviation: Tensor = getattr(self, f"deviation_{layer}")
+        return (vectors - mean) / deviation
 
     def _code(self, layer: int) -> Tensor:
         """(h w, condition)."""

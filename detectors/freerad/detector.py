@@ -7,8 +7,7 @@ Algorithms 1 to 4. The image is diffused to timestep k and denoised in one step 
 
 from __future__ import annotations
 
-import hashlib
-import json
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -28,6 +27,7 @@ from detectors.freerad.training import TrainingSettings, remove_snapshot, train_
 from detectors.freerad.unet import UNet, UNetSettings
 from detectors.noise import Noise, NoiseSeed, generator
 from detectors.registry import register
+from detectors.store import key_of
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 TRUNK_REVISION = 1  # of what trains the U-Net, whose weights outlive other revisions of the detector
@@ -127,13 +127,16 @@ class FreeRAD(Detector):
         trunk = self._trunk_key(images, seed)
         report = self._take_trunk(trunk, workdir)
         if report is None:
+            started = time.monotonic()
             self.unet.initialise(generator(seed, "freerad-initial-weights"))
             report = train_unet(
                 self.unet, images, self.process, self.settings.training, seed=seed, progress=progress, workdir=workdir
             )
             self._round_weights()
+            tensors = {f"unet.{k}": self._stored(f"unet.{k}", v) for k, v in self.unet.state_dict().items()}
+            seconds = time.monotonic() - started
+            self.store.keep(trunk, tensors, trained_by=self.name, seconds=seconds, report=report)
             if workdir is not None:
-                tensors = {f"unet.{k}": v for k, v in self.unet.state_dict().items()}
                 checkpoint.write(workdir / f"unet-{trunk[:16]}.safetensors", tensors, {"trunk": trunk, "fit": report})
                 remove_snapshot(workdir)
         # Of a shipped checkpoint's report only what belongs to the training: its choice of k is not this fit's.
@@ -143,30 +146,31 @@ class FreeRAD(Detector):
         self._measure_normals(normals, seed)
 
     def _take_trunk(self, trunk: str, workdir: Path | None) -> dict[str, Any] | None:
-        """Take over these very U-Net weights from this machine or from the package; None where there are none."""
-        candidates = [workdir / f"unet-{trunk[:16]}.safetensors"] if workdir else []
-        if self.may_take_shipped:
-            # What shipped before what took it over. Then fits of this machine with another k or filter, which `bench`
-            # keeps beside the work folder: hours that need no repeating.
-            candidates += self.shipped_checkpoints()
-            candidates += sorted(workdir.parent.glob("*.safetensors")) if workdir else []
-        found = checkpoint.find_trunk(candidates, trunk)
+        """Take over these very weights: a killed fit's own, shipped ones or the store's; None where there are none."""
+        own = workdir / f"unet-{trunk[:16]}.safetensors" if workdir else None
+        shipped = self.shipped_checkpoints() if self.may_take_shipped else []
+        found = checkpoint.find_trunk([own, *shipped] if own else shipped, trunk)
         if found is None:
-            return None
+            stored = self.store.find(trunk)  # a fit with another k or filter, or of another detector
+            if stored is None:
+                return None
+            self._load_unet(stored.tensors)
+            return stored.report | {"unet_from": "this machine", "unet_fit": stored.origin}
         path, tensors, description = found
-        self.unet.load_state_dict({k.removeprefix("unet."): v for k, v in tensors.items() if k.startswith("unet.")})
+        self._load_unet(tensors)
         report = dict(description.get("fit", {}))
-        if workdir is not None and path.parent == workdir:
+        if path == own:
             return report | {"unet_from": "this machine"}
-        origin = "shipped" if path in self.shipped_checkpoints() else "this machine"
-        return {"unet_fit": checkpoint.origin_of(description)} | report | {"unet_from": origin}
+        return {"unet_fit": checkpoint.origin_of(description)} | report | {"unet_from": "shipped"}
+
+    def _load_unet(self, tensors: dict[str, Tensor]) -> None:
+        self.unet.load_state_dict({k.removeprefix("unet."): v for k, v in tensors.items() if k.startswith("unet.")})
 
     def _trunk_key(self, images: Tensor, seed: int) -> str:
         """What the weights of the U-Net depend on."""
         settings = [asdict(s) for s in (self.settings.unet, self.settings.training, self.settings.schedule)]
-        described = json.dumps([settings, self.settings.storage, self.settings.work_size, seed, TRUNK_REVISION])
-        pixels = images.detach().cpu().float().contiguous().numpy().tobytes()
-        return hashlib.sha256(described.encode() + pixels).hexdigest()
+        described = [settings, self.settings.storage, self.settings.work_size, seed, TRUNK_REVISION]
+        return key_of(described, images)
 
     def _round_weights(self) -> None:
         dtype = getattr(torch, self.settings.storage)

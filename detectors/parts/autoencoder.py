@@ -7,19 +7,16 @@ defence alone.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detectors import checkpoint
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
@@ -33,6 +30,7 @@ from detectors.parts.training import (
     initialise_,
     train_until_held_out_stops_improving,
 )
+from detectors.store import key_of
 
 TRUNK_REVISION = 2  # raised whenever a change of code changes what is trained
 CHUNK = 64  # images at a time where no gradient is needed
@@ -220,28 +218,21 @@ class AutoencoderDetector(Detector):
         )
         return training
 
-    def _train_or_take_over(self, images: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
-        """The plain training, or the very network that AE's or APAE's fit on these images left on this machine.
-
-        `workdir` lies, as in `bench`, two folders below one that has a folder of checkpoints for each detector.
-        """
+    def _train_or_take_over(self, images: Tensor, *, seed: int, progress: Progress) -> None:
+        """The plain training, or the very network that AE's or APAE's fit on these images left in the store."""
         settings = {f.name: getattr(self.settings, f.name) for f in fields(AutoencoderSettings)}
-        pixels = images.detach().cpu().contiguous().numpy().tobytes()
-        described = json.dumps([TRUNK_REVISION, settings, seed, str(images.device)]).encode()
-        trunk = hashlib.sha256(described + pixels).hexdigest()
-        folders = [workdir.parent.parent / name for name in ("ae", "apae")] if workdir and self.may_take_shipped else []
-        found = checkpoint.find_trunk((path for f in folders for path in sorted(f.glob("*.safetensors"))), trunk)
+        trunk = key_of([TRUNK_REVISION, settings, seed, str(images.device)], images)
+        found = self.store.find(trunk)
         if found is None:
+            started = time.monotonic()
             self._train(images, seed=seed, progress=progress)
+            told = {key: self.fit_report[key] for key in ("losses", "best_epoch", "held_out_loss")}
+            self.store.keep(
+                trunk, self.network.state_dict(), trained_by=self.name, seconds=time.monotonic() - started, report=told
+            )
         else:
-            path, tensors, description = found
-            prefix = "network."
-            own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-            self.network.load_state_dict(own)
-            # Of one that was itself taken over, who trained it.
-            self.fit_report |= {"network_from": path.parent.name, "network_fit": checkpoint.origin_of(description)}
-            told = ("losses", "best_epoch", "held_out_loss", "network_from", "network_fit")
-            self.fit_report |= {k: v for k, v in description["fit"].items() if k in told}
+            self.network.load_state_dict(found.tensors)
+            self.fit_report |= {**found.report, "network_from": found.trained_by, "network_fit": found.origin}
         self.fit_report["trunk"] = trunk
 
 

@@ -20,6 +20,7 @@ from detectors.errors import CheckpointError, DetectorError, NoAnomalyMapError
 from detectors.freerad import FreeRAD
 from detectors.noise import Noise, NoiseSeed
 from detectors.purify import PurifierSettings, Purify
+from detectors.store import FolderStore
 
 NORMALS = normal_pictures(6, SIDE, seed=1)
 IMAGES = torch.cat([normal_pictures(2, SIDE, seed=2), anomalous_pictures(1, SIDE, seed=3)])
@@ -215,6 +216,15 @@ def test_a_killed_fit_keeps_its_unet_and_the_parts_do_not_find_each_others_files
     empty = tmp_path / "empty"
     purify("brightness").fit(NORMALS, seed=0, workdir=empty)
     assert not (empty / "inner").exists()
+
+
+def test_the_unet_that_freerad_has_trained_is_found_in_the_store_and_the_other_way_round(tmp_path: Path) -> None:
+    small(k=20).fit(NORMALS, seed=0, store=FolderStore(tmp_path))
+    found = purify("brightness").fit(NORMALS, seed=0, store=FolderStore(tmp_path))
+    assert found.fit_report["unet_from"] == "this machine"
+    assert _same(found, purify("brightness").fit(NORMALS, seed=0))
+    purify("brightness").fit(NORMALS, seed=1, store=FolderStore(tmp_path))
+    assert small().fit(NORMALS, seed=1, store=FolderStore(tmp_path)).fit_report["unet_from"] == "this machine"
 
 
 def test_progress_rises_to_its_end_through_both_parts() -> None:
