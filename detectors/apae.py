@@ -128,7 +128,9 @@ class APAE(AutoencoderDetector):
             for steps in sorted({settings.steps * i // 5 for i in range(6)}):
                 table.append([steps, float((sample - self._projected(sample, steps)).square().mean())])
         self.fit_report |= {
-            "curvature": float(steepest.max()), "rate": float(self.rate), "projection": table,
+            "curvature": float(steepest.max()),
+            "rate": float(self.rate),
+            "projection": table,
             "weights": [float(self.weights.min()), float(self.weights.max())],
         }
 

@@ -239,8 +239,13 @@ class Detector(nn.Module, ABC):
         """
         tensors, description = checkpoint.read(path)
         checkpoint.check_description(
-            path, description, detector=self.name, revision=self.revision, image_size=self.image_size,
-            settings=dataclasses.asdict(self.settings), frozen=self.frozen_hashes(),
+            path,
+            description,
+            detector=self.name,
+            revision=self.revision,
+            image_size=self.image_size,
+            settings=dataclasses.asdict(self.settings),
+            frozen=self.frozen_hashes(),
         )
         own = {k: self._stored(k, v) for k, v in self._own_state().items()}
         tensors = self._adapt(tensors, own)

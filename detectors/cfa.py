@@ -238,8 +238,14 @@ class CFA(Detector):
             return [float(total) / len(training)]
 
         self.fit_report |= train_until_held_out_stops_improving(
-            self.name, self, epochs=settings.epochs, patience=settings.patience, train=train,
-            judge=lambda: [self._mean_loss(features, held_out)], progress=progress, skipped=self.frozen_prefixes,
+            self.name,
+            self,
+            epochs=settings.epochs,
+            patience=settings.patience,
+            train=train,
+            judge=lambda: [self._mean_loss(features, held_out)],
+            progress=progress,
+            skipped=self.frozen_prefixes,
         )
         self.fit_report |= {"radius": float(self.radius.detach())}
 

@@ -137,8 +137,17 @@ class CFlow(Detector):
     def settings_for(cls, preset: str, image_size: int) -> CFlowSettings:
         """`quick`: a small network, small flows on standardised features and few epochs. `paper`: the authors'."""
         quick = CFlowSettings(
-            backbone=backbones.QUICK, layers=("blocks.1", "blocks.2", "blocks.4"), input_size=0, blocks=4, hidden=0.5,
-            standardise=True, epochs=20, fibers=2048, share=0.25, learning_rate=2e-3, patience=6,
+            backbone=backbones.QUICK,
+            layers=("blocks.1", "blocks.2", "blocks.4"),
+            input_size=0,
+            blocks=4,
+            hidden=0.5,
+            standardise=True,
+            epochs=20,
+            fibers=2048,
+            share=0.25,
+            learning_rate=2e-3,
+            patience=6,
         )
         return presets.choose(preset, quick=quick, paper=CFlowSettings())
 
@@ -235,7 +244,12 @@ class CFlow(Detector):
             return [float(total) / len(held_out)]
 
         self.fit_report |= train_until_held_out_stops_improving(
-            self.name, self.flows, epochs=settings.epochs, patience=settings.patience, train=train, judge=judge,
+            self.name,
+            self.flows,
+            epochs=settings.epochs,
+            patience=settings.patience,
+            train=train,
+            judge=judge,
             progress=progress,
         )
         self._freeze_maxima(features)

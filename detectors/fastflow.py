@@ -116,8 +116,15 @@ class FastFlow(Detector):
     def settings_for(cls, preset: str, image_size: int) -> FastFlowSettings:
         """`quick`: a small network, small flows and few epochs. `paper`: the authors' at WideResNet-50-2."""
         quick = FastFlowSettings(
-            backbone=backbones.QUICK, layers=("blocks.1", "blocks.2", "blocks.4"), input_size=0, flow_steps=4,
-            epochs=8, epoch_images=QUICK_EPOCH, batch_size=16, learning_rate=3e-3, patience=3,
+            backbone=backbones.QUICK,
+            layers=("blocks.1", "blocks.2", "blocks.4"),
+            input_size=0,
+            flow_steps=4,
+            epochs=8,
+            epoch_images=QUICK_EPOCH,
+            batch_size=16,
+            learning_rate=3e-3,
+            patience=3,
         )
         return presets.choose(preset, quick=quick, paper=FastFlowSettings())
 
@@ -145,7 +152,10 @@ class FastFlow(Detector):
     def _least(self, x: Tensor) -> Tensor:
         """The smallest value of the log-likelihood map, (B,)."""
         least = least_log_likelihood(
-            self._normed(self.backbone(x)), self._log_likelihood, self.work_size, align_corners=False,
+            self._normed(self.backbone(x)),
+            self._log_likelihood,
+            self.work_size,
+            align_corners=False,
             reach=max(cast(Flow, network).reach for network in self.flows),
         )
         return least - math.log(len(self.flows))
@@ -201,7 +211,12 @@ class FastFlow(Detector):
             return [float(total.mean()) / dimensions]
 
         self.fit_report |= train_until_held_out_stops_improving(
-            self.name, trained, epochs=settings.epochs, patience=settings.patience, train=train, judge=judge,
+            self.name,
+            trained,
+            epochs=settings.epochs,
+            patience=settings.patience,
+            train=train,
+            judge=judge,
             progress=progress,
         )
 

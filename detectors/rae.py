@@ -125,9 +125,7 @@ class RAE(AutoencoderDetector):
                 rounds.append({"epoch": epoch, **splits[0].update()})
             return splits[0].low
 
-        self._train(
-            self._small(normals), seed=seed, progress=progress, prepare=without_sparse, judge=self._objective
-        )
+        self._train(self._small(normals), seed=seed, progress=progress, prepare=without_sparse, judge=self._objective)
         kept = {"epoch": self.fit_report["best_epoch"] + 1, **splits[0].update()}  # under the weights that were kept
         self.fit_report |= {"rounds": [*rounds, kept]}
 
@@ -156,9 +154,13 @@ class _Split:
         loss = (self.low - rebuilt).square().mean()
         sparse = self._shrink(self._images - rebuilt)
         size = self._images.norm()
-        found = torch.stack([
-            (sparse != 0).to(size.dtype).mean(), loss, (self._images - rebuilt - sparse).norm() / size,
-            (sparse - self.sparse).norm() / size,
-        ])
+        found = torch.stack(
+            [
+                (sparse != 0).to(size.dtype).mean(),
+                loss,
+                (self._images - rebuilt - sparse).norm() / size,
+                (sparse - self.sparse).norm() / size,
+            ]
+        )
         self.low, self.sparse = self._images - sparse, sparse
         return dict(zip(("nonzero", "loss", "left", "change"), found.tolist(), strict=True))

@@ -73,7 +73,10 @@ class SPADE(Detector):
         if settings.pixel_map and not maps:
             raise DetectorError("spade's pixel_map needs at least one of map_layers.")
         self.backbone = Backbone(
-            settings.backbone, (POOLED, *maps), size=settings.input_size or None, crop=settings.crop or None,
+            settings.backbone,
+            (POOLED, *maps),
+            size=settings.input_size or None,
+            crop=settings.crop or None,
             weights=settings.weights,
         )
         self.has_map = settings.pixel_map

@@ -103,8 +103,12 @@ class FolderStore(Store):
     ) -> None:
         """As in `Store`; what cannot be written costs a warning: the fit has its weights."""
         description = {
-            "key": key, "detector": trained_by, "seconds": round(seconds, 1), "fit": report,
-            "written": datetime.now(UTC).isoformat(timespec="seconds"), **self._about,
+            "key": key,
+            "detector": trained_by,
+            "seconds": round(seconds, 1),
+            "fit": report,
+            "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            **self._about,
         }
         try:
             checkpoint.write(self._path(key), tensors, description)

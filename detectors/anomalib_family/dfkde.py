@@ -44,8 +44,13 @@ class Dfkde(AnomalibDetector):
     learned_shapes = frozenset(
         f"model.classifier.{name}"
         for name in (
-            "max_length", "pca_model.singular_vectors", "pca_model.mean", "pca_model.num_components",
-            "kde_model.bw_transform", "kde_model.dataset", "kde_model.norm",
+            "max_length",
+            "pca_model.singular_vectors",
+            "pca_model.mean",
+            "pca_model.num_components",
+            "kde_model.bw_transform",
+            "kde_model.dataset",
+            "kde_model.norm",
         )
     )
 

@@ -63,8 +63,11 @@ class Draem(AnomalibDetector):
     def settings_for(cls, preset: str, image_size: int) -> DraemSettings:
         """`paper`: anomalib's widths, 700 epochs. `quick`: 64 pixels and small networks."""
         found: DraemSettings = at_preset(
-            preset, DraemSettings(input_size=_multiple(image_size)), input_size=_multiple(min(64, image_size)),
-            reconstructive_width=8, discriminative_width=8,
+            preset,
+            DraemSettings(input_size=_multiple(image_size)),
+            input_size=_multiple(min(64, image_size)),
+            reconstructive_width=8,
+            discriminative_width=8,
             training=TrainingSettings(epochs=20, batch_size=16, learning_rate=3e-3, patience=8),
         )
         return found

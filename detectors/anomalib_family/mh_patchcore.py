@@ -46,7 +46,11 @@ class MHPatchcore(AnomalibDetector):
     learned_shapes = frozenset(
         f"model.{name}"
         for name in (
-            "pca.components", "pca.mean", "pca.projected_mean", "covariance.mean", "covariance.whitening_matrix",
+            "pca.components",
+            "pca.mean",
+            "pca.projected_mean",
+            "covariance.mean",
+            "covariance.whitening_matrix",
             "memory_bank.bank",
         )
     )
@@ -62,17 +66,19 @@ class MHPatchcore(AnomalibDetector):
     def _assemble(self) -> Any:
         with stand_ins(torch_model, TimmFeatureExtractor=lambda **_: self._features()):
             return torch_model.MHPatchcoreModel(
-                self.settings.backbone, self.settings.layers, pca_variance_ratio=self.settings.variance,
-                covariance_shrinkage=self.settings.shrinkage, memory_bank_size=self.settings.bank,
-                local_coreset_size=self.settings.local_coreset, num_neighbors=self.settings.neighbours,
+                self.settings.backbone,
+                self.settings.layers,
+                pca_variance_ratio=self.settings.variance,
+                covariance_shrinkage=self.settings.shrinkage,
+                memory_bank_size=self.settings.bank,
+                local_coreset_size=self.settings.local_coreset,
+                num_neighbors=self.settings.neighbours,
             ).to(torch.float32)
 
     def _learn(self, images: Tensor, *, seed: int, progress: Progress) -> None:
         model = self.model
         # Three passes, as in anomalib's training: principal components, their covariance, then the bank.
-        passes = [
-            (model.pca, lambda e: e), (model.covariance, model.pca), (model.memory_bank, self._whitened)
-        ]
+        passes = [(model.pca, lambda e: e), (model.covariance, model.pca), (model.memory_bank, self._whitened)]
         with torch.no_grad():
             for done, (part, before) in enumerate(passes):
                 for chunk in images.split(CHUNK):  # type: ignore[no-untyped-call]

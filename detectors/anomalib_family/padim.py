@@ -74,7 +74,9 @@ class Padim(AnomalibDetector):
     def _judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
         embedding = self.model.generate_embedding(self.model.feature_extractor(images))
         found = self.model.anomaly_map_generator(
-            embedding=embedding, mean=self.model.gaussian.mean, inv_covariance=self.model.gaussian.inv_covariance,
+            embedding=embedding,
+            mean=self.model.gaussian.mean,
+            inv_covariance=self.model.gaussian.inv_covariance,
             image_size=images.shape[-2:],
         )
         return found.flatten(1).amax(dim=1), found

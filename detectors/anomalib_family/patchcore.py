@@ -56,7 +56,11 @@ class Patchcore(AnomalibDetector):
     def settings_for(cls, preset: str, image_size: int) -> PatchcoreSettings:
         """`paper`: WideResNet-50-2, a tenth of all patches. `quick`: 1000 of 20,000 patches of a small network."""
         found: PatchcoreSettings = at_preset(
-            preset, PatchcoreSettings(), backbone=backbones.QUICK, layers=("blocks.2", "blocks.4"), coreset=1000.0,
+            preset,
+            PatchcoreSettings(),
+            backbone=backbones.QUICK,
+            layers=("blocks.2", "blocks.4"),
+            coreset=1000.0,
             candidates=20_000,
         )
         return found

@@ -77,7 +77,10 @@ class Stfpm(AnomalibDetector):
     def settings_for(cls, preset: str, image_size: int) -> StfpmSettings:
         """`paper`: ResNet-18, 100 epochs. `quick`: a small network."""
         found: StfpmSettings = at_preset(
-            preset, StfpmSettings(), backbone=backbones.QUICK, layers=("blocks.1", "blocks.2", "blocks.4"),
+            preset,
+            StfpmSettings(),
+            backbone=backbones.QUICK,
+            layers=("blocks.1", "blocks.2", "blocks.4"),
             training=TrainingSettings(epochs=15, batch_size=16, learning_rate=0.1, patience=5),
         )
         return found
@@ -101,11 +104,20 @@ class Stfpm(AnomalibDetector):
             return found
 
         optimiser = torch.optim.SGD(
-            self.model.student_model.parameters(), settings.learning_rate, momentum=self.settings.momentum,
+            self.model.student_model.parameters(),
+            settings.learning_rate,
+            momentum=self.settings.momentum,
             weight_decay=self.settings.weight_decay,
         )
         self.fit_report |= train(
-            self.name, self.model, loss_of, optimiser, images, settings, seed=seed, progress=progress,
+            self.name,
+            self.model,
+            loss_of,
+            optimiser,
+            images,
+            settings,
+            seed=seed,
+            progress=progress,
             skipped=("teacher_model.",),
         )
 

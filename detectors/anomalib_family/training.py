@@ -99,8 +99,14 @@ def train(
         return [sum(parts) / len(held_out)]
 
     return train_until_held_out_stops_improving(
-        owner, model, epochs=settings.epochs, patience=settings.patience, train=train_epoch, judge=judge,
-        progress=progress, skipped=skipped,
+        owner,
+        model,
+        epochs=settings.epochs,
+        patience=settings.patience,
+        train=train_epoch,
+        judge=judge,
+        progress=progress,
+        skipped=skipped,
     )
 
 

@@ -79,7 +79,13 @@ def quick_settings(image_size: int) -> FreeRADSettings:
         storage="float16",
         unet=UNetSettings(channels=32, multipliers=(1, 2, 4), blocks=1, attention_sides=(8,), unshuffle=2),
         training=TrainingSettings(
-            iterations=5000, batch_size=8, learning_rate=1e-3, warmup=100, decay=0.4, ema=0.998, gradient_norm=1.0,
+            iterations=5000,
+            batch_size=8,
+            learning_rate=1e-3,
+            warmup=100,
+            decay=0.4,
+            ema=0.998,
+            gradient_norm=1.0,
         ),
     )
 

@@ -18,9 +18,15 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
 
 
 def step_function(
-    unet: UNet, process: Process, vb_weight: float, precision: str, shape: torch.Size, device: torch.device, *,
+    unet: UNet,
+    process: Process,
+    vb_weight: float,
+    precision: str,
+    shape: torch.Size,
+    device: torch.device,
+    *,
     graph: bool = True,
-) -> Step:  # fmt: skip
+) -> Step:
     """Forward and backward of one batch.
 
     Args:

@@ -265,4 +265,3 @@ class UNet(nn.Module):
         features = timestep_embedding(timesteps.to(exact), self.settings.channels)
         embedding: Tensor = self.embed(features).to(dtype)
         return embedding
-

@@ -121,8 +121,15 @@ class OCRGAN(Detector):
         side = 2 ** max(3, round(math.log2(image_size)))
         small = min(64, side)
         quick = OCRGANSettings(
-            work_size=small, channels=8, levels=round(math.log2(small)), features=32, epochs=14,
-            epoch_images=QUICK_EPOCH, batch_size=16, learning_rate=2e-3, patience=10,
+            work_size=small,
+            channels=8,
+            levels=round(math.log2(small)),
+            features=32,
+            epochs=14,
+            epoch_images=QUICK_EPOCH,
+            batch_size=16,
+            learning_rate=2e-3,
+            patience=10,
         )
         paper = OCRGANSettings(work_size=side, levels=round(math.log2(side)))
         return presets.choose(preset, quick=quick, paper=paper)
@@ -196,7 +203,12 @@ class OCRGAN(Detector):
             return [self._held_out_loss(images[held_out.to(images.device)], source.pick(held_out.tolist()))]
 
         self.fit_report |= train_until_held_out_stops_improving(
-            self.name, self, epochs=settings.epochs, patience=settings.patience, train=train, judge=judge,
+            self.name,
+            self,
+            epochs=settings.epochs,
+            patience=settings.patience,
+            train=train,
+            judge=judge,
             progress=progress,
         )
         kinds = ["reconstruction", "adversarial", "latent", "discriminator", "held-out reconstruction"]

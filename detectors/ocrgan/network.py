@@ -233,9 +233,7 @@ def _normalised(norm: nn.BatchNorm2d, x: Tensor, count: int, times: Sequence[int
         momentum = 1 - (1 - cast(float, norm.momentum)) ** often
         cast(Tensor, norm.num_batches_tracked).add_(often)
         parts.append(
-            F.batch_norm(
-                part, norm.running_mean, norm.running_var, norm.weight, norm.bias, True, momentum, norm.eps
-            )
+            F.batch_norm(part, norm.running_mean, norm.running_var, norm.weight, norm.bias, True, momentum, norm.eps)
         )
     return torch.cat(parts)
 

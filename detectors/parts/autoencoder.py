@@ -76,8 +76,15 @@ def base_settings(preset: str, image_size: int) -> dict[str, Any]:
     if preset == "quick":
         side = min(64, image_size)
         return {
-            "work_size": side, "channels": 8, "levels": max(2, round(math.log2(side / 4))), "latent": 8, "epochs": 30,
-            "epoch_images": QUICK_EPOCH, "batch_size": 8, "learning_rate": 2e-3, "patience": 10,
+            "work_size": side,
+            "channels": 8,
+            "levels": max(2, round(math.log2(side / 4))),
+            "latent": 8,
+            "epochs": 30,
+            "epoch_images": QUICK_EPOCH,
+            "batch_size": 8,
+            "learning_rate": 2e-3,
+            "patience": 10,
         }
     # An 8 x 8 map in the middle.
     return {"work_size": image_size, "levels": max(2, round(math.log2(image_size / 8)))}
@@ -213,8 +220,13 @@ class AutoencoderDetector(Detector):
             return [float(total) / seen]
 
         self.fit_report |= train_until_held_out_stops_improving(
-            self.name, self.network, epochs=settings.epochs, patience=settings.patience, train=train,
-            judge=lambda: [mean_of(lambda chunk: judge(chunk - self.network(chunk)), held_out)], progress=progress,
+            self.name,
+            self.network,
+            epochs=settings.epochs,
+            patience=settings.patience,
+            train=train,
+            judge=lambda: [mean_of(lambda chunk: judge(chunk - self.network(chunk)), held_out)],
+            progress=progress,
         )
         return training
 

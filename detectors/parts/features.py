@@ -22,9 +22,7 @@ class Features:
         shapes: of each layer's tensor for one image.
     """
 
-    def __init__(
-        self, compute: Callable[[Tensor], list[Tensor]], normals: Tensor, progress: Progress = silent
-    ) -> None:
+    def __init__(self, compute: Callable[[Tensor], list[Tensor]], normals: Tensor, progress: Progress = silent) -> None:
         """`compute` takes images (B, 3, H, W), and gives tensors whose first dimension is B; `progress` is told."""
         self._make, self._normals = compute, normals
         self._kept: list[Tensor] | None = None

@@ -147,8 +147,14 @@ def _mirrored(network: nn.Module) -> nn.Module:
             if isinstance(child, Conv2dSame):
                 padding = tuple(k // 2 for k in child.kernel_size)
                 plain = nn.Conv2d(
-                    child.in_channels, child.out_channels, cast(Any, child.kernel_size), cast(Any, child.stride),
-                    cast(Any, padding), cast(Any, child.dilation), child.groups, bias=child.bias is not None,
+                    child.in_channels,
+                    child.out_channels,
+                    cast(Any, child.kernel_size),
+                    cast(Any, child.stride),
+                    cast(Any, padding),
+                    cast(Any, child.dilation),
+                    child.groups,
+                    bias=child.bias is not None,
                     device="meta",
                 )
                 plain.weight, plain.bias = child.weight, child.bias

@@ -50,7 +50,10 @@ def draw_(values: Tensor, fill: Callable[[Tensor], object]) -> None:
 
 
 def adam(
-    parameters: Iterable[nn.Parameter], learning_rate: float, *, betas: tuple[float, float] = (0.9, 0.999),
+    parameters: Iterable[nn.Parameter],
+    learning_rate: float,
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
     weight_decay: float = 0.0,
 ) -> torch.optim.Adam:
     """Adam (Kingma & Ba 2015), all of a step in one kernel: of small networks the plain one takes a tenth of the time.

@@ -130,9 +130,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _matching(
-    name: str, state: Mapping[str, Tensor], reference: Mapping[str, Tensor], path: Path
-) -> dict[str, Tensor]:
+def _matching(name: str, state: Mapping[str, Tensor], reference: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """The state in the reference's order; old files lack BatchNorm's step counters, which nothing here reads."""
     counters = {key: torch.zeros((), dtype=torch.long) for key in reference if key.endswith("num_batches_tracked")}
     both = {**counters, **state}

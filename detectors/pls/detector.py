@@ -105,8 +105,11 @@ class PLS(Detector):
         _check(settings)
         self.min_normals = _least_normals(settings)
         self.network = PrincipalAutoencoder(
-            settings.work_size, settings.widths, settings.poolings,
-            vector_components=settings.vector_components, spatial_components=settings.spatial_components,
+            settings.work_size,
+            settings.widths,
+            settings.poolings,
+            vector_components=settings.vector_components,
+            spatial_components=settings.spatial_components,
         )
 
     @classmethod
@@ -114,8 +117,16 @@ class PLS(Detector):
         """`quick`: 64 pixels inside and a small network, about half a minute on one core."""
         side = min(64, image_size)
         quick = PLSSettings(
-            work_size=side, widths=(8, 16, 32, 32), poolings=_poolings(side), attack_epsilon=4 / 255, attack_steps=3,
-            epochs=20, epoch_images=QUICK_EPOCH, batch_size=16, learning_rate=3e-3, patience=10,
+            work_size=side,
+            widths=(8, 16, 32, 32),
+            poolings=_poolings(side),
+            attack_epsilon=4 / 255,
+            attack_steps=3,
+            epochs=20,
+            epoch_images=QUICK_EPOCH,
+            batch_size=16,
+            learning_rate=3e-3,
+            patience=10,
         )
         # 8/255 at CIFAR-10's size as in the paper, as far as we know; above it, the radius of this benchmark's attacks.
         paper = PLSSettings(
@@ -160,8 +171,13 @@ class PLS(Detector):
 
         # A row of the losses: in training, attacked; of the held-out normals, clean and attacked.
         self.fit_report |= train_until_held_out_stops_improving(
-            self.name, self.network, epochs=settings.epochs, patience=settings.patience, train=train,
-            judge=lambda: self._held_out_errors(images[held_out], seed), progress=progress,
+            self.name,
+            self.network,
+            epochs=settings.epochs,
+            patience=settings.patience,
+            train=train,
+            judge=lambda: self._held_out_errors(images[held_out], seed),
+            progress=progress,
         )
 
     def _initialise(self, seed: int) -> None:

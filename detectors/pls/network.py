@@ -124,7 +124,9 @@ class PrincipalAutoencoder(nn.Module):
             up = [*mirrored, nn.Conv2d(width, before, 3, padding=1), *([nn.SiLU()] if level else []), *up]
         self.encode = nn.Sequential(*down)
         self.principal = PrincipalLatentSpace(
-            widths[-1], work_size // 2**poolings, vector_components=vector_components,
+            widths[-1],
+            work_size // 2**poolings,
+            vector_components=vector_components,
             spatial_components=spatial_components,
         )
         self.decode = nn.Sequential(*up)

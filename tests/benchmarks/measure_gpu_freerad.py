@@ -177,6 +177,7 @@ class Training:
 
     def run_right(self) -> None:
         """16-bit and float32 steps of our kernels against PyTorch's in float32."""
+
         def gradients(step: Step, unet: UNet) -> tuple[float, dict[str, Tensor]]:
             loss = float(step(*self.inputs))
             named = {name: p.grad for name, p in unet.named_parameters()}
@@ -305,10 +306,15 @@ def steps(device: torch.device, detector: FreeRAD, names: list[str]) -> None:
         return
     training = Training(device, detector)
     todo = {
-        "shipped": training.run_shipped, "step-right": training.run_right, "profile": training.run_profile,
-        "fit": training.run_fit, "benchmark": training.run_benchmark, "free": training.run_free,
-        "nograph": lambda: training.timed("without a graph", training.step(graph=False)), "eager": training.run_eager,
-    }  # fmt: skip
+        "shipped": training.run_shipped,
+        "step-right": training.run_right,
+        "profile": training.run_profile,
+        "fit": training.run_fit,
+        "benchmark": training.run_benchmark,
+        "free": training.run_free,
+        "nograph": lambda: training.timed("without a graph", training.step(graph=False)),
+        "eager": training.run_eager,
+    }
     for name in names:
         section(name, todo[name])
 

@@ -156,7 +156,10 @@ def test_an_epoch_takes_no_more_images_than_it_may(name: str, monkeypatch: pytes
             yield part
 
     module = {
-        "ae": "parts.autoencoder", "rae": "parts.autoencoder", "ocr-gan": "ocrgan.detector", "pls": "pls.detector"
+        "ae": "parts.autoencoder",
+        "rae": "parts.autoencoder",
+        "ocr-gan": "ocrgan.detector",
+        "pls": "pls.detector",
     }.get(name, name)
     monkeypatch.setattr(f"detectors.{module}.batches", counted)
     images = torch.rand(30, 3, 32, 32, generator=generator(0))

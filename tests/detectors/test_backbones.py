@@ -193,8 +193,11 @@ def test_bad_explicit_files_are_refused_instead_of_passed_over(tmp_path: Path, m
     with pytest.raises(WeightsError, match="damaged"):
         Backbone(LITE0, (POOLED,))
     state = {k: v.contiguous() for k, v in timm_model(LITE0).state_dict().items()}
-    for change in ({"extra": torch.zeros(1)}, {"conv_stem.weight": torch.zeros(1, 3, 3, 3)},
-                   {"bn1.weight": torch.full_like(state["bn1.weight"], float("nan"))}):
+    for change in (
+        {"extra": torch.zeros(1)},
+        {"conv_stem.weight": torch.zeros(1, 3, 3, 3)},
+        {"bn1.weight": torch.full_like(state["bn1.weight"], float("nan"))},
+    ):
         save_file({**state, **change}, path)
         with pytest.raises(WeightsError):
             Backbone(LITE0, (POOLED,))

@@ -110,8 +110,13 @@ def _anomalibs(ours: CFlow) -> Any:
     torch_model = pytest.importorskip("anomalib.models.image.cflow.torch_model")
     settings = ours.settings
     theirs = torch_model.CflowModel(
-        "resnet18", settings.layers, pre_trained=False, fiber_batch_size=4096, coupling_blocks=settings.blocks,
-        condition_vector=settings.condition, clamp_alpha=settings.clamp,
+        "resnet18",
+        settings.layers,
+        pre_trained=False,
+        fiber_batch_size=4096,
+        coupling_blocks=settings.blocks,
+        condition_vector=settings.condition,
+        clamp_alpha=settings.clamp,
     )
     theirs.encoder = _Named(ours.backbone)
     for flow, sequence in zip(ours.flows, theirs.decoders, strict=True):
@@ -136,7 +141,12 @@ class _Named(torch.nn.Module):
 
 def test_anomalibs_model_with_the_same_weights_and_constants_agrees() -> None:
     ours = cflow(
-        backbone="resnet18", layers=("layer2", "layer3"), weights="random", standardise=False, blocks=3, hidden=2.0,
+        backbone="resnet18",
+        layers=("layer2", "layer3"),
+        weights="random",
+        standardise=False,
+        blocks=3,
+        hidden=2.0,
         epochs=1,
     )
     ours.fit(TRAIN[:6], seed=0)
@@ -204,9 +214,13 @@ def test_paper_settings_are_the_authors() -> None:
 
 def test_impossible_settings_and_diverging_training_are_refused() -> None:
     for wrong, match in (
-        ({"score_domain": "sqrt"}, "score_domain"), ({"condition": 6}, "multiple of 4"), ({"blocks": 0}, "blocks"),
-        ({"share": 0.0}, "share"), ({"layers": ("layer1",)}, "no layer"),
-        ({"layers": ("blocks.2", "pooled")}, "no feature maps"), ({"layers": ("classifier",)}, "without its layer"),
+        ({"score_domain": "sqrt"}, "score_domain"),
+        ({"condition": 6}, "multiple of 4"),
+        ({"blocks": 0}, "blocks"),
+        ({"share": 0.0}, "share"),
+        ({"layers": ("layer1",)}, "no layer"),
+        ({"layers": ("blocks.2", "pooled")}, "no feature maps"),
+        ({"layers": ("classifier",)}, "without its layer"),
     ):
         with pytest.raises(DetectorError, match=match):
             cflow(**wrong)

@@ -89,8 +89,12 @@ def test_the_score_domain_is_a_setting_that_the_record_shows(fitted: FastFlow, t
 def _anomalibs(ours: FastFlow, side: int) -> Any:
     torch_model = pytest.importorskip("anomalib.models.image.fastflow.torch_model")
     theirs = torch_model.FastflowModel(
-        (side, side), "resnet18", pre_trained=False, flow_steps=ours.settings.flow_steps,
-        conv3x3_only=ours.settings.only_3x3, hidden_ratio=ours.settings.hidden,
+        (side, side),
+        "resnet18",
+        pre_trained=False,
+        flow_steps=ours.settings.flow_steps,
+        conv3x3_only=ours.settings.only_3x3,
+        hidden_ratio=ours.settings.hidden,
     )
     theirs.feature_extractor = ours.backbone
     theirs.norms.load_state_dict(ours.norms.state_dict())
@@ -107,8 +111,15 @@ def _anomalibs(ours: FastFlow, side: int) -> Any:
 def test_anomalibs_model_with_the_same_weights_agrees(only_3x3: bool) -> None:
     loss = pytest.importorskip("anomalib.models.image.fastflow.loss")
     ours = registry.create(
-        "fastflow", image_size=64, backbone="resnet18", layers=("layer1", "layer2", "layer3"), weights="random",
-        only_3x3=only_3x3, flow_steps=3, epochs=2, hidden=1.0,
+        "fastflow",
+        image_size=64,
+        backbone="resnet18",
+        layers=("layer1", "layer2", "layer3"),
+        weights="random",
+        only_3x3=only_3x3,
+        flow_steps=3,
+        epochs=2,
+        hidden=1.0,
     )
     assert isinstance(ours, FastFlow)
     ours.fit(TRAIN[:6], seed=0)
@@ -187,8 +198,11 @@ def test_paper_settings_are_the_authors() -> None:
 
 def test_impossible_settings_and_diverging_training_are_refused() -> None:
     for wrong, match in (
-        ({"score_domain": "sqrt"}, "score_domain"), ({"flow_steps": 0}, "flow_steps"), ({"hidden": 0.0}, "hidden"),
-        ({"layers": ("layer1",)}, "no layer"), ({"layers": ("blocks.2", "pooled")}, "no feature maps"),
+        ({"score_domain": "sqrt"}, "score_domain"),
+        ({"flow_steps": 0}, "flow_steps"),
+        ({"hidden": 0.0}, "hidden"),
+        ({"layers": ("layer1",)}, "no layer"),
+        ({"layers": ("blocks.2", "pooled")}, "no feature maps"),
         ({"layers": ("classifier",)}, "without its layer"),
     ):
         with pytest.raises(DetectorError, match=match):

@@ -117,7 +117,10 @@ def _theirs(block: Coupling, dims: tuple[int, ...], condition: tuple[int, ...] |
     modules = pytest.importorskip("FrEIA.modules")
     subnet = nn.Sequential(block.subnet.first, nn.ReLU(), block.subnet.last)
     made = modules.AllInOneBlock(
-        [dims], dims_c=[condition] if condition else [], subnet_constructor=lambda i, o: subnet, affine_clamping=clamp,
+        [dims],
+        dims_c=[condition] if condition else [],
+        subnet_constructor=lambda i, o: subnet,
+        affine_clamping=clamp,
         global_affine_type="SOFTPLUS",
     ).double()
     made.global_scale.data[:] = block.gain_parameter.detach().view_as(made.global_scale)

@@ -81,7 +81,7 @@ def test_networks_that_want_even_sides_are_taken() -> None:
 
 
 class Strange(nn.Module):
-    """"Same" padding beside what is not the same from both ends."""
+    """ "Same" padding beside what is not the same from both ends."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()

@@ -88,7 +88,7 @@ def test_the_map_the_reconstruction_and_the_score_see_one_noise(detector: FreeRA
         (8, {}),
     ],
     ids=["one-shot", "full-shot", "arbitrary-shot", "unshuffled", "shrunk by averaging", "shrunk", "enlarged"],
-)  # fmt: skip
+)
 def test_the_gradient_is_that_of_the_whole_path(side: int, overrides: dict[str, Any]) -> None:
     detector = lively(side=side, **overrides)
     checks.check_finite_differences(detector, _images(2, side), directions=2)

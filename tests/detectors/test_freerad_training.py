@@ -43,16 +43,27 @@ class Watch:
 
 
 def _train(
-    settings: TrainingSettings = SETTINGS, *, seed: int = 1, images: Tensor | None = None, unet: UNetSettings = TINY,
-    schedule: Schedule | None = None, workdir: Path | None = None, watch: Watch | None = None,
+    settings: TrainingSettings = SETTINGS,
+    *,
+    seed: int = 1,
+    images: Tensor | None = None,
+    unet: UNetSettings = TINY,
+    schedule: Schedule | None = None,
+    workdir: Path | None = None,
+    watch: Watch | None = None,
 ) -> tuple[UNet, dict[str, Any], Watch]:
     network = UNet(unet, SIDE)
     network.initialise(generator(seed, "weights"))
     watch = watch or Watch()
     report = train_unet(
-        network, _images() if images is None else images, process(schedule or Schedule()), settings, seed=seed,
-        progress=watch, workdir=workdir,
-    )  # fmt: skip
+        network,
+        _images() if images is None else images,
+        process(schedule or Schedule()),
+        settings,
+        seed=seed,
+        progress=watch,
+        workdir=workdir,
+    )
     return network, report, watch
 
 
@@ -124,13 +135,15 @@ def test_a_damaged_snapshot_starts_the_fit_from_the_beginning(
     tmp_path: Path, snapshot: tuple[str, bytes], damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     name, data = snapshot
-    (tmp_path / name).write_bytes({
-        "empty": b"",
-        "half the header": data[:200],
-        "half the tensors": data[: len(data) * 3 // 4],
-        "no metadata": (2).to_bytes(8, "little") + b"{}",
-        "not even text": b"\xff" * 1000,
-    }[damage])  # fmt: skip
+    (tmp_path / name).write_bytes(
+        {
+            "empty": b"",
+            "half the header": data[:200],
+            "half the tensors": data[: len(data) * 3 // 4],
+            "no metadata": (2).to_bytes(8, "little") + b"{}",
+            "not even text": b"\xff" * 1000,
+        }[damage]
+    )
     watch = Watch(kill_at=1)
     with pytest.raises(KilledError):
         _train(workdir=tmp_path, watch=watch)

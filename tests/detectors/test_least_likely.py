@@ -37,7 +37,8 @@ def test_it_equals_the_minimum_of_the_whole_map(function, reach, sides, align_co
     assert torch.equal(found, expected)
     weights = torch.arange(-30.0, 30.0).double() + 0.5  # normal images are pushed the other way
     for ours, theirs in zip(
-        torch.autograd.grad((weights * found).sum(), maps), torch.autograd.grad((weights * expected).sum(), maps),
+        torch.autograd.grad((weights * found).sum(), maps),
+        torch.autograd.grad((weights * expected).sum(), maps),
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)

@@ -31,9 +31,7 @@ def _bytes_double(image: NDArray[np.int64]) -> NDArray[np.int64]:
     sparse[::2, ::2] = rim
     sparse = np.pad(sparse, 2)
     side = 2 * len(image)
-    found = [
-        [(sparse[2 + r : 7 + r, 2 + c : 7 + c] * KERNEL).sum() for c in range(side)] for r in range(side)
-    ]
+    found = [[(sparse[2 + r : 7 + r, 2 + c : 7 + c] * KERNEL).sum() for c in range(side)] for r in range(side)]
     return (np.array(found) + 32) >> 6
 
 
@@ -91,7 +89,8 @@ def test_the_split_is_differentiable_and_linear_where_it_is_signed() -> None:
     x = turned_pictures(1, 16, seed=1).double()[:, :1]
     for saturating in (False, True):
         assert torch.autograd.gradcheck(
-            lambda image, cut=saturating: tuple(split(image, 3, saturating=cut)), x.clone().requires_grad_(),
+            lambda image, cut=saturating: tuple(split(image, 3, saturating=cut)),
+            x.clone().requires_grad_(),
             fast_mode=True,
         )
     a, b = torch.rand(2, 1, 3, 16, 16, dtype=torch.float64, generator=generator(0, "linear"))

@@ -83,7 +83,8 @@ def test_vector_pca_and_then_spatial_pca_are_sklearns(vector: int) -> None:
     by_vector = PCA(vector).fit(channel_vectors)
     np.testing.assert_allclose(
         found.vector.decode(found.vector.encode(torch.from_numpy(channel_vectors))).numpy(),
-        by_vector.inverse_transform(by_vector.transform(channel_vectors)), atol=1e-9,
+        by_vector.inverse_transform(by_vector.transform(channel_vectors)),
+        atol=1e-9,
     )
     coordinates = by_vector.transform(channel_vectors).reshape(40, 16, vector)
     signs = np.sign((found.vector.basis.numpy() * by_vector.components_.T).sum(axis=0))
@@ -176,7 +177,7 @@ def test_training_attack_stays_in_the_ball_and_raises_the_error(fitted: PLS) -> 
     attacked = fitted._attack(images, generator(0, "test"))
     assert float((attacked - images).abs().max()) <= EPSILON + 1e-6
     assert float(attacked.min()) >= 0 and float(attacked.max()) <= 1
-    random = (images + EPSILON * torch.sign(torch.randn(images.shape, generator=torch.Generator().manual_seed(0))))
+    random = images + EPSILON * torch.sign(torch.randn(images.shape, generator=torch.Generator().manual_seed(0)))
     assert bool((fitted.score(attacked) > fitted.score(images)).all())
     assert bool((fitted.score(attacked) > fitted.score(random.clamp(0, 1))).all()), "no better than noise"
     assert torch.equal(attacked, fitted._attack(images, generator(0, "test")))

@@ -137,11 +137,13 @@ def test_a_map_is_there_where_the_inner_detector_has_one(ae: Any) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        {}, {"purifier.k": 4, "purifier.denoising_steps": 0}, {"purifier.k": 200, "purifier.denoising_steps": 3},
+        {},
+        {"purifier.k": 4, "purifier.denoising_steps": 0},
+        {"purifier.k": 200, "purifier.denoising_steps": 3},
         {"purifier.work_size": 8, "purifier.unet.attention_sides": (4,)},
     ],
     ids=["one-shot", "full-shot", "arbitrary-shot", "half the size"],
-)  # fmt: skip
+)
 def test_the_gradient_is_that_of_the_whole_path(overrides: dict[str, Any]) -> None:
     detector = lively("ae", **{**CHEAP, **overrides})
     checks.check_finite_differences(detector, IMAGES[1:], directions=2)

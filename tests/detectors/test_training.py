@@ -9,10 +9,15 @@ from detectors.errors import DetectorError
 from detectors.parts.training import check_schedule
 
 WRONG = [
-    ("epochs", 0, "at least 1; got 0"), ("batch_size", 0, "at least 1; got 0"), ("patience", 0, "at least 1; got 0"),
-    ("learning_rate", 0.0, "above 0; got 0"), ("learning_rate", -1e-3, "above 0; got -0.001"),
-    ("learning_rate", float("nan"), "above 0; got nan"), ("learning_rate", float("inf"), "above 0; got inf"),
-    ("holdout", 0.0, "between 0 and 1; got 0"), ("holdout", 1.0, "between 0 and 1; got 1"),
+    ("epochs", 0, "at least 1; got 0"),
+    ("batch_size", 0, "at least 1; got 0"),
+    ("patience", 0, "at least 1; got 0"),
+    ("learning_rate", 0.0, "above 0; got 0"),
+    ("learning_rate", -1e-3, "above 0; got -0.001"),
+    ("learning_rate", float("nan"), "above 0; got nan"),
+    ("learning_rate", float("inf"), "above 0; got inf"),
+    ("holdout", 0.0, "between 0 and 1; got 0"),
+    ("holdout", 1.0, "between 0 and 1; got 1"),
     ("holdout", float("nan"), "between 0 and 1; got nan"),
 ]
 

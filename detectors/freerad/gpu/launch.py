@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from detectors.freerad.gpu import add_kernels, norm_kernels
+from detectors.freerad.gpu import add_kernels, norm_gradient_kernels, norm_kernels
 from detectors.freerad.gpu.first_order import first_order
 
 COLUMNS, TILE = 128, 2048  # channels of a tile, 256 bytes in 16 bits, and its values, 16 a thread
@@ -25,9 +25,16 @@ class FusedNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, scale_shift: Tensor | None, pre: Tensor | None, groups: int,
-        eps: float, silu: bool,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        scale_shift: Tensor | None,
+        pre: Tensor | None,
+        groups: int,
+        eps: float,
+        silu: bool,
+    ) -> tuple[Tensor, Tensor]:
         """x (B, C, H, W), weight, bias and pre (C,), scale_shift (B or 1, 2 C): see `network.FusedUNet`."""
         batch, channels, height, width = x.shape
         x = x.contiguous(memory_format=torch.channels_last)
@@ -42,9 +49,7 @@ class FusedNorm(torch.autograd.Function):
         flags = (stride, eps, int(scale_shift is not None), int(pre is not None))
         each = (batch, groups)
         if shape.is_small:
-            norm_kernels.small_forward[each](
-                x, *known, table, y, *shape.numbers, *flags, int(silu), **shape.whole
-            )  # fmt: skip
+            norm_kernels.small_forward[each](x, *known, table, y, *shape.numbers, *flags, int(silu), **shape.whole)
         else:
             partial = x.new_empty((batch * shape.chunks, 2, channels), dtype=torch.float32)
             chunked = (shape.positions, channels, shape.chunk, shape.chunks)
@@ -52,9 +57,7 @@ class FusedNorm(torch.autograd.Function):
             norm_kernels.join_moments[each](
                 partial, *known, table, *shape.numbers, shape.chunk, shape.chunks, *flags, **shape.joined
             )
-            norm_kernels.activate[shape.grid(batch)](
-                x, table, y, *chunked, int(silu), **shape.tile
-            )  # fmt: skip
+            norm_kernels.activate[shape.grid(batch)](x, table, y, *chunked, int(silu), **shape.tile)
         ctx.save_for_backward(x, table, weight, bias, scale_shift, pre)
         ctx.shape, ctx.groups, ctx.silu, ctx.stride = shape, groups, silu, stride
         ctx.set_materialize_grads(False)
@@ -73,15 +76,15 @@ class FusedNorm(torch.autograd.Function):
         slopes = table.new_empty((len(x), 4, shape.channels))
         flags = (int(ctx.silu), int(past is not None))
         if shape.is_small:
-            norm_kernels.small_backward[each](x, dy, extra, table, slopes, dx, *shape.numbers, *flags, **shape.whole)
+            norm_gradient_kernels.small_backward[each](
+                x, dy, extra, table, slopes, dx, *shape.numbers, *flags, **shape.whole
+            )
         else:
             partial = table.new_empty((len(x) * shape.chunks, 2, shape.channels))
             chunked = (shape.positions, shape.channels, shape.chunk, shape.chunks)
-            norm_kernels.sums[shape.grid(len(x))](
-                x, dy, table, partial, *chunked, int(ctx.silu), **shape.tile
-            )
-            norm_kernels.join_sums[each](partial, table, slopes, *shape.numbers, shape.chunks, **shape.joined)
-            norm_kernels.gradient[shape.grid(len(x))](
+            norm_gradient_kernels.sums[shape.grid(len(x))](x, dy, table, partial, *chunked, int(ctx.silu), **shape.tile)
+            norm_gradient_kernels.join_sums[each](partial, table, slopes, *shape.numbers, shape.chunks, **shape.joined)
+            norm_gradient_kernels.gradient[shape.grid(len(x))](
                 x, dy, extra, table, slopes, dx, *chunked, *flags, **shape.tile
             )
         rest: tuple[Tensor | None, ...] = (None, None, None, None)
@@ -91,18 +94,38 @@ class FusedNorm(torch.autograd.Function):
 
 
 def _parameter_gradients(
-    shape: _Shape, stride: int, table: Tensor, slopes: Tensor, weight: Tensor, bias: Tensor,
-    scale_shift: Tensor | None, pre: Tensor | None,
-) -> tuple[Tensor | None, ...]:  # fmt: skip
+    shape: _Shape,
+    stride: int,
+    table: Tensor,
+    slopes: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    scale_shift: Tensor | None,
+    pre: Tensor | None,
+) -> tuple[Tensor | None, ...]:
     batch, channels = len(table), shape.channels
     scaled = table if scale_shift is None else scale_shift
     of_scale = scaled.new_empty((batch, 2 * channels)) if scale_shift is not None else table
     of_pre = table if pre is None else torch.empty_like(pre)
     of_weight, of_bias = torch.empty_like(weight), torch.empty_like(bias)
-    norm_kernels.parameters[(math.ceil(channels / COLUMNS),)](
-        table, slopes, weight, bias, scaled, of_weight, of_bias, of_scale, of_pre, batch, shape.positions, channels,
-        stride, int(scale_shift is not None), int(pre is not None), COLUMNS=COLUMNS,
-    )  # fmt: skip
+    norm_gradient_kernels.parameters[(math.ceil(channels / COLUMNS),)](
+        table,
+        slopes,
+        weight,
+        bias,
+        scaled,
+        of_weight,
+        of_bias,
+        of_scale,
+        of_pre,
+        batch,
+        shape.positions,
+        channels,
+        stride,
+        int(scale_shift is not None),
+        int(pre is not None),
+        COLUMNS=COLUMNS,
+    )
     if scale_shift is not None and len(scale_shift) < batch:
         of_scale = of_scale.sum(dim=0, keepdim=True)
     return of_weight, of_bias, None if scale_shift is None else of_scale, None if pre is None else of_pre
@@ -117,9 +140,18 @@ class FusedAdd(torch.autograd.Function):
         out = torch.empty_like(a, memory_format=torch.channels_last)
         rows, channels, chunk, tile = _rows(a)
         add_kernels.add[(math.ceil(rows / chunk), math.ceil(channels / tile["COLUMNS"]))](
-            a, b, a if first is None else first, a if second is None else second, out, rows, channels, chunk,
-            int(first is not None), int(second is not None), **tile,
-        )  # fmt: skip
+            a,
+            b,
+            a if first is None else first,
+            a if second is None else second,
+            out,
+            rows,
+            channels,
+            chunk,
+            int(first is not None),
+            int(second is not None),
+            **tile,
+        )
         ctx.types = [None if bias is None else bias.dtype for bias in (first, second)]
         return out
 
