@@ -25,7 +25,7 @@ FLASH_WIDTH = 256  # of a head, above which PyTorch's flash attention does not w
 
 @dataclass(frozen=True)
 class UNetSettings:
-    """Architecture of the U-Net. The defaults are the paper's, for 256 x 256 images (FACTS.md, appendix C.1).
+    """Architecture of the U-Net. The defaults are the paper's, for 256 x 256 images (appendix C.1).
 
     Attributes:
         channels: width of the first level.
