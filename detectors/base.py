@@ -30,6 +30,7 @@ from detectors import checkpoint
 from detectors import noise as noise_module
 from detectors.errors import DetectorError, NoAnomalyMapError, NoReconstructionError
 from detectors.noise import Noise
+from detectors.store import Store
 
 
 class Progress(Protocol):
@@ -113,6 +114,7 @@ class Detector(nn.Module, ABC):
         self.may_take_shipped = True  # a fit may start from weights that ship with the package (False: --refit)
         self.fit_report: dict[str, Any] = {}
         self.training_names: tuple[str, ...] | None = None  # while it is fitted, where the caller knows them
+        self.store = Store()  # while it is fitted, the caller's
 
     @classmethod
     @abstractmethod
@@ -154,6 +156,7 @@ class Detector(nn.Module, ABC):
         progress: Progress | None = None,
         workdir: Path | None = None,
         names: Sequence[str] | None = None,
+        store: Store | None = None,
     ) -> Self:
         """Learn what normal looks like.
 
@@ -163,6 +166,7 @@ class Detector(nn.Module, ABC):
             progress: told about each step.
             workdir: a folder in which a long fit may keep what it needs to go on after a kill.
             names: of the images, for a baseline that scores these.
+            store: where weights are found that another fit has trained on these images, and kept for the next one.
 
         Raises:
             DetectorError: too few images, or images of the wrong shape or range.
@@ -186,9 +190,10 @@ class Detector(nn.Module, ABC):
         for key, parameter in self.named_parameters():
             parameter.requires_grad_(not key.startswith(self.frozen_prefixes or ("\0",)))
         self.training_names = None if names is None else tuple(names)
+        self.store = store or Store()
         with torch.inference_mode(False), torch.enable_grad():
             self._fit(normals, seed=seed, progress=progress or silent, workdir=workdir)
-        self.training_names = None
+        self.training_names, self.store = None, Store()
         self._freeze()
         return self
 
@@ -240,8 +245,13 @@ class Detector(nn.Module, ABC):
         """
         tensors, description = checkpoint.read(path)
         checkpoint.check_description(
-            path, description, detector=self.name, revision=self.revision, image_size=self.image_size,
-            settings=dataclasses.asdict(self.settings), frozen=self.frozen_hashes(),
+            path,
+            description,
+            detector=self.name,
+            revision=self.revision,
+            image_size=self.image_size,
+            settings=dataclasses.asdict(self.settings),
+            frozen=self.frozen_hashes(),
         )
         own = {k: self._stored(k, v) for k, v in self._own_state().items()}
         tensors = self._adapt(tensors, own)

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from detectors import _presets
 from detectors.base import Detector, Settings
 from detectors.errors import DetectorError
+from detectors.parts import presets
 
 ENTRY_POINT = "radbench.detectors"
 
@@ -113,7 +113,7 @@ def create(name: str, *, preset: str = "quick", image_size: int = 128, **overrid
         DetectorError: an unknown detector, preset or setting.
     """
     cls = get(name)
-    _presets.check(preset)
+    presets.check(preset)
     with torch.random.fork_rng(devices=[]):  # torch's layers draw when they are built; nobody else may notice
         return cls(override(cls.settings_for(preset, image_size), overrides, owner=name), image_size)
 

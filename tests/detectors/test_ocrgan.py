@@ -12,12 +12,12 @@ from detector_pictures import normal_pictures, turned_pictures
 from torch import nn
 
 from detectors import registry
-from detectors._ocrgan_networks import Generator, initialise_dcgan_, split
-from detectors._training import holdout
 from detectors.contract.ball import far_corners
 from detectors.errors import DetectorError
 from detectors.noise import Noise, NoiseSeed, generator
-from detectors.ocrgan import OCRGAN, _Optimisers, paint
+from detectors.ocrgan.detector import OCRGAN, _Optimisers, paint
+from detectors.ocrgan.network import Generator, initialise_dcgan_, split
+from detectors.parts.training import holdout
 
 TRAIN = normal_pictures(24, 32, seed=1)
 TEST = normal_pictures(4, 32, seed=2)

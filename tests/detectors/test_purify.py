@@ -20,6 +20,7 @@ from detectors.errors import CheckpointError, DetectorError, NoAnomalyMapError
 from detectors.freerad import FreeRAD
 from detectors.noise import Noise, NoiseSeed
 from detectors.purify import PurifierSettings, Purify
+from detectors.store import FolderStore
 
 NORMALS = normal_pictures(6, SIDE, seed=1)
 IMAGES = torch.cat([normal_pictures(2, SIDE, seed=2), anomalous_pictures(1, SIDE, seed=3)])
@@ -136,11 +137,13 @@ def test_a_map_is_there_where_the_inner_detector_has_one(ae: Any) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        {}, {"purifier.k": 4, "purifier.denoising_steps": 0}, {"purifier.k": 200, "purifier.denoising_steps": 3},
+        {},
+        {"purifier.k": 4, "purifier.denoising_steps": 0},
+        {"purifier.k": 200, "purifier.denoising_steps": 3},
         {"purifier.work_size": 8, "purifier.unet.attention_sides": (4,)},
     ],
     ids=["one-shot", "full-shot", "arbitrary-shot", "half the size"],
-)  # fmt: skip
+)
 def test_the_gradient_is_that_of_the_whole_path(overrides: dict[str, Any]) -> None:
     detector = lively("ae", **{**CHEAP, **overrides})
     check_derivative(detector, IMAGES[1:], directions=2)
@@ -215,6 +218,15 @@ def test_a_killed_fit_keeps_its_unet_and_the_parts_do_not_find_each_others_files
     empty = tmp_path / "empty"
     purify("brightness").fit(NORMALS, seed=0, workdir=empty)
     assert not (empty / "inner").exists()
+
+
+def test_the_unet_that_freerad_has_trained_is_found_in_the_store_and_the_other_way_round(tmp_path: Path) -> None:
+    small(k=20).fit(NORMALS, seed=0, store=FolderStore(tmp_path))
+    found = purify("brightness").fit(NORMALS, seed=0, store=FolderStore(tmp_path))
+    assert found.fit_report["unet_from"] == "this machine"
+    assert _same(found, purify("brightness").fit(NORMALS, seed=0))
+    purify("brightness").fit(NORMALS, seed=1, store=FolderStore(tmp_path))
+    assert small().fit(NORMALS, seed=1, store=FolderStore(tmp_path)).fit_report["unet_from"] == "this machine"
 
 
 def test_progress_rises_to_its_end_through_both_parts() -> None:
