@@ -1,6 +1,6 @@
 """docs/settings.md, made from the frozen dataclasses and their docstrings; test_docs.py holds the file against it.
 
-Write the file anew with `python tests/settings_page.py`.
+Write the file anew with `python -m tests.settings_page`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NOT_SAID = "version"  # of an installed package: another one on each machine
 INTRODUCTION = """# Settings
 
 Every setting of every detector and attack, with its value at each preset or protocol. This page is made from the code:
-`python tests/settings_page.py` writes it, and `tests/test_docs.py` fails where it is out of date. Don't edit it by
+`python -m tests.settings_page` writes it, and `tests/test_docs.py` fails where it is out of date. Don't edit it by
 hand; edit the docstring of the dataclass that holds the setting.
 
 Detectors are set with `--set DETECTOR.SETTING=VALUE`, for one category with `--set DETECTOR.SETTING@CATEGORY=VALUE`,

@@ -145,7 +145,7 @@ def test_settings_are_as_the_code_has_them() -> None:
     written, found = text_of("docs/settings.md"), settings_page.page(with_anomalib=has_anomalib)
     for title in re.findall(r"^## (.*)$", found, re.MULTILINE):
         same = settings_page.section(written, title) == settings_page.section(found, title)
-        assert same, f"{title}: out of date; run python tests/settings_page.py"
+        assert same, f"{title}: out of date; run python -m tests.settings_page"
 
 
 def test_every_setting_says_what_it_is() -> None:
