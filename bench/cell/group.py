@@ -26,6 +26,7 @@ from bench.plan.build import build
 from bench.plan.checkpoints import stored_hash
 from bench.plan.plan import Job, Plan, cell_of, stops_early
 from bench.plan.split import TrainingData
+from bench.records.cell import Cell, Subset
 from bench.records.paths import EXAMPLES_SUFFIX, companion, folder_of, record_path
 from bench.records.record import Record
 from bench.records.score_table import Scores
@@ -114,9 +115,13 @@ def obtain(plan: Plan, category: str, training: TrainingData, name: str, reporte
         with files.guarded(plan.run.cache):
             detector = build(name, category, plan.image_size, plan.run)
             return fitting.obtain(
-                detector, plan.dataset, category, training, plan.run,
+                detector,
+                plan.dataset,
+                category,
+                training,
+                plan.run,
                 reporter.fitting(name, category, plan.run.fit_seed),
-            )  # fmt: skip
+            )
     except Exception as error:
         return _reason(error, f"fitting {name}")
 
@@ -124,7 +129,7 @@ def obtain(plan: Plan, category: str, training: TrainingData, name: str, reporte
 def _cell(
     plan: Plan,
     category: Category,
-    subset: dict[str, Any],
+    subset: Subset,
     name: str,
     fitted: Fitted | str,
     attack: Attack,
@@ -145,15 +150,25 @@ def _cell(
             with files.guarded(plan.run.out):
                 passed = gate.check(fitted.detector, category.test, plan.run.torch_device(), attack.threat)
                 outcome = run_cell(
-                    fitted.detector, attack, category.test, category.training.held_out,
+                    fitted.detector,
+                    attack,
+                    category.test,
+                    category.training.held_out,
                     Draws(protocols.get(plan.run.protocol).verdict_draws, plan.run.seed),
                     batch_size=plan.run.batch_size or presets.get(plan.run.preset).batch_size,
-                    device=plan.run.torch_device(), tick=tick,
+                    device=plan.run.torch_device(),
+                    tick=tick,
                     early_stop=stops_early(plan.run, fitted.detector, attack),
                 )
                 passed.confirm(fitted.detector.name)
                 record, scores = judged(
-                    plan, cell, fitted, category.test, outcome, category.inspection, category.training.fit.ids,
+                    plan,
+                    cell,
+                    fitted,
+                    category.test,
+                    outcome,
+                    category.inspection,
+                    category.training.fit.ids,
                     passed,
                 )
         except Exception as error:
@@ -179,7 +194,7 @@ def _reason(error: Exception, what: str) -> str:
     )
 
 
-def _known(folder: Path, cell: dict[str, Any]) -> Record | None:
+def _known(folder: Path, cell: Cell) -> Record | None:
     """The cell's record, unless it failed."""
     found = find(folder, cell)
     return found if found is not None and found.ok else None
@@ -189,14 +204,12 @@ def _has_leaks(record: Record) -> bool:
     return any(str(limit).startswith(ALLOW_LEAKS) for limit in record.limits)
 
 
-def _unfitted(
-    plan: Plan, category: Category, detector: Detector, attack: Attack, subset: dict[str, Any]
-) -> dict[str, Any]:
+def _unfitted(plan: Plan, category: Category, detector: Detector, attack: Attack, subset: Subset) -> Cell:
     """The cell of a detector that could not be fitted: it has no checkpoint."""
     return cell_of(plan, category.name, detector, attack, "", subset)
 
 
-def _clear(folder: Path, cell: dict[str, Any]) -> None:
+def _clear(folder: Path, cell: Cell) -> None:
     """Take away the record of an earlier failed fit, now that the fit succeeded."""
     path = record_path(folder, cell)
     if path.is_file():

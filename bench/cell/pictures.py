@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from bench.data.base import ImageSet
 from bench.errors import DataError
@@ -13,6 +12,7 @@ from bench.inspection import inspection
 from bench.inspection.inspection import Inspection
 from bench.plan.plan import Plan, subset_of
 from bench.plan.split import TrainingData, training_data
+from bench.records.cell import Subset
 
 _PICTURES = ("training", "test")
 
@@ -33,7 +33,7 @@ class Category:
         return self.plan.dataset.test(self.name, self.plan.image_size, per_class=self.plan.per_class)
 
     @cached_property
-    def subset(self) -> dict[str, Any]:
+    def subset(self) -> Subset:
         """What a record says about the test images; nothing is decoded for it."""
         labels = self.plan.dataset.test_labels(self.name, per_class=self.plan.per_class)
         is_matched = self.plan.dataset.is_matched(self.name)

@@ -19,7 +19,8 @@ from bench.inspection.inspection import Inspection
 from bench.metrics import pixels, ranking
 from bench.plan import request
 from bench.plan.plan import Plan
-from bench.records import environment, recount, schema
+from bench.records import environment, recount
+from bench.records.cell import Cell
 from bench.records.record import Record
 from bench.records.score_table import Scores
 from detectors import file_order
@@ -30,7 +31,7 @@ ALLOW_LEAKS = "--allow-leaks"  # begins a limit of a record that a run without t
 
 def judged(
     plan: Plan,
-    cell: dict[str, Any],
+    cell: Cell,
     fitted: Fitted,
     test: ImageSet,
     outcome: Outcome,
@@ -53,7 +54,7 @@ def judged(
     return record, scores
 
 
-def failed(plan: Plan, cell: dict[str, Any], checkpoint: dict[str, Any], reason: str, seen: Inspection) -> Record:
+def failed(plan: Plan, cell: Cell, checkpoint: dict[str, Any], reason: str, seen: Inspection) -> Record:
     """The record of a cell that has no figures, and why."""
     return replace(_empty(plan, cell, checkpoint, seen), reason=reason)
 
@@ -80,8 +81,9 @@ def indicators(outcome: Outcome) -> dict[str, Any]:
     """Signs that the attack did not do its work (after Pintor et al. 2022). Zero gradients are the score's, whatever a
     surrogate made up for; those of a surrogate are there where one was followed."""
     of_surrogate = {
-        "surrogate_zero_gradient_share": outcome.surrogate_zero_gradients, "surrogate_won_share": outcome.surrogate_won,
-    }  # fmt: skip
+        "surrogate_zero_gradient_share": outcome.surrogate_zero_gradients,
+        "surrogate_won_share": outcome.surrogate_won,
+    }
     spent = np.ones(len(outcome.zero_gradients)) if outcome.gradients_spent is None else outcome.gradients_spent
     # Of images on which the attack stopped, nothing can be said that depends on its end.
     ended = np.ones(len(spent), dtype=bool) if outcome.had_enough is None else ~outcome.had_enough
@@ -116,9 +118,7 @@ def _early_stop(outcome: Outcome) -> dict[str, float]:
     }
 
 
-def late_gain(
-    gained: Floats | None, late: Floats | None, ended: NDArray[np.bool_] | None = None
-) -> float | None:
+def late_gain(gained: Floats | None, late: Floats | None, ended: NDArray[np.bool_] | None = None) -> float | None:
     """How much of the attack's gain came in the last fifth of its steps: near 0 where it has converged, 0.2 and more
     where it was still on its way and more steps would find more.
 
@@ -149,8 +149,9 @@ def _pixel(outcome: Outcome, test: ImageSet, *, complete: bool) -> dict[str, flo
         return None
     masks = test.masks.numpy()
     clean = {
-        "auroc": pixels.pixel_auroc(outcome.clean_maps, masks), "aupro": pixels.aupro(outcome.clean_maps, masks),
-    }  # fmt: skip
+        "auroc": pixels.pixel_auroc(outcome.clean_maps, masks),
+        "aupro": pixels.aupro(outcome.clean_maps, masks),
+    }
     if not complete:  # maps of images that were not attacked to the end are no worst case
         return clean
     return clean | {
@@ -159,12 +160,12 @@ def _pixel(outcome: Outcome, test: ImageSet, *, complete: bool) -> dict[str, flo
     }
 
 
-def _empty(plan: Plan, cell: dict[str, Any], checkpoint: dict[str, Any], seen: Inspection) -> Record:
+def _empty(plan: Plan, cell: Cell, checkpoint: dict[str, Any], seen: Inspection) -> Record:
     device = plan.run.torch_device()
-    limits = plan.limits_of(cell["detector"]["name"], cell["category"])
+    limits = plan.limits_of(cell.detector.name, cell.category)
     limits += [f"{ALLOW_LEAKS}: {sentence}" for sentence in seen.refusals]  # else there would be nothing to judge
     return Record(
-        key=schema.cell_key(cell),
+        key=cell.key,
         status="failed",
         cell=cell,
         full_run=not limits,

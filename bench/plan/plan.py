@@ -16,6 +16,7 @@ from bench.errors import BenchError
 from bench.plan import presets, protocols
 from bench.plan.build import build, check_counts
 from bench.plan.request import RunConfig, check_overrides
+from bench.records.cell import Cell, CellAttack, CellDetector, CellDraws, CellProtocol, Subset
 from bench.records.score_table import ids_sha256
 from detectors import registry as detector_registry
 from detectors.base import Detector
@@ -64,8 +65,10 @@ class Plan:
         """In the order in which they are done."""
         return [
             Job(category, name, seed)
-            for category in self.categories for name in self.detectors for seed in self.fit_seeds(name)
-        ]  # fmt: skip
+            for category in self.categories
+            for name in self.detectors
+            for seed in self.fit_seeds(name)
+        ]
 
     @property
     def several_fits(self) -> frozenset[str]:
@@ -169,8 +172,9 @@ def make(run: RunConfig) -> Plan:
     stochastic = frozenset(name for (name, _), detector in built.items() if detector.is_stochastic)
     surrogates = {
         key: "surrogate" if detector.surrogate_is_monotone else "auto"
-        for key, detector in built.items() if detector.has_surrogate
-    }  # fmt: skip
+        for key, detector in built.items()
+        if detector.has_surrogate
+    }
     return Plan(run, dataset, categories, names, made, image_size, stochastic, surrogates, built)
 
 
@@ -196,8 +200,14 @@ class Outline:
         names = _resolve(run.attacks, attacks.names())
         made = tuple(a for name in names for a in _attacks(name, run, self.image_size))
         return Plan(
-            run, datasets.get(run.dataset, run.data_root, run.reading), self.categories, self.detectors, made,
-            self.image_size, self.stochastic, self.surrogates,
+            run,
+            datasets.get(run.dataset, run.data_root, run.reading),
+            self.categories,
+            self.detectors,
+            made,
+            self.image_size,
+            self.stochastic,
+            self.surrogates,
         )
 
 
@@ -260,25 +270,30 @@ def _changed(run: RunConfig) -> dict[str, Any]:
     """What the user asked for in the attack's settings other than the protocol's."""
     usual = protocols.get(run.protocol).attack_settings() | {"step_size": None, "random_start": False, "restarts": 1}
     asked = {
-        "steps": run.steps, "step_size": run.step_size, "keep": run.keep, "random_start": run.random_start,
-        "restarts": run.restarts, "eot": run.eot, "momentum": run.momentum,
+        "steps": run.steps,
+        "step_size": run.step_size,
+        "keep": run.keep,
+        "random_start": run.random_start,
+        "restarts": run.restarts,
+        "eot": run.eot,
+        "momentum": run.momentum,
     }
     return {key: value for key, value in asked.items() if value is not None and value != usual[key]}
 
 
 def subset_of(
     labels: Mapping[str, int], per_class: int | None, limit: int | None = None, *, is_matched: bool = False
-) -> dict[str, Any]:
+) -> Subset:
     """What a record says about the test images, of which `labels` has the ids in order; a --limit is named, so that a
     full run never takes over its cell, and that they were matched by group."""
-    return {
-        "per_class": per_class,
-        "normals": sum(label == NORMAL for label in labels.values()),
-        "anomalies": sum(label == ANOMALOUS for label in labels.values()),
-        "sha256": ids_sha256(labels),
-        **({} if limit is None else {"limit": limit}),
-        **({"matched": "group"} if is_matched else {}),
-    }
+    return Subset(
+        normals=sum(label == NORMAL for label in labels.values()),
+        anomalies=sum(label == ANOMALOUS for label in labels.values()),
+        sha256=ids_sha256(labels),
+        per_class=per_class,
+        limit=limit,
+        matched="group" if is_matched else "",
+    )
 
 
 def _statement(run: RunConfig, rules: protocols.Protocol) -> str:
@@ -294,41 +309,37 @@ def stops_early(run: RunConfig, detector: Detector, attack: Attack) -> bool:
     return attack.can_stop and not run.complete and not detector.is_stochastic and detector.sees_pixels
 
 
-def cell_of(
-    plan: Plan, category: str, detector: Detector, attack: Attack, tensors_sha256: str, subset: dict[str, Any]
-) -> dict[str, Any]:
+def cell_of(plan: Plan, category: str, detector: Detector, attack: Attack, tensors_sha256: str, subset: Subset) -> Cell:
     """Everything that the cell's figures depend on; its hash is the cell's key."""
     run, rules = plan.run, protocols.get(plan.run.protocol)
-    return {
-        "protocol": {
-            "name": rules.name, "version": rules.version, "statement": _statement(run, rules), "changed": _changed(run),
-        },
-        "dataset": plan.dataset.name,
-        "fingerprint": plan.dataset.fingerprint(category),
-        "remark": plan.dataset.remark(category),
-        "category": category,
-        "subset": subset,
-        "preset": run.preset,
-        "image_size": plan.image_size,
-        "detector": {
-            "name": detector.name,
-            "title": detector.title,
-            "revision": detector.revision,
-            "settings": asdict(detector.settings),
-            "checkpoint_sha256": tensors_sha256,
-            "frozen": detector.frozen_hashes(),
-            "is_stochastic": detector.is_stochastic,
-        },
-        "attack": attack.settled(detector).describe(),
-        "draws": {
-            "verdict": rules.verdict_draws if detector.is_stochastic else 1,
-            "selection": rules.selection_draws if detector.is_stochastic else 0,
-        },
-        "seed": run.seed,
-        "fit_seed": run.fit_seed,
+    is_stochastic = detector.is_stochastic
+    return Cell(
+        protocol=CellProtocol(rules.name, rules.version, _statement(run, rules), _changed(run)),
+        dataset=plan.dataset.name,
+        fingerprint=plan.dataset.fingerprint(category),
+        remark=plan.dataset.remark(category),
+        category=category,
+        subset=subset,
+        preset=run.preset,
+        image_size=plan.image_size,
+        detector=CellDetector(
+            name=detector.name,
+            title=detector.title,
+            revision=detector.revision,
+            settings=asdict(detector.settings),
+            checkpoint_sha256=tensors_sha256,
+            frozen=detector.frozen_hashes(),
+            is_stochastic=is_stochastic,
+        ),
+        attack=CellAttack.from_document(attack.settled(detector).describe()),
+        draws=CellDraws(
+            verdict=rules.verdict_draws if is_stochastic else 1, selection=rules.selection_draws if is_stochastic else 0
+        ),
+        seed=run.seed,
+        fit_seed=run.fit_seed,
         # Figures of one class under attack are not there, so that a --complete run does not take over its cell.
-        **({"early_stop": True} if stops_early(run, detector, attack) else {}),
+        early_stop=stops_early(run, detector, attack),
         # Thresholds come from the held-out normals, also where the fit is the same without them. Named only where it is
         # not the preset's, as --limit is.
-        **({} if run.holdout in (None, presets.get(run.preset).holdout) else {"holdout": run.holdout}),
-    }
+        holdout=None if run.holdout == presets.get(run.preset).holdout else run.holdout,
+    )

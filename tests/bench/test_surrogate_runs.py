@@ -48,7 +48,7 @@ def test_the_record_says_which_gradient_was_followed_and_how_often_the_surrogate
 ) -> None:
     register(Stairs)
     auto, score, surrogate = (runs(tmp_path, folder, gradient=g) for g in ("auto", "score", "surrogate"))
-    assert [r.attack["differentiate"] for r in (auto, score, surrogate)] == ["auto", "score", "surrogate"]
+    assert [r.attack.settings["differentiate"] for r in (auto, score, surrogate)] == ["auto", "score", "surrogate"]
     assert len({r.key for r in (auto, score, surrogate)}) == 3
     assert auto.indicators["surrogate_won_share"] > 0.9 and auto.indicators["surrogate_zero_gradient_share"] == 0
     assert auto.indicators["zero_gradient_share"] == score.indicators["zero_gradient_share"] == 1
@@ -70,7 +70,7 @@ def test_a_detector_without_a_surrogate_has_one_cell_whatever_is_asked_for(
     register(fakes.Linear)
     run = fakes.config(tmp_path, folder, "linear", categories=("bolt",))
     (first,) = fakes.run(run).records
-    assert first.attack["differentiate"] == "score" and "surrogate_won_share" not in first.indicators
+    assert first.attack.settings["differentiate"] == "score" and "surrogate_won_share" not in first.indicators
     for gradient in ("score", "surrogate"):
         found = fakes.run(dataclasses.replace(run, gradient=gradient))
         assert found.reused == 1 and found.records[0].key == first.key
