@@ -73,7 +73,12 @@ def fit(
     """
     root = None if data_root is None else Path(data_root)
     run = RunConfig(
-        detectors=(detector,), dataset=dataset, data_root=root, preset=preset, image_size=image_size, device=device,
+        detectors=(detector,),
+        dataset=dataset,
+        data_root=root,
+        preset=preset,
+        image_size=image_size,
+        device=device,
         fit_seed=seed,
         overrides=tuple(Override(detector, name, None, value) for name, value in settings.items()),
     )
@@ -129,13 +134,19 @@ def evaluate(
     rules = protocols.get(protocol_name)
     per_class = min((n for n in (rules.per_class, limit) if n is not None), default=None)
     test: ImageSet = datasets.get(dataset, data_root).test(category, detector.image_size, per_class=per_class)
-    chosen = rules.attack_settings(**settings)
+    chosen = rules.settings(settings)
     made = attacks.get(attack, image_size=detector.image_size, epsilon=epsilon, **chosen)
     device = next((t.device for t in detector.state_dict().values()), torch.device("cpu"))
     passed = gate.check(detector, test, device, made.threat)
     outcome = run_cell(
-        detector, made, test, test.subset([]), Draws(rules.verdict_draws, seed),
-        batch_size=batch_size, device=device, tick=lambda done, what: None,
+        detector,
+        made,
+        test,
+        test.subset([]),
+        Draws(rules.verdict_draws, seed),
+        batch_size=batch_size,
+        device=device,
+        tick=lambda done, what: None,
     )
     passed.confirm(detector.name)
     labels = test.labels.numpy().astype("int64")

@@ -23,8 +23,9 @@ from bench.errors import BenchError, RecordError
 from bench.inspection.inspection import Inspection
 from bench.plan import presets, protocols
 from bench.plan.build import build
+from bench.plan.cells import cell_of, stops_early
 from bench.plan.checkpoints import stored_hash
-from bench.plan.plan import Job, Plan, cell_of, stops_early
+from bench.plan.plan import Job, Plan
 from bench.plan.split import TrainingData
 from bench.records.cell import Cell, Subset
 from bench.records.paths import EXAMPLES_SUFFIX, companion, folder_of, record_path

@@ -10,7 +10,8 @@ from bench.data.base import ImageSet
 from bench.errors import DataError
 from bench.inspection import inspection
 from bench.inspection.inspection import Inspection
-from bench.plan.plan import Plan, subset_of
+from bench.plan.cells import subset_of
+from bench.plan.plan import Plan
 from bench.plan.split import TrainingData, training_data
 from bench.records.cell import Subset
 

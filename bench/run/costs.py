@@ -142,7 +142,7 @@ def _seconds(cost: Cost, plan: Plan, detector: str, fits: bool) -> float:
 
 
 def _gradients(attack: Attack, stochastic: bool, surrogate: bool) -> int:
-    both = surrogate and attack.describe().get("differentiate") == "auto"
+    both = surrogate and attack.follows_both
     return attack.gradients(is_stochastic=stochastic, gradients_followed=2 if both else 1)
 
 

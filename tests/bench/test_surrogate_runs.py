@@ -47,7 +47,7 @@ def test_the_record_says_which_gradient_was_followed_and_how_often_the_surrogate
     tmp_path: Path, folder: Path, register: Register
 ) -> None:
     register(Stairs)
-    auto, score, surrogate = (runs(tmp_path, folder, gradient=g) for g in ("auto", "score", "surrogate"))
+    auto, score, surrogate = (runs(tmp_path, folder, differentiate=g) for g in ("auto", "score", "surrogate"))
     assert [r.attack.settings["differentiate"] for r in (auto, score, surrogate)] == ["auto", "score", "surrogate"]
     assert len({r.key for r in (auto, score, surrogate)}) == 3
     assert auto.indicators["surrogate_won_share"] > 0.9 and auto.indicators["surrogate_zero_gradient_share"] == 0
@@ -72,7 +72,7 @@ def test_a_detector_without_a_surrogate_has_one_cell_whatever_is_asked_for(
     (first,) = fakes.run(run).records
     assert first.attack.settings["differentiate"] == "score" and "surrogate_won_share" not in first.indicators
     for gradient in ("score", "surrogate"):
-        found = fakes.run(dataclasses.replace(run, gradient=gradient))
+        found = fakes.run(dataclasses.replace(run, attack_settings={**run.attack_settings, "differentiate": gradient}))
         assert found.reused == 1 and found.records[0].key == first.key
 
 
@@ -89,4 +89,4 @@ def test_the_command_line_takes_three_words(
 
 def test_another_word_is_refused() -> None:
     with pytest.raises(BenchError, match="--gradient"):
-        RunConfig(detectors=("ae",), gradient="both")
+        RunConfig(detectors=("ae",), attack_settings={"differentiate": "both"})
