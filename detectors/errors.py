@@ -1,5 +1,8 @@
 """What goes wrong in a detector, as sentences for the user."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class DetectorError(Exception):
     """A detector cannot do what was asked; the text says why and what to do."""
@@ -19,3 +22,8 @@ class NoReconstructionError(DetectorError):
 
 class NoAnomalyMapError(DetectorError):
     """The method scores whole images only."""
+
+
+def nearest(name: str, known: Iterable[str], *, likeness: float = 0.0) -> str:
+    """The known name that is most like another, for "did you mean"; "" where none is as like as that (0 to 1)."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=likeness)), "")
