@@ -70,7 +70,6 @@ class APAE(AutoencoderDetector):
     paper = "Goodge et al. 2020, IJCAI"
     revision = 3  # last bits: the decoder of the projection is folded
     training_is_chaotic = True
-    is_defence = True
 
     weights: Tensor
     rate: Tensor

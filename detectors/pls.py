@@ -95,7 +95,6 @@ class PLS(Detector):
     paper = "Lo et al., T-PAMI 2022 (Principal Latent Space)"
     revision = 3  # last bits: the network in cells of 2 x 2 pixels
     training_is_chaotic = True
-    is_defence = True
     has_map = True
     has_reconstruction = True
 

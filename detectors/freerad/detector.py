@@ -94,7 +94,6 @@ class FreeRAD(Detector):
     paper = "Robustness for Free, ICLR 2023 submission"
     revision = 2  # last bits: on a CPU the fitted U-Net is computed otherwise, and everywhere the error map
     is_stochastic = True
-    is_defence = True
     has_map = True
     has_reconstruction = True
     auto_choices: ClassVar[dict[str, tuple[int, ...]]] = {"k": (25, 50, 100, 200, 300)}  # the paper's Table 8
