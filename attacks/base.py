@@ -205,6 +205,10 @@ class Attack(ABC):
         """
         return self
 
+    def follows(self, detector: Detector) -> str:
+        """Whose gradient it follows of a detector: "score", or what it takes instead (`attacks.pgd.PGDSettings`)."""
+        return "score"
+
     def gradients(self, *, is_stochastic: bool, gradients_followed: int = 1) -> int:
         """Backward passes per image that the attack will make, for an estimate of its cost."""
         return 1

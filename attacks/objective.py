@@ -7,6 +7,7 @@ has run out of digits. Images are independent: the gradient of the SUM of the lo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
@@ -19,15 +20,15 @@ from detectors.noise import Noise
 if TYPE_CHECKING:
     from detectors.base import Detector
 
-Differentiate = Literal["score", "surrogate"]
+Differentiate = Literal["score", "surrogate", "map"]
 
 
 class Evaluation(NamedTuple):
     """The objective and its gradient at one batch of images.
 
     Attributes:
-        loss: y * A(x) of the honest score, (B,).
-        gradient: of y * A(x), or of y * surrogate(x), (B, 3, H, W); entries that were not finite are zero.
+        loss: y * A(x) of the honest score, (B,); with "map", of the smooth maximum that is followed.
+        gradient: of y * A(x), or of what is followed in its place, (B, 3, H, W); entries that were not finite are zero.
         is_zero: whether the image's gradient was exactly zero everywhere, (B,) bool.
         is_finite: whether all of the image's gradient was finite before those entries were replaced, (B,) bool.
     """
@@ -55,7 +56,14 @@ def _stands_for_the_score(detector: Detector, differentiate: Differentiate) -> b
 
 
 def loss_and_gradient(
-    detector: Detector, x: Tensor, y: Tensor, noise: Noise, *, differentiate: Differentiate = "score", eot: int = 1
+    detector: Detector,
+    x: Tensor,
+    y: Tensor,
+    noise: Noise,
+    *,
+    differentiate: Differentiate = "score",
+    scale: Tensor | None = None,
+    eot: int = 1,
 ) -> Evaluation:
     """y * A(x) and its gradient with respect to x, both averaged over `eot` draws `noise.sub(i)`.
 
@@ -68,17 +76,18 @@ def loss_and_gradient(
         noise: the attack's source for this step; draw i of the expectation over transformation uses `noise.sub(i)`.
         differentiate: "surrogate" takes the gradient of `surrogate_score` (BPDA, Athalye et al. 2018); the loss is
             that of the honest score all the same, at the price of one more forward pass, unless the surrogate is a
-            monotone function of it.
+            monotone function of it. "map" takes that of a smooth maximum of the anomaly map (`smooth_maximum`).
+        scale: of the smooth maximum, (B,); for "map".
         eot: number of draws (Athalye et al. 2018, EOT).
 
     Raises:
         GradientCutError: the score has no graph that leads to x.
         AttackError: the score is not one number per image.
     """
-    total_loss, total_gradient, largest = _usable_draw(detector, x, y, noise.sub(0), differentiate)
+    total_loss, total_gradient, largest = _usable_draw(detector, x, y, noise.sub(0), differentiate, scale)
     is_finite = largest.isfinite()
     for i in range(1, eot):
-        losses, gradient, found = _usable_draw(detector, x, y, noise.sub(i), differentiate)
+        losses, gradient, found = _usable_draw(detector, x, y, noise.sub(i), differentiate, scale)
         total_loss, total_gradient = total_loss + losses, total_gradient + gradient
         is_finite = is_finite & found.isfinite()
     if eot > 1:
@@ -87,24 +96,49 @@ def loss_and_gradient(
     return Evaluation(total_loss, total_gradient, is_finite & (largest == 0), is_finite)
 
 
+def map_scale(detector: Detector, x: Tensor, noise: Noise) -> Tensor:
+    """The standard deviation of each clean image's anomaly map over its pixels, (B,): the unit in which a difference
+    between two pixels is large or small."""
+    with torch.no_grad():
+        spread = detector.anomaly_map(x, noise=noise).flatten(1).std(dim=1)
+    return spread.clamp_min(torch.finfo(spread.dtype).tiny)
+
+
+def smooth_maximum(maps: Tensor, scale: Tensor) -> Tensor:
+    """scale * log sum exp(map / scale) over the pixels, (B, H, W) and (B,) to (B,): a maximum whose gradient reaches
+    all pixels within some scales of the largest."""
+    return scale * torch.logsumexp(maps.flatten(1) / scale[:, None], dim=1)
+
+
+def _followed(
+    detector: Detector, differentiate: Differentiate, scale: Tensor | None
+) -> Callable[[Tensor, Noise], Tensor]:
+    if differentiate == "surrogate":
+        return lambda x, noise: detector.surrogate_score(x, noise=noise)
+    if differentiate == "score":
+        return lambda x, noise: detector.score(x, noise=noise)
+    if scale is None:
+        raise AttackError("The smooth maximum of a map needs its scale; pass `map_scale` of the clean images.")
+    return lambda x, noise: smooth_maximum(detector.anomaly_map(x, noise=noise), scale)
+
+
 def _usable_draw(
-    detector: Detector, x: Tensor, y: Tensor, noise: Noise, differentiate: Differentiate
+    detector: Detector, x: Tensor, y: Tensor, noise: Noise, differentiate: Differentiate, scale: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The losses, a gradient without entries that are not finite, and each image's largest entry as it was, (B,)."""
-    losses, gradient = _single_draw(detector, x, y, noise, differentiate)
+    losses, gradient = _single_draw(detector, x, y, noise, differentiate, scale)
     # Only the bad entries: what is left of a gradient makes a stronger attack than none, and all of it is counted.
     return losses, gradient.nan_to_num(nan=0, posinf=0, neginf=0), largest_entry(gradient)
 
 
 def _single_draw(
-    detector: Detector, x: Tensor, y: Tensor, noise: Noise, differentiate: Differentiate
+    detector: Detector, x: Tensor, y: Tensor, noise: Noise, differentiate: Differentiate, scale: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False), torch.enable_grad():
         # Clones: a tensor made under inference mode can't enter a graph.
         leaf = x.detach().clone().requires_grad_(True)
         sign = y.detach().clone()
-        function = detector.surrogate_score if differentiate == "surrogate" else detector.score
-        losses = _signed(function(leaf, noise=noise), leaf, sign)
+        losses = _signed(_followed(detector, differentiate, scale)(leaf, noise), leaf, sign)
         gradient = _gradient(losses, leaf, detector, differentiate)
     if differentiate == "surrogate" and not _stands_for_the_score(detector, differentiate):
         return loss(detector, x, y, noise), gradient
@@ -116,7 +150,7 @@ def _gradient(losses: Tensor, leaf: Tensor, detector: Detector, differentiate: D
     if losses.requires_grad:
         (gradient,) = torch.autograd.grad(losses.sum(), leaf, allow_unused=True)
     if gradient is None:
-        function = "surrogate_score" if differentiate == "surrogate" else "score"
+        function = {"surrogate": "surrogate_score", "map": "anomaly_map"}.get(differentiate, "score")
         raise GradientCutError(
             f"The {function} of {_name(detector)} has no gradient with respect to the image, so attacking it would "
             "report a robustness that isn't there; remove the detach(), no_grad() or NumPy step on its path."
@@ -143,10 +177,18 @@ class Objective:
         gradients: backward passes so far of an image that took part in all of them.
     """
 
-    def __init__(self, detector: Detector, y: Tensor, *, differentiate: Differentiate = "score") -> None:
+    def __init__(
+        self,
+        detector: Detector,
+        y: Tensor,
+        *,
+        differentiate: Differentiate = "score",
+        scale: Tensor | None = None,
+    ) -> None:
         """Args as in `loss_and_gradient`; a deterministic detector's EOT draws are all the same, so one is taken."""
         self._detector, self._y = detector, y
         self._differentiate: Differentiate = differentiate
+        self._scale = scale
         self.forwards = 0
         self.gradients = 0
         # Kept on the device: asking for their values inside an attack's loop would stall a GPU at every step.
@@ -163,6 +205,16 @@ class Objective:
         ]
         return torch.stack(found)
 
+    def followed_losses(self, x: Tensor, noise: Noise, draws: int) -> Tensor:
+        """The same of what is followed, which the losses of `gradient` are of, too."""
+        if self._differentiate != "map":
+            return self.losses(x, noise, draws)
+        draws = draws if self._detector.is_stochastic else 1
+        self.forwards += draws
+        value = _followed(self._detector, self._differentiate, self._scale)
+        with torch.no_grad():
+            return torch.stack([_signed(value(x, noise.sub(i)), x, self._y) for i in range(draws)])
+
     def gradient(
         self, x: Tensor, noise: Noise, draws: int = 1, *, rows: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -170,7 +222,10 @@ class Objective:
         non-finite gradients are counted. With `rows`, (B',), x and noise are of these images of the batch alone."""
         draws = draws if self._detector.is_stochastic else 1
         y = self._y if rows is None else self._y[rows]
-        evaluation = loss_and_gradient(self._detector, x, y, noise, differentiate=self._differentiate, eot=draws)
+        scale = self._scale if rows is None or self._scale is None else self._scale[rows]
+        evaluation = loss_and_gradient(
+            self._detector, x, y, noise, differentiate=self._differentiate, scale=scale, eot=draws
+        )
         twice = self._differentiate == "surrogate" and not _stands_for_the_score(self._detector, "surrogate")
         self.forwards += draws * (2 if twice else 1)
         self.gradients += draws

@@ -23,7 +23,7 @@ from torch import Tensor
 from attacks.base import Attack, AttackResult, AttackSettings
 from attacks.candidates import Highest, Significant, mean_over_draws
 from attacks.errors import AttackError
-from attacks.objective import Differentiate, Objective
+from attacks.objective import Differentiate, Objective, map_scale
 from attacks.objective import loss as loss_of
 from attacks.registry import register
 from attacks.threat import ThreatModel, largest_entry
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from detectors.base import Detector, Progress
 
 T = TypeVar("T")
+_OF_THE_SCALE = -1  # no restart has this number, so its noise is its own
 COSINE_STEPS = (1 / 2, 1 / 50)  # first and last step of the cosine schedule, in epsilons
 
 
@@ -49,7 +50,8 @@ class PGDSettings(AttackSettings):
             iterate, unless another candidate beats it by more than noise); "last" the last iterate (the paper).
         differentiate: whose gradient is followed. "auto": the score's and, where the detector has a surrogate, in a
             second run the surrogate's, of which each image keeps the better (the surrogate's alone, where it is a
-            monotone function of the score). "score" or "surrogate" (BPDA): that alone.
+            monotone function of the score). "score", "surrogate" (BPDA) or "map" (a smooth maximum of the anomaly map):
+            that alone.
             Candidates are compared by the score whatever is followed; a monotone surrogate that is followed alone
             stands for it.
 
@@ -62,6 +64,8 @@ class PGDSettings(AttackSettings):
             (MI-FGSM, Dong et al. 2018, Eq. 6); 0: each step follows its own gradient alone (the paper), as it always
             does of a deterministic one, where there is no noise to average.
         schedule: "constant" step size, or "cosine": it falls from epsilon / 2 (or `step_size`) to epsilon / 50.
+        smooth_map: whether "auto" follows the smooth maximum of the map in the score's place, where the score is the
+            map's maximum (`Detector.score_is_map_maximum`) and there is no surrogate.
         selection_draws: draws on which candidates are compared.
     """
 
@@ -70,12 +74,13 @@ class PGDSettings(AttackSettings):
     random_start: bool = False
     restarts: int = 1
     keep: Literal["best", "last"] = "best"
-    differentiate: Literal["auto", "score", "surrogate"] = "auto"
+    differentiate: Literal["auto", "score", "surrogate", "map"] = "auto"
     stochastic_steps: int | None = None
     eot: int = 1
     eot_last: int | None = None
     momentum: float = 0.0
     schedule: Literal["constant", "cosine"] = "constant"
+    smooth_map: bool = False
     selection_draws: int = 16
 
     def __post_init__(self) -> None:
@@ -92,7 +97,7 @@ class PGDSettings(AttackSettings):
             raise AttackError(f"PGD's momentum must be a number from 0 to below 1; got {self.momentum!r}.")
         for field, known in (
             ("keep", ("best", "last")),
-            ("differentiate", ("auto", "score", "surrogate")),
+            ("differentiate", ("auto", "score", "surrogate", "map")),
             ("schedule", ("constant", "cosine")),
         ):
             if getattr(self, field) not in known:
@@ -119,7 +124,7 @@ class PGD(Attack):
     name: ClassVar[str] = "pgd"
     title: ClassVar[str] = "PGD"
     summary: ClassVar[str] = "Projected gradient descent on the score."
-    revision: ClassVar[int] = 2
+    revision: ClassVar[int] = 3
     settings_class: ClassVar[type[AttackSettings]] = PGDSettings
     budget_settings: ClassVar[tuple[str, ...]] = ("steps", "eot")
     length_settings: ClassVar[tuple[str, ...]] = ("step_size",)
@@ -155,14 +160,21 @@ class PGD(Attack):
         return [min(first, last) + max(0.0, first - last) * wave for wave in waves]
 
     def settled(self, detector: Detector) -> Self:
-        """Of a detector without a surrogate, there is the score's gradient to follow, whatever `differentiate` says; of
-        one whose surrogate is a monotone function of the score, "auto" follows the surrogate's alone: the same
-        direction, where the score has one. A deterministic one has no noise to average."""
+        """Of a detector without a surrogate or a map, there is the score's gradient to follow, whatever `differentiate`
+        says; of one whose surrogate is a monotone function of the score, "auto" follows the surrogate's alone: the same
+        direction, where the score has one. A deterministic one has no noise to average.
+
+        A maximum over pixels has the gradient of one pixel, and noise makes it another one at each draw: measured on
+        FreeRAD (ELPV, 60 + 60 images, 120 gradients), following the smooth maximum instead leaves 20.6 of poly where
+        the score's own gradient leaves 26.3."""
         wanted = self.settings.differentiate
-        if not detector.has_surrogate:
+        if wanted == "auto" and detector.has_surrogate:
+            wanted = "surrogate" if detector.surrogate_is_monotone else "auto"
+        elif wanted == "auto":
+            can_smooth = self.settings.smooth_map and detector.has_map and detector.score_is_map_maximum
+            wanted = "map" if detector.is_stochastic and can_smooth else "score"
+        elif (wanted == "surrogate" and not detector.has_surrogate) or (wanted == "map" and not detector.has_map):
             wanted = "score"
-        elif wanted == "auto" and detector.surrogate_is_monotone:
-            wanted = "surrogate"
         settled = copy.copy(self)
         settled.settings = replace(self._for(detector.is_stochastic), differentiate=wanted)
         return settled
@@ -171,7 +183,13 @@ class PGD(Attack):
         settings: PGDSettings = self.settings
         if is_stochastic:
             return replace(settings, steps=settings.stochastic_steps or settings.steps, stochastic_steps=None)
-        return replace(settings, stochastic_steps=None, eot=1, eot_last=None, momentum=0.0, schedule="constant")
+        return replace(
+            settings, stochastic_steps=None, eot=1, eot_last=None, momentum=0.0, schedule="constant", smooth_map=False
+        )
+
+    def follows(self, detector: Detector) -> str:
+        """As in `Attack`; "auto": the score's and the surrogate's."""
+        return str(self.settled(detector).settings.differentiate)
 
     def gradients(self, *, is_stochastic: bool, gradients_followed: int = 1) -> int:
         """As in `Attack`."""
@@ -212,7 +230,8 @@ class PGD(Attack):
         sizes = attack.step_sizes(threat)
         which = settings.differentiate
         followed: tuple[Differentiate, ...] = ("score", "surrogate") if which == "auto" else (which,)
-        objectives = {key: Objective(detector, y, differentiate=key) for key in followed}
+        scale = map_scale(detector, x, noise.sub(_OF_THE_SCALE)) if which == "map" else None
+        objectives = {key: Objective(detector, y, differentiate=key, scale=scale) for key in followed}
         compared_by = objectives[followed[0]]
 
         def compare(images: Tensor) -> Tensor:
@@ -250,7 +269,8 @@ class PGD(Attack):
                 x_adv = projected(x_adv + threat.steepest_step(direction, size))
                 progress(len(runs) * settings.steps + step + 1, count, self.name)
             draws = settings.draws_at(settings.steps - 1)
-            run.losses.append(mean_over_draws(objective.losses(x_adv, noise.sub(restart, settings.steps), draws)))
+            final = objective.followed_losses(x_adv, noise.sub(restart, settings.steps), draws)
+            run.losses.append(mean_over_draws(final))
             run.last = x_adv
             runs.append(run)
         found = _result(x, settings, objectives, runs, clean, compare, highest)
@@ -319,6 +339,7 @@ def _result(
         clean_loss = mean_over_draws(clean)
         late, final = (torch.stack([mean_over_draws(losses) for losses in some]) for some in (lates, finals))
     kept = best if settings.keep == "best" else last
+    of_score: Differentiate = "map" if "map" in objectives else "score"  # a smooth maximum is the score's stand-in
     return AttackResult(
         images=kept.images,
         trace=kept.of_its_run(traces),
@@ -327,7 +348,7 @@ def _result(
         best_loss=best.loss,
         late_gain=kept.of_its_run(final - late),
         gain=kept.of_its_run(final) - clean_loss,
-        zero_gradients=_zero_gradients(objectives, "score", otherwise=torch.full_like(clean_loss, torch.nan)),
+        zero_gradients=_zero_gradients(objectives, of_score, otherwise=torch.full_like(clean_loss, torch.nan)),
         non_finite_gradients=torch.stack([o.non_finite_gradients for o in objectives.values()]).mean(0),
         reprojected=torch.zeros_like(clean_loss, dtype=torch.bool),
         forwards=sum(o.forwards for o in objectives.values()),

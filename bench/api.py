@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,21 @@ import torch
 from torch import Tensor
 
 import attacks
-from bench.cell import fitting, gate
-from bench.cell.attack import Draws, run_cell
-from bench.cell.results import figures
+from bench.cell import fitting
+from bench.cell.attack import Draws
+from bench.cell.measure import measure
 from bench.data import registry as datasets
 from bench.data.base import ImageSet
+from bench.inspection import inspection
 from bench.metrics.intervals import Estimate
 from bench.plan import presets, protocols
 from bench.plan.build import build
+from bench.plan.cells import stops_early
 from bench.plan.request import Override, RunConfig
 from bench.plan.split import training_data
+from bench.records.schema import Figures
 from bench.records.score_table import Scores
+from bench.report.caveats import signs
 from detectors.base import Detector, Progress
 
 
@@ -30,20 +34,27 @@ class Evaluation:
 
     Attributes:
         clean, robust: AUC in per cent with its 95 % interval.
-        results: everything that a record states.
+        results, indicators, gate: everything that a record states.
         scores: of every image, clean and attacked, on every verdict draw.
+        flags: what makes the robust AUC no claim, as sentences.
+        remarks: what is odd about the pictures, as sentences.
     """
 
     clean: Estimate
     robust: Estimate
     results: dict[str, Any]
+    indicators: dict[str, Any]
+    gate: dict[str, Any]
     scores: Scores
+    flags: list[str]
+    remarks: list[str]
 
     def __str__(self) -> str:
         def text(name: str, e: Estimate) -> str:
             return f"{name} AUC {e.value:.1f} [{e.low:.1f}, {e.high:.1f}]"
 
-        return f"{text('clean', self.clean)}, {text('robust', self.robust)}"
+        figures = f"{text('clean', self.clean)}, {text('robust', self.robust)}"
+        return "\n".join([figures, *(f"No claim: {flag}." for flag in self.flags), *self.remarks])
 
 
 def fit(
@@ -114,6 +125,8 @@ def evaluate(
     limit: int | None = None,
     seed: int = 0,
     batch_size: int = 30,
+    complete: bool = False,
+    allow_leaks: bool = False,
     **settings: Any,
 ) -> Evaluation:
     """Attack a fitted detector on a category's test images and judge it on fresh noise.
@@ -126,34 +139,61 @@ def evaluate(
         limit: at most so many test images per class.
         seed: of attack, selection and verdict noise.
         batch_size: images at a time; changes results by float rounding at most.
+        complete: attack on where an image has lost all its pairs (`bench.cell.enough`).
+        allow_leaks: go on where test pictures are training pictures.
 
     Raises:
         BenchError, DetectorError, AttackError: a name that is not there, data that cannot be read, scores that are not
             finite, a detector that is not fitted, or one that breaks the contract (`bench.cell.gate`).
     """
     rules = protocols.get(protocol_name)
+    root = None if data_root is None else Path(data_root)
     per_class = min((n for n in (rules.per_class, limit) if n is not None), default=None)
-    test: ImageSet = datasets.get(dataset, data_root).test(category, detector.image_size, per_class=per_class)
+    source = datasets.get(dataset, root)
+    test: ImageSet = source.test(category, detector.image_size, per_class=per_class)
+    run = RunConfig(detectors=(), dataset=dataset, data_root=root, protocol=protocol_name)
+    training = training_data(source, category, detector.image_size, run)
+    seen = inspection.inspect(source, category, (training.fit, training.held_out), test)
+    if not allow_leaks:
+        seen.check()
     chosen = rules.settings(settings)
     made = attacks.get(attack, image_size=detector.image_size, epsilon=epsilon, **chosen)
-    device = next((t.device for t in detector.state_dict().values()), torch.device("cpu"))
-    passed = gate.check(detector, test, device, made.threat)
-    outcome = run_cell(
+    found = measure(
         detector,
         made,
         test,
-        test.subset([]),
+        training.held_out,
         Draws(rules.verdict_draws, seed),
+        trained_on=training.fit.ids,
         batch_size=batch_size,
-        device=device,
+        device=next((t.device for t in detector.state_dict().values()), torch.device("cpu")),
         tick=lambda done, what: None,
+        early_stop=stops_early(detector, made, complete=complete),
     )
-    passed.confirm(detector.name)
-    labels = test.labels.numpy().astype("int64")
-    results = figures(outcome, labels, test)
-    scores = Scores(test.ids, labels, outcome.clean, outcome.robust)
-    return Evaluation(_estimate(results["clean"]), _estimate(results["robust"]), results, scores)
+    clean, robust = (_figures(found.results[which]) for which in ("clean", "robust"))
+    flags = signs(
+        found.indicators,
+        found.gate,
+        clean=clean,
+        robust=robust,
+        is_stochastic=detector.is_stochastic,
+        keep=str(made.describe().get("keep")),
+    )
+    return Evaluation(
+        _estimate(clean),
+        _estimate(robust),
+        found.results,
+        found.indicators,
+        found.gate,
+        found.scores,
+        flags,
+        seen.remarks,
+    )
 
 
-def _estimate(found: dict[str, float]) -> Estimate:
-    return Estimate(found["auc"], found["low"], found["high"])
+def _figures(found: dict[str, Any]) -> Figures:
+    return Figures(**{f.name: found[f.name] for f in fields(Figures) if f.name in found})
+
+
+def _estimate(found: Figures) -> Estimate:
+    return Estimate(found.auc, found.low, found.high)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
-import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bench.errors import RecordError
+from detectors.checkpoint import TEMPORARY, write_atomically
+
+ABANDONED_SECONDS = 24 * 3600  # nobody writes one file for so long
 
 # A full or failing disk: nothing that a detector's code can do about it, and no reason to blame it.
 _REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
@@ -41,13 +44,21 @@ def guarded(folder: Path) -> Iterator[None]:
 
 
 def check_writable(folder: Path) -> None:
-    """Make the folder and write to it once. Raises RecordError where that cannot be done."""
-    probe = folder / f".writable.{os.getpid()}.tmp"
+    """Make the folder and write to it once; what a killed process has left half-written there a day ago is removed.
+    Raises RecordError where that cannot be done."""
+    probe = folder / ".writable"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
+        write_atomically(probe, b"")
+        probe.unlink(missing_ok=True)  # two runs may ask at once
     except OSError as error:
         if not refused(error) and error.errno not in _WRONG_FOLDER:
             raise
         raise RecordError(sentence(error, folder)) from None
+    _sweep(folder)
+
+
+def _sweep(folder: Path) -> None:
+    for left in folder.rglob(f".*{TEMPORARY}"):
+        with suppress(OSError):
+            if left.is_file() and time.time() - left.lstat().st_mtime > ABANDONED_SECONDS:
+                left.unlink()

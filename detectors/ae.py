@@ -1,6 +1,6 @@
 """The plain convolutional autoencoder with mean squared error.
 
-The baseline that Goodge et al. (2020) and Lo et al. (2022) attacked; the architecture is ours (`_autoencoder.py`).
+The baseline that Goodge et al. (2020) and Lo et al. (2022) attacked; the architecture is ours (`parts.autoencoder`).
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from detectors import _presets
-from detectors._autoencoder import AutoencoderDetector, AutoencoderSettings, base_settings
 from detectors.base import Progress
+from detectors.parts import presets
+from detectors.parts.autoencoder import AutoencoderDetector, AutoencoderSettings, base_settings
 from detectors.registry import register
 
 
@@ -34,8 +34,8 @@ class AE(AutoencoderDetector):
     @classmethod
     def settings_for(cls, preset: str, image_size: int) -> AESettings:
         """`quick`: 64 pixels inside and a small network, under half a minute on one core (18 settings were tried)."""
-        _presets.check(preset)
+        presets.check(preset)
         return AESettings(**base_settings(preset, image_size))
 
     def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
-        self._train_or_take_over(self._small(normals), seed=seed, progress=progress, workdir=workdir)
+        self._train_or_take_over(self._small(normals), seed=seed, progress=progress)

@@ -24,25 +24,26 @@ The gradient of the score is the unrolled one, through every step. `surrogate_sc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.functional import jvp, vjp
+from torch.utils.checkpoint import checkpoint
 
-from detectors import _presets
-from detectors._autoencoder import AutoencoderDetector, AutoencoderSettings, base_settings, chunks
-from detectors._first_order import first_order
-from detectors._folded_decoder import Expansion, FoldedDecoder
 from detectors.base import Progress
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
+from detectors.parts import presets
+from detectors.parts.autoencoder import AutoencoderDetector, AutoencoderSettings, base_settings, chunks
 from detectors.registry import register
 
 _SAMPLE = 32  # training images on which the curvature and the projection's progress are measured
 _POWER_ITERATIONS = 10
 _KEPT_VALUES = 100_000  # of an image times steps, up to which what the way back needs is kept
+Decode = Callable[[Tensor], Tensor]  # codes to images
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class APAE(AutoencoderDetector):
     name = "apae"
     title = "APAE"
     paper = "Goodge et al. 2020, IJCAI"
-    revision = 3  # last bits: the decoder of the projection is folded
+    revision = 4  # last bits: every gradient is PyTorch's own, of the plain formula
     training_is_chaotic = True
 
     weights: Tensor
@@ -89,7 +90,7 @@ class APAE(AutoencoderDetector):
     @classmethod
     def settings_for(cls, preset: str, image_size: int) -> APAESettings:
         """`quick`: 5 steps (module docstring). `paper`: 1000 of 1e-2."""
-        _presets.check(preset)
+        presets.check(preset)
         base = base_settings(preset, image_size)
         return APAESettings(**base, steps=5, rate=0.05) if preset == "quick" else APAESettings(**base)
 
@@ -106,13 +107,12 @@ class APAE(AutoencoderDetector):
 
     def _projected(self, small: Tensor, steps: int) -> Tensor:
         """Reconstructions of images at the work size after `steps` steps of projection."""
-        decoder = FoldedDecoder(self.network.decode)
-        return project(decoder, self.network.latent_of(small), small, steps=steps, rate=self.rate)
+        return project(self.network.image_of, self.network.latent_of(small), small, steps=steps, rate=self.rate)
 
     def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
         settings: APAESettings = self.settings
         images = self._small(normals)
-        self._train_or_take_over(images, seed=seed, progress=progress, workdir=workdir)
+        self._train_or_take_over(images, seed=seed, progress=progress)
         self.network.requires_grad_(False)
         with torch.no_grad():
             errors = torch.cat([(chunk - self.network(chunk)).square() for chunk in chunks(images)])
@@ -121,22 +121,24 @@ class APAE(AutoencoderDetector):
             sample = images[:_SAMPLE]
             codes = self.network.latent_of(sample)
             start = torch.randn(codes.shape, generator=generator(seed, "apae-curvature")).to(codes.device)
-            steepest = curvature(FoldedDecoder(self.network.decode), codes, start)
+            steepest = curvature(self.network.image_of, codes, start)
             self.rate.copy_(torch.minimum(1 / steepest.max(), torch.tensor(settings.rate, device=images.device)))
             table = []
             for steps in sorted({settings.steps * i // 5 for i in range(6)}):
                 table.append([steps, float((sample - self._projected(sample, steps)).square().mean())])
         self.fit_report |= {
-            "curvature": float(steepest.max()), "rate": float(self.rate), "projection": table,
+            "curvature": float(steepest.max()),
+            "rate": float(self.rate),
+            "projection": table,
             "weights": [float(self.weights.min()), float(self.weights.max())],
         }
 
 
-def project(decoder: FoldedDecoder, start: Tensor, target: Tensor, *, steps: int, rate: Tensor) -> Tensor:
+def project(decode: Decode, start: Tensor, target: Tensor, *, steps: int, rate: Tensor) -> Tensor:
     """D of the code after gradient descent on |D(z) - target|^2 / 2, image by image; differentiable through each step.
 
     Args:
-        decoder: D.
+        decode: D.
         start: z before the first step, (B, latent, s, s).
         target: what is to be reconstructed, (B, 3, S, S).
         steps: how many.
@@ -145,65 +147,45 @@ def project(decoder: FoldedDecoder, start: Tensor, target: Tensor, *, steps: int
     Returns:
         Images like the target.
     """
-    projected: Tensor = _Projection.apply(start, target, decoder, steps, rate)
-    return projected
 
+    def descended(code: Tensor, target: Tensor) -> Tensor:
+        error = 0.5 * (decode(code) - target).square().sum()
+        (slope,) = torch.autograd.grad(error, code, create_graph=is_followed)
+        return code - rate * slope
 
-class _Projection(torch.autograd.Function):
-    """Unrolled descent; of many steps in the memory of their codes, the way back then expands around each again.
-
-    A step is z' = z - rate * J^T (D(z) - x), J the decoder's Jacobian; so on the way back v <- v - rate * H v, H the
-    second derivative of half the squared error over z, which is symmetric, and x receives rate * J v.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, start: Tensor, target: Tensor, decoder: FoldedDecoder, steps: int, rate: Tensor) -> Tensor:
-        # What the way back needs of few steps fits into memory, and keeping it saves a quarter of a gradient's time.
-        # Counted for each image: never by the size of the batch.
-        keeps = steps * target[0].numel() <= _KEPT_VALUES and any(ctx.needs_input_grad[:2])
-        code, blocks = start.detach(), decoder.blocks_of(target)
-        path: list[Tensor] = []
-        expansions: list[Expansion] = []
+    is_followed = torch.is_grad_enabled() and (start.requires_grad or target.requires_grad)
+    if is_followed:
+        # Counted for each image: never by the size of the batch. A step that is not kept is computed again on the way
+        # back, to the same bits.
+        keeps = steps * target[0].numel() <= _KEPT_VALUES
+        code = start if start.requires_grad else start.detach().requires_grad_()
         for _ in range(steps):
-            path.append(code)
-            slope, expansion = decoder.slope(code, blocks, second=keeps)
-            if keeps:
-                expansions.append(expansion)
-            code = code - rate * slope
-        value, fronts = decoder.value(code)
-        ctx.save_for_backward(rate, target, *path)
-        ctx.decoder, ctx.expansions, ctx.fronts = decoder, expansions, fronts
-        return decoder.image_of(value)
-
-    @staticmethod
-    @first_order
-    def backward(ctx: Any, incoming: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        rate, target, *path = ctx.saved_tensors
-        decoder: FoldedDecoder = ctx.decoder
-        blocks = decoder.blocks_of(incoming)
-        to_code = decoder.pull(blocks, ctx.fronts)
-        to_target = torch.zeros_like(blocks)
-        aim = None if ctx.expansions else decoder.blocks_of(target)
-        for step in reversed(range(len(path))):
-            if aim is None:
-                expansion = ctx.expansions[step]
-            else:
-                _, expansion = decoder.slope(path[step], aim, second=True)
-            curved, pushed = decoder.curve(to_code, expansion)
-            to_code = to_code - rate * curved
-            to_target += pushed
-        return to_code, decoder.image_of(rate * to_target), None, None, None
+            code = descended(code, target) if keeps else _checkpointed(descended, code, target)
+        return decode(code)
+    with torch.inference_mode(False):  # on a code born in inference mode nobody could descend
+        code, target = start.detach().clone(), target.detach().clone()
+        for _ in range(steps):
+            with torch.enable_grad():
+                code = descended(code.requires_grad_(), target).detach()
+        with torch.no_grad():
+            return decode(code)
 
 
-def curvature(decoder: FoldedDecoder, code: Tensor, start: Tensor) -> Tensor:
+def _checkpointed(step: Callable[[Tensor, Tensor], Tensor], code: Tensor, target: Tensor) -> Tensor:
+    """What the step returns, without what its way back needs: that is made anew when it is wanted."""
+    found: Tensor = checkpoint(step, code, target, use_reentrant=False, preserve_rng_state=False)
+    return found
+
+
+def curvature(decode: Decode, code: Tensor, start: Tensor) -> Tensor:
     """The largest eigenvalue of J^T J, J the decoder's Jacobian at each code, (B,), by power iteration from below.
 
     Descent on |decode(z) - x|^2 / 2 needs a rate below 2 / that; the second derivatives of the decoder are left out.
     """
-    _, fronts = decoder.value(code)
     direction, found = start, start.new_zeros(len(start))
     for _ in range(_POWER_ITERATIONS):
         unit = direction / direction.flatten(1).norm(dim=1).clamp_min(1e-30)[:, None, None, None]
-        direction = decoder.pull(decoder.push(unit, fronts), fronts)
+        pushed = jvp(decode, code, unit)[1]  # type: ignore[no-untyped-call]
+        direction = vjp(decode, code, pushed)[1]  # type: ignore[no-untyped-call]
         found = direction.flatten(1).norm(dim=1)
     return found

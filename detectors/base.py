@@ -1,5 +1,7 @@
 """The contract of a detector: `fit` on normal images, then a score where higher means more anomalous.
 
+Whether one keeps it, `detectors.contract` finds out.
+
 A detector is one class in one file of this folder, with frozen `Settings` for each preset, registered by name:
 
     @register
@@ -28,6 +30,7 @@ from detectors import checkpoint
 from detectors import noise as noise_module
 from detectors.errors import DetectorError, NoAnomalyMapError, NoReconstructionError
 from detectors.noise import Noise
+from detectors.store import Store
 
 
 class Progress(Protocol):
@@ -68,6 +71,9 @@ class Detector(nn.Module, ABC):
         surrogate_is_monotone: whether the surrogate is an increasing function of the score (its logarithm, say).
             Steepest steps along both are then the same wherever the score's gradient is alive, and attacks follow the
             surrogate's alone.
+        score_is_map_maximum: whether the score is the largest value of the anomaly map (of one of another size: up to
+            interpolation). The gradient of a maximum touches what one pixel sees; attacks on a stochastic detector
+            can then follow a smooth maximum of the map instead. May depend on the settings.
         auto_choices: settings that may be "auto", with the values that the suite tries (see `choose`).
         frozen_prefixes: state that comes from elsewhere (a pretrained backbone), is not trained and not saved.
         elastic_buffers: buffers whose first dimension is learned (a memory bank).
@@ -86,6 +92,7 @@ class Detector(nn.Module, ABC):
     has_reconstruction: bool = False
     has_surrogate: bool = False  # may depend on the settings
     surrogate_is_monotone: bool = False
+    score_is_map_maximum: bool = False
     auto_choices: ClassVar[dict[str, tuple[int, ...]]] = {}
     frozen_prefixes: ClassVar[tuple[str, ...]] = ()
     elastic_buffers: ClassVar[frozenset[str]] = frozenset()
@@ -105,6 +112,7 @@ class Detector(nn.Module, ABC):
         self.may_take_shipped = True  # a fit may start from weights that ship with the package (False: --refit)
         self.fit_report: dict[str, Any] = {}
         self.training_names: tuple[str, ...] | None = None  # while it is fitted, where the caller knows them
+        self.store = Store()  # while it is fitted, the caller's
 
     @classmethod
     @abstractmethod
@@ -146,6 +154,7 @@ class Detector(nn.Module, ABC):
         progress: Progress | None = None,
         workdir: Path | None = None,
         names: Sequence[str] | None = None,
+        store: Store | None = None,
     ) -> Self:
         """Learn what normal looks like.
 
@@ -155,6 +164,7 @@ class Detector(nn.Module, ABC):
             progress: told about each step.
             workdir: a folder in which a long fit may keep what it needs to go on after a kill.
             names: of the images, for a baseline that scores these.
+            store: where weights are found that another fit has trained on these images, and kept for the next one.
 
         Raises:
             DetectorError: too few images, or images of the wrong shape or range.
@@ -178,9 +188,10 @@ class Detector(nn.Module, ABC):
         for key, parameter in self.named_parameters():
             parameter.requires_grad_(not key.startswith(self.frozen_prefixes or ("\0",)))
         self.training_names = None if names is None else tuple(names)
+        self.store = store or Store()
         with torch.inference_mode(False), torch.enable_grad():
             self._fit(normals, seed=seed, progress=progress or silent, workdir=workdir)
-        self.training_names = None
+        self.training_names, self.store = None, Store()
         self._freeze()
         return self
 
@@ -232,8 +243,13 @@ class Detector(nn.Module, ABC):
         """
         tensors, description = checkpoint.read(path)
         checkpoint.check_description(
-            path, description, detector=self.name, revision=self.revision, image_size=self.image_size,
-            settings=dataclasses.asdict(self.settings), frozen=self.frozen_hashes(),
+            path,
+            description,
+            detector=self.name,
+            revision=self.revision,
+            image_size=self.image_size,
+            settings=dataclasses.asdict(self.settings),
+            frozen=self.frozen_hashes(),
         )
         own = {k: self._stored(k, v) for k, v in self._own_state().items()}
         tensors = self._adapt(tensors, own)

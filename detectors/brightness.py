@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from detectors import _presets
 from detectors.base import Detector, Progress, Settings
 from detectors.noise import Noise
+from detectors.parts import presets
 from detectors.registry import register
 
 
@@ -42,7 +42,7 @@ class Brightness(Detector):
     @classmethod
     def settings_for(cls, preset: str, image_size: int) -> BrightnessSettings:
         """The same at every preset."""
-        return _presets.choose(preset, quick=BrightnessSettings(), paper=BrightnessSettings())
+        return presets.choose(preset, quick=BrightnessSettings(), paper=BrightnessSettings())
 
     def signed(self, x: Tensor) -> Tensor:
         """Mean brightness minus that of the training normals, (B,): its AUC tells what brightness alone gives away."""

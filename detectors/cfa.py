@@ -14,30 +14,35 @@ by the loss on held-out normals, not by the AUC on the test set.
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter1d
 from torch import Tensor, nn
 
-from detectors import _backbones, _presets
-from detectors._backbones import Backbone
-from detectors._images import resize
-from detectors._neighbours import exact_squares, kmeans, nearest, root
-from detectors._training import batches, check_schedule, holdout, initialise_
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
+from detectors.parts import backbone as backbones
+from detectors.parts import presets
+from detectors.parts.backbone import Backbone
+from detectors.parts.features import Features
+from detectors.parts.images import resize
+from detectors.parts.neighbours import exact_squares, kmeans, nearest, root
+from detectors.parts.training import (
+    batches,
+    check_schedule,
+    holdout,
+    initialise_,
+    train_until_held_out_stops_improving,
+)
 from detectors.registry import register
 
 _CHUNK = 32
-_KEPT_BYTES = 1_500_000_000  # the frozen network's features of the training images are kept up to this size
 _SETTINGS_SIDE = 256  # the image side to which the settings crop and sigma belong
 
 
@@ -66,7 +71,7 @@ class CFASettings(Settings):
         holdout: share of the normals that is held out for that, and from the memory bank.
     """
 
-    backbone: str = _backbones.PAPER
+    backbone: str = backbones.PAPER
     layers: tuple[str, ...] = ("layer1", "layer2", "layer3")
     weights: str = "pretrained"
     crop: int = 224
@@ -130,7 +135,7 @@ class CFA(Detector):
     name = "cfa"
     title = "CFA"
     paper = "Lee et al. 2022, IEEE Access 10, arXiv 2206.04325"
-    revision = 4  # `paper` crops; the settings of `quick` have a name more
+    revision = 5  # last bits: every gradient is PyTorch's own, of the plain formula
     has_map = True
     frozen_prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)
 
@@ -169,9 +174,9 @@ class CFA(Detector):
         the held-out loss still fell (the radius grows and grows).
         """
         quick = CFASettings(
-            backbone=_backbones.QUICK, layers=("blocks.2", "blocks.4"), crop=0, epochs=4, batch_size=8, patience=2
+            backbone=backbones.QUICK, layers=("blocks.2", "blocks.4"), crop=0, epochs=4, batch_size=8, patience=2
         )
-        return _presets.choose(preset, quick=quick, paper=CFASettings())
+        return presets.choose(preset, quick=quick, paper=CFASettings())
 
     def frozen_hashes(self) -> dict[str, str]:
         """The backbone's."""
@@ -214,64 +219,45 @@ class CFA(Detector):
         initialise_(self.descriptor, generator(seed, "cfa-initial-weights"))
         with torch.no_grad():
             self.radius.fill_(settings.radius)
-        patches = self._training_patches(normals, progress)
+        features = Features(lambda images: [self._patches(images)], normals, progress)
         training, held_out = holdout(len(normals), settings.holdout, generator(seed, "cfa-holdout"))
-        self._fill_bank(patches, training, seed)
-        progress(1, settings.epochs + 1, "memory bank")
+        self._fill_bank(features, training, seed)
         trained = [*self.descriptor.parameters(), self.radius]
         optimiser = torch.optim.AdamW(
             trained, lr=settings.learning_rate, weight_decay=settings.weight_decay, amsgrad=True
         )
-        best_loss, best_epoch, best = math.inf, 0, self._weights()
-        history: list[list[float]] = []
-        for epoch in range(settings.epochs):
+
+        def train(epoch: int) -> list[float]:
             total = torch.zeros((), device=normals.device)
             for indices in batches(len(training), settings.batch_size, generator(seed, "cfa-order", epoch)):
-                loss = self._loss(patches(training[indices]))
+                loss = self._loss(features[training[indices]][0])
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 total += loss.detach() * len(indices)
-            held_loss = self._mean_loss(patches, held_out)
-            history.append([float(total) / len(training), held_loss])
-            progress(epoch + 2, settings.epochs + 1, f"held-out loss {held_loss:.4g}")
-            if held_loss < best_loss:
-                best_loss, best_epoch, best = held_loss, epoch, self._weights()
-            elif epoch - best_epoch >= settings.patience:
-                break
-        if not math.isfinite(best_loss):
-            raise DetectorError("cfa's training diverged (the loss is not finite); lower its learning_rate.")
-        self.load_state_dict(best, strict=False)
-        self.fit_report |= {"losses": history, "best_epoch": best_epoch, "held_out_loss": best_loss}
+            return [float(total) / len(training)]
+
+        self.fit_report |= train_until_held_out_stops_improving(
+            self.name,
+            self,
+            epochs=settings.epochs,
+            patience=settings.patience,
+            train=train,
+            judge=lambda: [self._mean_loss(features, held_out)],
+            progress=progress,
+            skipped=self.frozen_prefixes,
+        )
         self.fit_report |= {"radius": float(self.radius.detach())}
 
-    def _training_patches(self, normals: Tensor, progress: Progress) -> Callable[[Tensor], Tensor]:
-        """From indices to patches: the network is frozen, so they are kept where they fit into memory."""
-        size = len(normals) * self.side**2 * self.descriptor.channels * normals.element_size()
-        if size > _KEPT_BYTES:
-
-            def make(indices: Tensor) -> Tensor:
-                with torch.no_grad():
-                    return self._patches(normals[indices.to(normals.device)])
-
-            return make
-        parts = []
-        with torch.no_grad():
-            for start in range(0, len(normals), _CHUNK):
-                parts.append(self._patches(normals[start : start + _CHUNK]))
-                progress(0, self.settings.epochs + 1, f"features of {min(start + _CHUNK, len(normals))} images")
-        kept = torch.cat(parts)
-        return lambda indices: kept[indices.to(kept.device)]
-
     @torch.no_grad()
-    def _fill_bank(self, patches: Callable[[Tensor], Tensor], training: Tensor, seed: int) -> None:
+    def _fill_bank(self, features: Features, training: Tensor, seed: int) -> None:
         """The mean descriptor of each position as training begins, or k-means centres of those; then never changed.
 
         As in the authors' code; the paper's moving average over the nearest neighbours of each image is not in it.
         """
-        total = torch.zeros_like(patches(training[:1]))
+        total = torch.zeros_like(features[training[:1]][0])
         for indices in training.split(_CHUNK):  # type: ignore[no-untyped-call]
-            total += patches(indices).sum(dim=0, keepdim=True)
+            total += features[indices][0].sum(dim=0, keepdim=True)
         # The descriptor is affine: that of the mean patch is the mean of the descriptors.
         centres = self.descriptor(total / len(training))[0]
         if self.settings.gamma_c > 1:
@@ -283,13 +269,9 @@ class CFA(Detector):
         chosen = nearest(queries, self.bank, self.settings.neighbours + self.settings.hard_negatives)
         return soft_boundary_loss(exact_squares(queries, self.bank, chosen), self.radius, self.settings)
 
-    @torch.no_grad()
-    def _mean_loss(self, patches: Callable[[Tensor], Tensor], indices: Tensor) -> float:
+    def _mean_loss(self, features: Features, indices: Tensor) -> float:
         parts: tuple[Tensor, ...] = indices.split(self.settings.batch_size)  # type: ignore[no-untyped-call]
-        return float(torch.stack([self._loss(patches(part)) * len(part) for part in parts]).sum()) / len(indices)
-
-    def _weights(self) -> dict[str, Any]:
-        return copy.deepcopy({k: v for k, v in self.state_dict().items() if not k.startswith("backbone.")})
+        return float(torch.stack([self._loss(features[part][0]) * len(part) for part in parts]).sum()) / len(indices)
 
 
 def _spread(side: int, crop: int, image_size: int, sigma: float) -> Tensor:

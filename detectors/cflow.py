@@ -21,16 +21,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detectors import _backbones, _likelihood_maps, _presets
-from detectors._backbones import Backbone
-from detectors._coupling import Flow, VectorSubnet, vector_flow
-from detectors._flow_training import Features, train_until_held_out_stops_improving
-from detectors._images import resize
-from detectors._least_likely import least_log_likelihood
-from detectors._training import adam, batches, check_schedule, holdout
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
+from detectors.parts import backbone as backbones
+from detectors.parts import likelihood, presets
+from detectors.parts.backbone import Backbone
+from detectors.parts.features import Features
+from detectors.parts.flow import Flow, VectorSubnet, vector_flow
+from detectors.parts.images import resize
+from detectors.parts.likelihood import least_log_likelihood
+from detectors.parts.training import (
+    adam,
+    batches,
+    check_schedule,
+    holdout,
+    train_until_held_out_stops_improving,
+)
 from detectors.registry import register
 
 _LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
@@ -64,7 +71,7 @@ class CFlowSettings(Settings):
         weights: "pretrained"; "random" is for tests.
     """
 
-    backbone: str = _backbones.PAPER
+    backbone: str = backbones.PAPER
     layers: tuple[str, ...] = ("layer2", "layer3", "layer4")
     input_size: int = 256
     blocks: int = 8
@@ -101,7 +108,7 @@ class CFlow(Detector):
     name = "cflow"
     title = "CFlow"
     paper = "Gudovskiy et al., WACV 2022, arXiv 2107.12571"
-    revision = 4  # last bits: a backbone's convolutions in chains
+    revision = 5  # last bits: every gradient is PyTorch's own, of the plain formula
     has_map = True
     surrogate_is_monotone = True
     frozen_prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)
@@ -122,8 +129,7 @@ class CFlow(Detector):
         self.register_buffer("maxima", torch.zeros(len(blank)))
         for i, features in enumerate(blank):
             height, width = features.shape[-2:]
-            code = position_code(height, width, settings.condition).T.contiguous()
-            self.register_buffer(f"code_{i}", code, persistent=False)
+            self.register_buffer(f"code_{i}", position_code(height, width, settings.condition), persistent=False)
             self.register_buffer(f"mean_{i}", torch.zeros(features.shape[1]))
             self.register_buffer(f"deviation_{i}", torch.ones(features.shape[1]))
 
@@ -131,10 +137,19 @@ class CFlow(Detector):
     def settings_for(cls, preset: str, image_size: int) -> CFlowSettings:
         """`quick`: a small network, small flows on standardised features and few epochs. `paper`: the authors'."""
         quick = CFlowSettings(
-            backbone=_backbones.QUICK, layers=("blocks.1", "blocks.2", "blocks.4"), input_size=0, blocks=4, hidden=0.5,
-            standardise=True, epochs=20, fibers=2048, share=0.25, learning_rate=2e-3, patience=6,
+            backbone=backbones.QUICK,
+            layers=("blocks.1", "blocks.2", "blocks.4"),
+            input_size=0,
+            blocks=4,
+            hidden=0.5,
+            standardise=True,
+            epochs=20,
+            fibers=2048,
+            share=0.25,
+            learning_rate=2e-3,
+            patience=6,
         )
-        return _presets.choose(preset, quick=quick, paper=CFlowSettings())
+        return presets.choose(preset, quick=quick, paper=CFlowSettings())
 
     def frozen_hashes(self) -> dict[str, str]:
         """The backbone's."""
@@ -143,10 +158,10 @@ class CFlow(Detector):
     # -- the score ----------------------------------------------------------------------------------------------------
 
     def _score(self, x: Tensor, noise: Noise) -> Tensor:
-        return _likelihood_maps.anomaly_map(self._least(x), self.settings.score_domain)
+        return likelihood.anomaly_map(self._least(x), self.settings.score_domain)
 
     def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
-        return _likelihood_maps.anomaly_map(self._least(x), "log")
+        return likelihood.anomaly_map(self._least(x), "log")
 
     def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
         return resize(self._map(x, self.settings.score_domain)[:, None], x.shape[-1])[:, 0]
@@ -154,8 +169,8 @@ class CFlow(Detector):
     def _map(self, x: Tensor, domain: str) -> Tensor:
         """(B, work size, work size)."""
         relative = [self._relative(i, layer, None) for i, layer in enumerate(self.backbone(x))]
-        total = _likelihood_maps.log_likelihood(relative, self.work_size, align_corners=True)
-        return _likelihood_maps.anomaly_map(total, domain)
+        total = likelihood.log_likelihood(relative, self.work_size, align_corners=True)
+        return likelihood.anomaly_map(total, domain)
 
     def _least(self, x: Tensor) -> Tensor:
         """The smallest value of the log-likelihood map, (B,)."""
@@ -163,9 +178,7 @@ class CFlow(Detector):
 
     def _relative(self, layer: int, features: Tensor, positions: Tensor | None) -> Tensor:
         """log p / C - m (B, a, b) of features (B, C, a, b): of a whole layer, or at positions (B, a b) of it."""
-        code = self._code(layer)
-        if positions is not None:
-            code = code[:, positions]
+        code = self._code(layer) if positions is None else self._code(layer)[positions]
         return self._log_map(layer, features, code) - self.maxima[layer]
 
     def _log_probabilities(self, features: list[Tensor]) -> list[Tensor]:
@@ -173,25 +186,23 @@ class CFlow(Detector):
         return [self._log_map(i, layer, self._code(i)) for i, layer in enumerate(features)]
 
     def _log_map(self, layer: int, features: Tensor, code: Tensor) -> Tensor:
-        """log p / C (B, a, b) of features (B, C, a, b) at positions with the code (condition, a b) or one per image."""
+        """log p / C (B, a, b) of features (B, C, a, b); the code is that of their positions, ([B,] a b, condition)."""
         vectors = features.permute(0, 2, 3, 1).flatten(1, 2)
-        found = self._log_probability(layer, self._fibers(layer, vectors), code)
-        return found.view(-1, *features.shape[-2:])
+        return self._log_probability(layer, vectors, code).view(-1, *features.shape[-2:])
 
-    def _log_probability(self, layer: int, fibers: Tensor, code: Tensor) -> Tensor:
-        """log p / C (B, P) of feature vectors (C, B, P), the code as in `_log_map`."""
-        z, log_determinant = cast(Flow, self.flows[layer])(fibers, code if code.ndim == 3 else code[:, None])
-        log_p: Tensor = -0.5 * z.square().sum(dim=0) + log_determinant
-        return log_p / len(fibers) - _LOG_ROOT_TWO_PI
+    def _log_probability(self, layer: int, vectors: Tensor, code: Tensor) -> Tensor:
+        """log p / C (B, P) of feature vectors (B, P, C), the code as in `_log_map`."""
+        z, log_determinant = cast(Flow, self.flows[layer])(self._standardised(layer, vectors), code)
+        log_p: Tensor = -0.5 * z.square().sum(dim=-1) + log_determinant
+        return log_p / vectors.shape[-1] - _LOG_ROOT_TWO_PI
 
-    def _fibers(self, layer: int, vectors: Tensor) -> Tensor:
-        """Feature vectors (B, P, C), standardised and as columns (C, B, P)."""
+    def _standardised(self, layer: int, vectors: Tensor) -> Tensor:
         mean: Tensor = getattr(self, f"mean_{layer}")
         deviation: Tensor = getattr(self, f"deviation_{layer}")
-        return ((vectors - mean) / deviation).permute(2, 0, 1).contiguous()
+        return (vectors - mean) / deviation
 
     def _code(self, layer: int) -> Tensor:
-        """(condition, h w)."""
+        """(h w, condition)."""
         code: Tensor = getattr(self, f"code_{layer}")
         return code
 
@@ -206,7 +217,7 @@ class CFlow(Detector):
         training, held_out = holdout(len(features), settings.holdout, generator(seed, "cflow-holdout"))
         optimisers = [adam(f.parameters(), settings.learning_rate) for f in self.flows]
 
-        def train(epoch: int) -> float:
+        def train(epoch: int) -> list[float]:
             for group in (group for optimiser in optimisers for group in optimiser.param_groups):
                 group["lr"] = settings.learning_rate * rate(epoch, settings.epochs, settings.warm_up)
             draws = generator(seed, "cflow-order", epoch)
@@ -215,25 +226,30 @@ class CFlow(Detector):
                 for i, layer in enumerate(features[training[indices]]):
                     vectors, code = layer.permute(0, 2, 3, 1).flatten(1, 2), self._code(i)
                     # All images of a batch at the same positions: the subnets see each position's code once.
-                    for chosen in self._positions(code.shape[1], len(vectors), draws):
+                    for chosen in self._positions(len(code), len(vectors), draws):
                         chosen = chosen.to(normals.device)
-                        fibers = self._fibers(i, vectors.index_select(1, chosen))
-                        loss = -F.logsigmoid(self._log_probability(i, fibers, code.index_select(1, chosen))).mean()
+                        log_p = self._log_probability(i, vectors.index_select(1, chosen), code[chosen])
+                        loss = -F.logsigmoid(log_p).mean()
                         optimisers[i].zero_grad(set_to_none=True)
                         loss.backward()  # type: ignore[no-untyped-call]
                         optimisers[i].step()
                         total, steps = total + loss.detach(), steps + 1
-            return float(total) / steps
+            return [float(total) / steps]
 
-        def judge() -> float:
+        def judge() -> list[float]:
             total = torch.zeros((), device=normals.device)
             for indices in held_out.split(_CHUNK):  # type: ignore[no-untyped-call]
                 logs = self._log_probabilities(features[indices])
                 total += torch.stack([-F.logsigmoid(log).mean() for log in logs]).mean() * len(indices)
-            return float(total) / len(held_out)
+            return [float(total) / len(held_out)]
 
         self.fit_report |= train_until_held_out_stops_improving(
-            self.name, self.flows, epochs=settings.epochs, patience=settings.patience, train=train, judge=judge,
+            self.name,
+            self.flows,
+            epochs=settings.epochs,
+            patience=settings.patience,
+            train=train,
+            judge=judge,
             progress=progress,
         )
         self._freeze_maxima(features)
@@ -308,7 +324,7 @@ def _flow(channels: int, settings: CFlowSettings) -> Flow:
 
 
 def _check(settings: CFlowSettings) -> None:
-    _likelihood_maps.check_domain("cflow", settings.score_domain)
+    likelihood.check_domain("cflow", settings.score_domain)
     if settings.condition < 4 or settings.condition % 4:
         raise DetectorError(f"cflow's condition must be a multiple of 4; got {settings.condition}.")
     check_schedule("cflow", settings)

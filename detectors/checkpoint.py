@@ -9,7 +9,9 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from detectors.errors import CheckpointError
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+TEMPORARY = ".tmp"  # ends the name of a file that is being written
 
 
 def description_path(path: Path) -> Path:
@@ -42,17 +45,32 @@ def write(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write the file so that whoever looks finds the old content or the new one, never a part."""
+    """Write the file so that whoever looks finds the old content or the new one, never a part, also after a power cut.
+
+    The temporary name is a random one that nobody has: in containers all processes may have one number, and a link of a
+    name that can be guessed would be followed to a file of somebody else's choice.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}{TEMPORARY}")
     try:
-        with temporary.open("wb") as stream:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """The new name reaches the disk, where the system can do that (Windows opens no folders)."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def exists(path: Path) -> bool:

@@ -16,16 +16,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detectors import _backbones, _likelihood_maps, _presets
-from detectors._backbones import Backbone
-from detectors._coupling import Flow, MapSubnet, map_flow
-from detectors._flow_training import Features, train_until_held_out_stops_improving
-from detectors._images import resize
-from detectors._least_likely import least_log_likelihood
-from detectors._training import QUICK_EPOCH, adam, batches, check_schedule, holdout, initialise_
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise, generator
+from detectors.parts import backbone as backbones
+from detectors.parts import likelihood, presets
+from detectors.parts.backbone import Backbone
+from detectors.parts.features import Features
+from detectors.parts.flow import Flow, MapSubnet, map_flow
+from detectors.parts.images import resize
+from detectors.parts.likelihood import least_log_likelihood
+from detectors.parts.training import (
+    QUICK_EPOCH,
+    adam,
+    batches,
+    check_schedule,
+    holdout,
+    initialise_,
+    train_until_held_out_stops_improving,
+)
 from detectors.registry import register
 
 _CHUNK = 32
@@ -54,7 +63,7 @@ class FastFlowSettings(Settings):
         weights: "pretrained"; "random" is for tests.
     """
 
-    backbone: str = _backbones.PAPER
+    backbone: str = backbones.PAPER
     layers: tuple[str, ...] = ("layer1", "layer2", "layer3")
     input_size: int = 256
     flow_steps: int = 8
@@ -85,7 +94,7 @@ class FastFlow(Detector):
     name = "fastflow"
     title = "FastFlow"
     paper = "Yu et al. 2021, arXiv 2111.07677"
-    revision = 4  # last bits: a backbone's convolutions in chains
+    revision = 5  # last bits: every gradient is PyTorch's own, of the plain formula
     has_map = True
     surrogate_is_monotone = True
     frozen_prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)
@@ -107,10 +116,17 @@ class FastFlow(Detector):
     def settings_for(cls, preset: str, image_size: int) -> FastFlowSettings:
         """`quick`: a small network, small flows and few epochs. `paper`: the authors' at WideResNet-50-2."""
         quick = FastFlowSettings(
-            backbone=_backbones.QUICK, layers=("blocks.1", "blocks.2", "blocks.4"), input_size=0, flow_steps=4,
-            epochs=8, epoch_images=QUICK_EPOCH, batch_size=16, learning_rate=3e-3, patience=3,
+            backbone=backbones.QUICK,
+            layers=("blocks.1", "blocks.2", "blocks.4"),
+            input_size=0,
+            flow_steps=4,
+            epochs=8,
+            epoch_images=QUICK_EPOCH,
+            batch_size=16,
+            learning_rate=3e-3,
+            patience=3,
         )
-        return _presets.choose(preset, quick=quick, paper=FastFlowSettings())
+        return presets.choose(preset, quick=quick, paper=FastFlowSettings())
 
     def frozen_hashes(self) -> dict[str, str]:
         """The backbone's."""
@@ -119,10 +135,10 @@ class FastFlow(Detector):
     # -- the score ----------------------------------------------------------------------------------------------------
 
     def _score(self, x: Tensor, noise: Noise) -> Tensor:
-        return _likelihood_maps.anomaly_map(self._least(x), self.settings.score_domain)
+        return likelihood.anomaly_map(self._least(x), self.settings.score_domain)
 
     def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
-        return _likelihood_maps.anomaly_map(self._least(x), "log")
+        return likelihood.anomaly_map(self._least(x), "log")
 
     def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
         return resize(self._map(x, self.settings.score_domain)[:, None], x.shape[-1])[:, 0]
@@ -130,13 +146,16 @@ class FastFlow(Detector):
     def _map(self, x: Tensor, domain: str) -> Tensor:
         """(B, work size, work size)."""
         logs = [self._log_likelihood(i, maps, None) for i, maps in enumerate(self._normed(self.backbone(x)))]
-        total = _likelihood_maps.log_likelihood(logs, self.work_size, align_corners=False)
-        return _likelihood_maps.anomaly_map(total - math.log(len(logs)), domain)
+        total = likelihood.log_likelihood(logs, self.work_size, align_corners=False)
+        return likelihood.anomaly_map(total - math.log(len(logs)), domain)
 
     def _least(self, x: Tensor) -> Tensor:
         """The smallest value of the log-likelihood map, (B,)."""
         least = least_log_likelihood(
-            self._normed(self.backbone(x)), self._log_likelihood, self.work_size, align_corners=False,
+            self._normed(self.backbone(x)),
+            self._log_likelihood,
+            self.work_size,
+            align_corners=False,
             reach=max(cast(Flow, network).reach for network in self.flows),
         )
         return least - math.log(len(self.flows))
@@ -174,7 +193,7 @@ class FastFlow(Detector):
         optimiser = adam(trained.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
         dimensions = sum(math.prod(shape) for shape in features.shapes)  # losses are reported per dimension
 
-        def train(epoch: int) -> float:
+        def train(epoch: int) -> list[float]:
             total, seen = torch.zeros((), device=normals.device), 0
             order = generator(seed, "fastflow-order", epoch)
             for indices in batches(len(training), settings.batch_size, order, most=settings.epoch_images):
@@ -184,15 +203,20 @@ class FastFlow(Detector):
                 optimiser.step()
                 total += losses.detach().sum()
                 seen += len(indices)
-            return float(total) / seen / dimensions
+            return [float(total) / seen / dimensions]
 
-        def judge() -> float:
+        def judge() -> list[float]:
             parts = held_out.split(_CHUNK)  # type: ignore[no-untyped-call]
             total = torch.cat([self._negative_log_likelihood(features[indices]) for indices in parts])
-            return float(total.mean()) / dimensions
+            return [float(total.mean()) / dimensions]
 
         self.fit_report |= train_until_held_out_stops_improving(
-            self.name, trained, epochs=settings.epochs, patience=settings.patience, train=train, judge=judge,
+            self.name,
+            trained,
+            epochs=settings.epochs,
+            patience=settings.patience,
+            train=train,
+            judge=judge,
             progress=progress,
         )
 
@@ -226,7 +250,7 @@ def _flow(channels: int, settings: FastFlowSettings) -> Flow:
 
 
 def _check(settings: FastFlowSettings) -> None:
-    _likelihood_maps.check_domain("fastflow", settings.score_domain)
+    likelihood.check_domain("fastflow", settings.score_domain)
     check_schedule("fastflow", settings)
     if settings.flow_steps < 1:
         raise DetectorError(f"fastflow's flow_steps must be at least 1; got {settings.flow_steps}.")

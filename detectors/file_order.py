@@ -16,10 +16,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detectors import _presets
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError
 from detectors.noise import Noise
+from detectors.parts import presets
 from detectors.registry import register
 
 NEIGHBOURS = 3
@@ -73,7 +73,7 @@ class FileOrder(Detector):
     @classmethod
     def settings_for(cls, preset: str, image_size: int) -> FileOrderSettings:
         """The same at every preset."""
-        return _presets.choose(preset, quick=FileOrderSettings(), paper=FileOrderSettings())
+        return presets.choose(preset, quick=FileOrderSettings(), paper=FileOrderSettings())
 
     def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
         if self.training_names is None:

@@ -13,10 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from detectors import _presets
-from detectors._neighbours import root
 from detectors.base import Detector, Progress, Settings
 from detectors.noise import Noise
+from detectors.parts import presets
+from detectors.parts.neighbours import root
 from detectors.registry import register
 
 
@@ -45,7 +45,7 @@ class MeanImage(Detector):
     @classmethod
     def settings_for(cls, preset: str, image_size: int) -> MeanImageSettings:
         """The same at every preset."""
-        return _presets.choose(preset, quick=MeanImageSettings(), paper=MeanImageSettings())
+        return presets.choose(preset, quick=MeanImageSettings(), paper=MeanImageSettings())
 
     def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
         total = torch.zeros_like(self.mean_image, dtype=torch.float64)

@@ -9,7 +9,8 @@ this family of detectors lets everyone see for themselves.
 
 The gradient runs through both, and the noise of both comes from the image's source, under different draws. The purified
 image is not clamped to [0, 1] on its way: a clamp would cut the gradient wherever it bites. The purifier's U-Net is
-that of FreeRAD to the bit, so weights that ship with FreeRAD, or that a killed fit left behind, are taken over.
+that of FreeRAD to the bit, so weights that ship with FreeRAD, that a killed fit left behind or that FreeRAD's fit left
+in the store are taken over.
 
 At `quick` the purifier works at 64 of 128 pixels, so what it gives back is also blurred; `purifier.k=1`, which adds
 next to no noise, shows what the blur does alone.
@@ -110,6 +111,7 @@ class Purify(Detector):
         self.min_normals = max(self.purifier.min_normals, self.inner.min_normals)
         self.has_map, self.has_surrogate = self.inner.has_map, self.inner.has_surrogate
         self.surrogate_is_monotone = self.inner.surrogate_is_monotone
+        self.score_is_map_maximum = self.inner.score_is_map_maximum
 
     def _check_settings(self, settings: PurifySettings) -> None:
         if settings.fit_on not in ("clean", "purified"):
@@ -137,13 +139,14 @@ class Purify(Detector):
     def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
         self.purifier.may_take_shipped = self.inner.may_take_shipped = self.may_take_shipped
         # Nobody knows beforehand which half takes longer: each gets half of the bar.
-        self.purifier.fit(normals, seed=seed, progress=_half(progress, 0, "purifier: "), workdir=workdir)
+        first, second = _half(progress, 0, "purifier: "), _half(progress, 1, "")
+        self.purifier.fit(normals, seed=seed, progress=first, workdir=workdir, store=self.store)
         seen = normals if self.settings.fit_on == "clean" else self._purified(normals, seed)
         own = workdir / "inner" if workdir is not None else None  # the two must not find each other's files
         if own is not None:
             own.mkdir(parents=True, exist_ok=True)
         try:
-            self.inner.fit(seen, seed=seed, progress=_half(progress, 1, ""), workdir=own)
+            self.inner.fit(seen, seed=seed, progress=second, workdir=own, store=self.store)
         finally:
             if own is not None:
                 with suppress(OSError):  # not empty: something to go on from, after a kill

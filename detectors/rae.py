@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from detectors import _presets
-from detectors._autoencoder import Autoencoder, AutoencoderDetector, AutoencoderSettings, base_settings, chunks
 from detectors.base import Progress
 from detectors.errors import DetectorError
+from detectors.parts import presets
+from detectors.parts.autoencoder import Autoencoder, AutoencoderDetector, AutoencoderSettings, base_settings, chunks
 from detectors.registry import register
 
 
@@ -83,7 +83,7 @@ class RAE(AutoencoderDetector):
         (two fit seeds each; mean AUC 55.7, 58.5, 59.8): of clean normals the best S is nearly empty. With l2,1 at 0.05
         it is 60.1, which is within the spread over seeds.
         """
-        _presets.check(preset)
+        presets.check(preset)
         base = base_settings(preset, image_size)
         return RAESettings(**base, round_epochs=5) if preset == "quick" else RAESettings(**base)
 
@@ -125,9 +125,7 @@ class RAE(AutoencoderDetector):
                 rounds.append({"epoch": epoch, **splits[0].update()})
             return splits[0].low
 
-        self._train(
-            self._small(normals), seed=seed, progress=progress, prepare=without_sparse, judge=self._objective
-        )
+        self._train(self._small(normals), seed=seed, progress=progress, prepare=without_sparse, judge=self._objective)
         kept = {"epoch": self.fit_report["best_epoch"] + 1, **splits[0].update()}  # under the weights that were kept
         self.fit_report |= {"rounds": [*rounds, kept]}
 
@@ -156,9 +154,13 @@ class _Split:
         loss = (self.low - rebuilt).square().mean()
         sparse = self._shrink(self._images - rebuilt)
         size = self._images.norm()
-        found = torch.stack([
-            (sparse != 0).to(size.dtype).mean(), loss, (self._images - rebuilt - sparse).norm() / size,
-            (sparse - self.sparse).norm() / size,
-        ])
+        found = torch.stack(
+            [
+                (sparse != 0).to(size.dtype).mean(),
+                loss,
+                (self._images - rebuilt - sparse).norm() / size,
+                (sparse - self.sparse).norm() / size,
+            ]
+        )
         self.low, self.sparse = self._images - sparse, sparse
         return dict(zip(("nonzero", "loss", "left", "change"), found.tolist(), strict=True))

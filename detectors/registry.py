@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import torch
 
-from detectors import _presets
 from detectors.base import Detector, Settings
 from detectors.errors import DetectorError, nearest
+from detectors.parts import presets
 
 ENTRY_POINT = "radbench.detectors"
 
@@ -41,7 +41,9 @@ class Family:
 
 _REGISTRY: dict[str, type[Detector]] = {}
 _FAMILIES: dict[str, Family] = {}
-_INFRASTRUCTURE = frozenset({"base", "checkpoint", "errors", "loading", "noise", "registry"})
+_INFRASTRUCTURE = frozenset(
+    {"base", "checkpoint", "contract", "errors", "loading", "noise", "parts", "registry", "store"}
+)
 D = TypeVar("D", bound=type[Detector])
 
 
@@ -110,7 +112,7 @@ def create(name: str, *, preset: str = "quick", image_size: int = 128, **overrid
         DetectorError: an unknown detector, preset or setting.
     """
     cls = get(name)
-    _presets.check(preset)
+    presets.check(preset)
     with torch.random.fork_rng(devices=[]):  # torch's layers draw when they are built; nobody else may notice
         return cls(override(cls.settings_for(preset, image_size), overrides, owner=name), image_size)
 

@@ -14,13 +14,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from detectors import _backbones, _presets
-from detectors._backbones import POOLED, Backbone
-from detectors._images import resize
-from detectors._neighbours import distance, nearest, squared_distances
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError, NoAnomalyMapError
 from detectors.noise import Noise
+from detectors.parts import backbone as backbones
+from detectors.parts import presets
+from detectors.parts.backbone import POOLED, Backbone
+from detectors.parts.images import resize
+from detectors.parts.neighbours import distance, nearest, squared_distances
 from detectors.registry import register
 
 _CHUNK = 32
@@ -40,7 +41,7 @@ class SPADESettings(Settings):
         weights: "pretrained"; "random" is for tests.
     """
 
-    backbone: str = _backbones.PAPER
+    backbone: str = backbones.PAPER
     neighbours: int = 5
     pixel_map: bool = False
     map_layers: tuple[str, ...] = ("layer1", "layer2", "layer3")
@@ -56,7 +57,7 @@ class SPADE(Detector):
     name = "spade"
     title = "SPADE"
     paper = "Cohen & Hoshen 2020, arXiv 2005.02357"
-    revision = 3  # last bits: a backbone's convolutions in chains
+    revision = 4  # last bits: every gradient is PyTorch's own, of the plain formula
     fit_is_seeded = False
     frozen_prefixes: ClassVar[tuple[str, ...]] = ("backbone.",)
 
@@ -72,7 +73,10 @@ class SPADE(Detector):
         if settings.pixel_map and not maps:
             raise DetectorError("spade's pixel_map needs at least one of map_layers.")
         self.backbone = Backbone(
-            settings.backbone, (POOLED, *maps), size=settings.input_size or None, crop=settings.crop or None,
+            settings.backbone,
+            (POOLED, *maps),
+            size=settings.input_size or None,
+            crop=settings.crop or None,
             weights=settings.weights,
         )
         self.has_map = settings.pixel_map
@@ -92,9 +96,9 @@ class SPADE(Detector):
     def settings_for(cls, preset: str, image_size: int) -> SPADESettings:
         """`quick`: a small network on the images as they come. `paper`: Resize 256, CenterCrop 224, WideResNet-50-2."""
         quick = SPADESettings(
-            backbone=_backbones.QUICK, map_layers=("blocks.1", "blocks.2", "blocks.4"), input_size=0, crop=0
+            backbone=backbones.QUICK, map_layers=("blocks.1", "blocks.2", "blocks.4"), input_size=0, crop=0
         )
-        return _presets.choose(preset, quick=quick, paper=SPADESettings())
+        return presets.choose(preset, quick=quick, paper=SPADESettings())
 
     def frozen_hashes(self) -> dict[str, str]:
         """The backbone's."""

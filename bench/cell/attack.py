@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
 Tick = Callable[[int, str], None]
 EXAMPLES_PER_CLASS = 1
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +116,6 @@ def run_cell(
     Raises:
         CellError: scores or maps are not finite, or a single image does not fit into memory.
     """
-    judge = Judge(detector, draws, batch_size, device)
     attacking = _Attacking(detector, attack, test, draws, device, tick, batch_size)
     started = time.monotonic()
     bounds = attacking.bounds(held_out) if early_stop else None
@@ -126,6 +127,7 @@ def run_cell(
         lost = np.concatenate([chunk.result.best_loss.double().cpu().numpy() for chunk in chunks] or [np.empty(0)])
         chunks += attacking.chunks(anomalies, bounds.losses(-1, lost))
     attacked = time.monotonic()
+    judge = Judge(detector, draws, attacking.batch_size, device)  # as many as are known to fit into memory
     adversarial = _adversarial(chunks)
     clean, robust = judge.both(test, adversarial)
     calibration = judge.scores(held_out.ids, held_out.pixels(), range(len(clean)))
@@ -140,7 +142,7 @@ def run_cell(
     judged = time.monotonic()
     more = None
     if detector.sees_pixels:
-        few = min(attacking.batch_size, 2 * PER_CLASS)  # as many as are known to fit into memory
+        few = min(attacking.batch_size, 2 * PER_CLASS)
         more = more_draws(detector, attack, test, adversarial, draws.seed, device, batch_size=few)
     signing = sum(chunk.sign_seconds for chunk in chunks)
     seconds = {
@@ -203,24 +205,31 @@ class _Attacking:
 
     def _compared(self, images: ImageSet) -> Floats:
         """Clean images' scores in what the attack compares, (N,)."""
-        found = [np.empty(0)]
-        for start in range(0, len(images), self.batch_size):
-            part = range(start, min(start + self.batch_size, len(images)))
+
+        def compared(part: list[int]) -> Floats:
             x, root = images.pixels(part).to(self.device), NoiseSeed(self.draws.seed)
             ones = torch.ones(len(x), device=self.device)
             loss = self.attack.compared_loss(self.detector, x, ones, root.source("bounds", _keys(images, part)))
-            found.append(loss.double().cpu().numpy())
-        return np.concatenate(found)
+            return np.asarray(loss.double().cpu().numpy())
+
+        return np.concatenate([np.empty(0), *self._in_batches(range(len(images)), compared)])
 
     def chunks(self, images: Sequence[int] | NDArray[np.intp], enough: float | None = None) -> list[_Chunk]:
         """Attack some of the images, given by their places; `enough` as in `Attack.run`, for all of them."""
-        found: list[_Chunk] = []
         examples = _example_indices(self.test)
+        found = []
+        for chunk in self._in_batches(images, lambda part: self._chunk(part, enough, examples)):
+            found.append(chunk)
+            self.tick(len(chunk.part), "attack")
+        return found
+
+    def _in_batches(self, images: Sequence[int] | NDArray[np.intp], work: Callable[[list[int]], T]) -> Iterator[T]:
+        """What some work gives for batches of the images, which are halved when memory runs out."""
         start = 0
         while start < len(images):
             part = [int(i) for i in images[start : start + self.batch_size]]
             try:
-                found.append(self._chunk(part, enough, examples))
+                found = work(part)
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise
@@ -233,9 +242,8 @@ class _Attacking:
                 torch.cuda.empty_cache()
                 log.warning("Out of memory: going on with batches of %d images.", self.batch_size)
                 continue
-            self.tick(len(part), "attack")
+            yield found
             start += len(part)
-        return found
 
     def _chunk(self, part: list[int], enough: float | None, examples: Sequence[int]) -> _Chunk:
         # Pictures that will be shown are attacked to the end.

@@ -6,7 +6,8 @@ anomalies: one that lies below the smallest score of the ATTACKED normals has lo
 attack would do to such an image, robust AUC, strict AUC and the FPR at 95 % TPR stay what they are, to the last digit,
 since only pairs between the classes count; the AUPR does where no two anomalies share a score (of those that do, it
 counts the last one's precision for all). Where an image must lie on the wrong side of a threshold as well, so does
-whatever is counted at it. What is NOT kept: figures of one class alone under attack, and those of pixels.
+whatever is counted at it. Attacked normals among clean anomalies keep their AUC, too. What is NOT kept: that of
+attacked anomalies among clean normals, and figures of pixels.
 
 It holds of a deterministic detector whose best candidate is kept, the clean image among them.
 """

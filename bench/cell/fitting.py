@@ -27,6 +27,7 @@ from bench.records.paths import safe_name
 from detectors import checkpoint
 from detectors.base import Detector, Progress, silent
 from detectors.errors import CheckpointError
+from detectors.store import FolderStore
 
 log = logging.getLogger(__name__)
 
@@ -116,11 +117,15 @@ def _fit(
     detector.may_take_shipped = not run.refit  # what a killed fit left in the folder is its own, and goes on
     workdir.mkdir(parents=True, exist_ok=True)
     check_open_setting(detector, len(data.held_out))
+    about = {"command": request.command_line(), "environment": environment.describe(device)}
+    store = FolderStore(run.cache / "weights", takes=not run.refit, about=about)
     started = time.monotonic()
     normals: Tensor = data.fit.pixels().to(device)
     detector.to(device)
     try:
-        detector.fit(normals, seed=run.fit_seed, progress=progress, workdir=workdir, names=data.fit.ids)
+        detector.fit(
+            normals, seed=run.fit_seed, progress=progress, workdir=workdir, names=data.fit.ids, store=store
+        )
         if open_setting(detector):
             detector.fit_report["auto"] = choose_setting.choose(
                 detector, data.fit, data.held_out, seed=run.fit_seed, progress=progress or silent
@@ -138,8 +143,7 @@ def _fit(
             "key": key,
             "depends": depends,
             "seconds": seconds,
-            "command": request.command_line(),
-            "environment": environment.describe(device),
+            **about,
             "written": datetime.now(UTC).isoformat(timespec="seconds"),
             "notice": licence,
         },

@@ -14,11 +14,12 @@ from typing import Any, Protocol
 from attacks.base import Attack
 from attacks.errors import AttackError
 from bench import files
-from bench.cell import fitting, gate
-from bench.cell.attack import Draws, Outcome, run_cell
+from bench.cell import fitting
+from bench.cell.attack import Draws, Outcome
 from bench.cell.fitting import Fitted
+from bench.cell.measure import measure
 from bench.cell.pictures import Category
-from bench.cell.results import ALLOW_LEAKS, failed, judged
+from bench.cell.record_of import ALLOW_LEAKS, failed, judged
 from bench.errors import BenchError, RecordError
 from bench.inspection.inspection import Inspection
 from bench.plan import presets, protocols
@@ -149,35 +150,25 @@ def _cell(
     with reporter.attacking(name, category.name, plan.run.fit_seed, attack.name, len(category.test)) as tick:
         try:
             with files.guarded(plan.run.out):
-                passed = gate.check(fitted.detector, category.test, plan.run.torch_device(), attack.threat)
-                outcome = run_cell(
+                found = measure(
                     fitted.detector,
                     attack,
                     category.test,
                     category.training.held_out,
                     Draws(protocols.get(plan.run.protocol).verdict_draws, plan.run.seed),
+                    trained_on=category.training.fit.ids,
                     batch_size=plan.run.batch_size or presets.get(plan.run.preset).batch_size,
                     device=plan.run.torch_device(),
                     tick=tick,
-                    early_stop=stops_early(plan.run, fitted.detector, attack),
+                    early_stop=stops_early(fitted.detector, attack, complete=plan.run.complete),
                 )
-                passed.confirm(fitted.detector.name)
-                record, scores = judged(
-                    plan,
-                    cell,
-                    fitted,
-                    category.test,
-                    outcome,
-                    category.inspection,
-                    category.training.fit.ids,
-                    passed,
-                )
+                record = judged(plan, cell, fitted, found, category.inspection)
         except Exception as error:
             reason = _reason(error, f"{attack.name} on {name}")
             record = failed(plan, cell, fitted.describe(), reason, category.inspection)
             return _write(record, None, folder), False
-    _write_examples(record, outcome, folder)
-    record = _write(record, scores, folder)
+    _write_examples(record, found.outcome, folder)
+    record = _write(record, found.scores, folder)
     _clear(folder, _unfitted(plan, category, fitted.detector, attack, subset))
     return record, False
 

@@ -68,7 +68,9 @@ class Category:
                 test pictures are known from training, or belong to both classes, and the user does not allow it.
         """
         before = self.plan.dataset.fingerprint(self.name)
-        assert len(self.test) and len(self.training.fit)
+        for pictures in (self.test, self.training.fit):  # each is decoded when it is first asked for
+            if not len(pictures):
+                raise DataError(f"There are no pictures of {self.name} to fit on or to test on; add some.")
         if self.plan.dataset.fingerprint(self.name, anew=True) != before:
             raise DataError(f"The pictures of {self.name} were changed while they were read; run the command again.")
         if not self.plan.run.allow_leaks:

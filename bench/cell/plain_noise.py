@@ -14,30 +14,12 @@ from torch import Tensor
 from attacks.objective import loss
 from attacks.threat import ThreatModel
 from detectors.base import Detector
+from detectors.contract.ball import BLOCKS, block_noise
+from detectors.contract.ball import rose as rose
 from detectors.noise import Noise
 
-BLOCKS = (1, 2, 8)  # pixels a side: what a score's features see of noise depends on its grain
 DRAWS = 3  # on which noise and attack are compared, of a stochastic detector
 MARGIN = 3.0  # standard errors of their mean difference; by chance alone one image in 20 passes it
-ROUNDING = 16  # units in the last place of a loss
-
-
-def block_noise(x: Tensor, threat: ThreatModel, block: int, noise: Noise, *, size: float | None = None) -> Tensor:
-    """Random changes of full length, the same within each block of pixels and drawn per channel, (B, 3, H, W).
-
-    In the l-inf ball signs, in the l2 ball Gaussian directions: the steepest step along Gaussian numbers is both.
-
-    Args:
-        x: images, (B, 3, H, W).
-        threat: whose norm measures the length.
-        block: side of the blocks in pixels.
-        noise: where they come from; the same source gives the same changes.
-        size: the length; None: the ball's radius.
-    """
-    side = [-(-n // block) for n in x.shape[2:]]
-    small = noise.normal((x.shape[1], *side), stream=f"plain-noise-{block}", like=x)
-    whole = small.repeat_interleave(block, dim=2).repeat_interleave(block, dim=3)[..., : x.shape[2], : x.shape[3]]
-    return threat.steepest_step(whole, threat.epsilon if size is None else size)
 
 
 def noise_won(
@@ -69,8 +51,3 @@ def noise_won(
     ahead = torch.stack([loss(detector, chosen, y, draw) for draw in draws]) - theirs
     beyond = ahead.mean(dim=0) - MARGIN * ahead.std(dim=0) / DRAWS**0.5
     return rose(theirs.abs().amax(dim=0), theirs.abs().amax(dim=0) + beyond)
-
-
-def rose(before: Tensor, after: Tensor) -> Tensor:
-    """Whether each loss is above the one before by more than rounding, (B,) bool; a NaN never is."""
-    return after - before > ROUNDING * torch.finfo(before.dtype).eps * before.abs()

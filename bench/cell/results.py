@@ -1,62 +1,22 @@
-"""From a cell's outcome to its record: the figures, the indicators and where they were made."""
+"""What a record states of an outcome: figures, and the signs that an attack did not do its work."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.cell.attack import Floats, Outcome
-from bench.cell.fitting import Fitted
-from bench.cell.gate import Passed
 from bench.cell.verdict import CALIBRATION_FPR, threshold_of
 from bench.data.base import ImageSet
-from bench.inspection.inspection import Inspection
 from bench.metrics import pixels, ranking
-from bench.plan import request
-from bench.plan.plan import Plan
-from bench.records import environment, recount
-from bench.records.cell import Cell
-from bench.records.record import Record
+from bench.records import recount
 from bench.records.score_table import Scores
 from detectors import file_order
 
 FLAGGED = 90.0  # what separates the classes better than this without looking at the object is said beside every figure
-ALLOW_LEAKS = "--allow-leaks"  # begins a limit of a record that a run without the option must not take over
-
-
-def judged(
-    plan: Plan,
-    cell: Cell,
-    fitted: Fitted,
-    test: ImageSet,
-    outcome: Outcome,
-    seen: Inspection,
-    trained_on: Sequence[str],
-    passed: Passed,
-) -> tuple[Record, Scores]:
-    """The record and the scores of a cell that came to an end; `trained_on`: the ids of the training images, `passed`:
-    what the gate found."""
-    labels = test.labels.numpy().astype(np.int64)
-    scores = Scores(test.ids, labels, outcome.clean, outcome.robust)
-    record = replace(
-        _empty(plan, cell, fitted.describe(), seen),
-        status="ok",
-        results=figures(outcome, labels, test, trained_on),
-        indicators=indicators(outcome),
-        gate=passed.describe(),
-        seconds={"fit": fitted.fit_seconds, **outcome.seconds, "total": round(sum(outcome.seconds.values()), 2)},
-    )
-    return record, scores
-
-
-def failed(plan: Plan, cell: Cell, checkpoint: dict[str, Any], reason: str, seen: Inspection) -> Record:
-    """The record of a cell that has no figures, and why."""
-    return replace(_empty(plan, cell, checkpoint, seen), reason=reason)
 
 
 def figures(outcome: Outcome, labels: Any, test: ImageSet, trained_on: Sequence[str] = ()) -> dict[str, Any]:
@@ -158,23 +118,3 @@ def _pixel(outcome: Outcome, test: ImageSet, *, complete: bool) -> dict[str, flo
         "robust_auroc": pixels.pixel_auroc(outcome.robust_maps, masks),
         "robust_aupro": pixels.aupro(outcome.robust_maps, masks),
     }
-
-
-def _empty(plan: Plan, cell: Cell, checkpoint: dict[str, Any], seen: Inspection) -> Record:
-    device = plan.run.torch_device()
-    limits = plan.limits_of(cell.detector.name, cell.category)
-    limits += [f"{ALLOW_LEAKS}: {sentence}" for sentence in seen.refusals]  # else there would be nothing to judge
-    return Record(
-        key=cell.key,
-        status="failed",
-        cell=cell,
-        full_run=not limits,
-        limits=limits,
-        remarks=seen.remarks,
-        written=datetime.now(UTC).isoformat(timespec="seconds"),
-        checkpoint=checkpoint,
-        licence=plan.dataset.licence,
-        environment=environment.describe(device),
-        command=request.command_line(),
-        peak_memory_mb=environment.peak_memory_mb(device),
-    )

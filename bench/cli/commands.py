@@ -25,7 +25,7 @@ from bench.plan import plan as planning
 from bench.plan.request import Override, RunConfig, default_cache
 from bench.plan.split import training_data
 from bench.records import environment
-from bench.records.paths import safe_name
+from bench.records.paths import distinct_name
 from bench.records.store import read_all
 from bench.run import costs, runner
 from bench.run import pool as processes
@@ -68,7 +68,7 @@ Verbose = Annotated[bool, typer.Option("--verbose", help="Show where a detector 
 Out = Annotated[Path, typer.Option(help="Folder for records, leaderboards and plots.")]
 
 
-@app.command()
+@app.command(cls=shell.Once)
 def run(
     detectors: Detectors = "all",
     attack: Annotated[str, typer.Option(help="Names, comma-separated, or all.")] = "pgd-linf",
@@ -92,10 +92,10 @@ def run(
         float | None, typer.Option(help="Share of the direction so far in each step, instead of the protocol's.")
     ] = None,
     gradient: Annotated[
-        str, typer.Option(help="score, surrogate (BPDA), or auto: both of a detector that has a surrogate.")
+        str, typer.Option(help="score, surrogate (BPDA), map (its smooth maximum), or auto: as the protocol says.")
     ] = "auto",
     complete: Annotated[
-        bool, typer.Option("--complete", help="Attack on where an image has lost all its pairs: one-sided AUCs, maps.")
+        bool, typer.Option("--complete", help="Attack on where an image has lost all its pairs: for pixel figures.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of attack, selection and verdict noise.")] = 0,
     fit_seed: FitSeed = 0,
@@ -184,7 +184,7 @@ def _show_costs(plan: planning.Plan, console: Console) -> None:
     summary.show_plan(plan, rows, console)
 
 
-@app.command()
+@app.command(cls=shell.Once)
 def fit(
     detectors: Detectors = "all",
     dataset: DatasetName = "elpv",
@@ -247,9 +247,9 @@ def fit(
                 path = fitted.path
                 if export is not None:
                     # One checkpoint's name says nothing of its detector: it lies in the detector's own folder.
-                    folder = export if len(plan.detectors) == 1 else export / safe_name(name)
+                    folder = export if len(plan.detectors) == 1 else export / distinct_name(name)
                     stem = f"{plan.dataset.name}-{category}-{preset}" + (f"-fit{seed}" if several else "")
-                    path = fitting.export(fitted, folder, safe_name(stem))
+                    path = fitting.export(fitted, folder, distinct_name(stem))
                 console.print(
                     f"{what}: {fitted.origin}, {fitted.fit_seconds:.0f} s of fitting: {path}",
                     markup=False,
@@ -260,7 +260,7 @@ def fit(
     raise typer.Exit(2 if problems else 0)
 
 
-@app.command()
+@app.command(cls=shell.Once)
 def score(
     images: Annotated[list[Path], typer.Argument(help="Pictures of parts.")],
     detector: Annotated[str, typer.Option(help="A detector, fitted on --dataset and --category.")] = "freerad",
@@ -309,7 +309,7 @@ def score(
         console.print(found.explanation, style="dim", markup=False, highlight=False)
 
 
-@app.command()
+@app.command(cls=shell.Once)
 def report(
     folder: Annotated[Path, typer.Argument(help="A folder with records in it, as `run --out` leaves it.")] = Path(
         "results"
@@ -323,7 +323,7 @@ def report(
         console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(cls=shell.Once)
 def inspect(
     dataset: DatasetName = "elpv",
     data_root: DataRoot = None,
@@ -351,13 +351,13 @@ def inspect(
     raise typer.Exit(inspect_command.inspect(config, Console()))
 
 
-@app.command("list")
+@app.command("list", cls=shell.Once)
 def list_names(what: Annotated[str, typer.Argument(help="detectors, attacks, datasets or presets")]) -> None:
     """Say what there is."""
     Console().print(summary.listing(what))
 
 
-@app.command("reproduce")
+@app.command("reproduce", cls=shell.Once)
 def reproduce_table(
     table: Annotated[str, typer.Argument(help="table1, table2, table3 or table14")],
     records: Annotated[Path, typer.Option(help="Folder of records.")] = Path("results/records"),

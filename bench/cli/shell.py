@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import sys
+from collections import Counter
 from typing import Any
 
 import typer
 from rich.console import Console
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from attacks.errors import AttackError
 from bench import files
@@ -34,8 +37,26 @@ class Commands(TyperGroup):
             raise StoppedError from None
 
 
+class Once(TyperCommand):
+    """A command that refuses an option which is given twice: the first would be lost without a word."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As in typer. Raises BadParameter."""
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        for parameter, times in Counter(order).items():
+            if times > 1 and parameter.param_type_name == "option" and not parameter.multiple:
+                raise typer.BadParameter(
+                    f"{parameter.opts[0]} is given {times} times, and only the last would count; give it once (several "
+                    "names with commas)"
+                )
+        return list(super().parse_args(ctx, args))
+
+
 def run(app: typer.Typer) -> int:
     """Run the command that the command line names. Returns the exit code; an unexpected error is raised as it is."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks must not cost a table
+            stream.reconfigure(errors="replace")
     try:
         # Not standalone: there, typer prints boxes for wrong options and swallows Ctrl-C.
         code = app(standalone_mode=False)

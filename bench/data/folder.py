@@ -20,6 +20,8 @@ from bench.data.images import EXTENSIONS, MASK_EXTENSIONS, is_image_name, read_b
 from bench.data.registry import register
 from bench.errors import DataError
 
+SYSTEM = frozenset({"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"})
+
 
 @register
 class Folder(Dataset):
@@ -142,14 +144,19 @@ def _ungrouped(samples: tuple[Sample, ...]) -> tuple[Finding, ...]:
 
 
 def _is_category(folder: Path) -> bool:
-    """Also where train/good is missing: `validate` then says so, instead of dropping the category in silence."""
-    return (folder / "train").is_dir() or (folder / "test").is_dir()
+    """Also where train/good is missing: `validate` then says so, instead of dropping the category in silence. Not what
+    may not be looked into: other people's folders lie beside data, too."""
+    try:
+        return (folder / "train").is_dir() or (folder / "test").is_dir()
+    except PermissionError:
+        return False
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, hidden things aside; nothing where there is no folder."""
+    """What is in a folder, aside from hidden things and from what systems leave there; nothing where there is no
+    folder."""
     try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in SYSTEM)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

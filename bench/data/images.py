@@ -9,6 +9,7 @@ Whatever its mode, a picture becomes 8-bit RGB:
 """
 
 import io
+import stat
 import warnings
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
@@ -23,7 +24,9 @@ from bench.errors import DataError
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 MASK_EXTENSIONS = frozenset({".png", ".bmp", ".tif", ".tiff"})  # lossless: JPEG's ringing would count as a defect
+MAX_BYTES = 1 << 30  # six bytes for each of `MAX_PIXELS`
 MAX_PIXELS = 178_956_970  # where Pillow, by default, stops opening files by itself
+_PNG = b"\x89PNG\r\n\x1a\n"
 # A closed list: Pillow would hand some other formats (EPS) to external programs, whatever the file's extension says.
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 
@@ -50,7 +53,7 @@ def header_of(content: bytes) -> Header | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(content), formats=_FORMATS)
+            image = Image.open(io.BytesIO(_without_text(content)), formats=_FORMATS)
             return Header(image.format or "", image.mode, image.width, image.height, _is_deep(image))
     except Exception:  # see `_decode`, which says what is wrong
         return None
@@ -78,8 +81,15 @@ def read_image(source: bytes | str | Path, name: str | None = None, bits: int | 
 
 
 def read_bytes(file: Path | Traversable) -> bytes:
-    """A file's content; DataError, naming it, where it is missing or cannot be read."""
+    """A file's content; DataError, naming it, where it is missing, cannot be read, is larger than any picture or no
+    ordinary file (reading a named pipe would wait for ever)."""
     try:
+        if isinstance(file, Path):
+            found = file.stat()
+            if not stat.S_ISREG(found.st_mode):
+                raise DataError(f"{file} is no ordinary file: replace it, or take it out of the folder.")
+            if found.st_size > MAX_BYTES:
+                raise DataError(f"{file} is larger than {MAX_BYTES >> 20} MiB: scale the picture down first.")
         return file.read_bytes()
     except FileNotFoundError as error:
         raise DataError(f"There is no file {file}: check the path.") from error
@@ -128,6 +138,20 @@ def read_mask(content: bytes, name: str, image_size: tuple[int, int], size: int)
     return F.adaptive_max_pool2d(defective[None, None], size)[0, 0] > 0
 
 
+def _without_text(content: bytes) -> bytes:
+    """A PNG without its text, of which Pillow refuses more than a megabyte, whatever the picture is worth; anything
+    else as it is."""
+    if not content.startswith(_PNG):
+        return content
+    kept, at = [_PNG], len(_PNG)
+    while at + 12 <= len(content):
+        end = at + 12 + int.from_bytes(content[at : at + 4], "big")
+        if content[at + 4 : at + 8] not in (b"tEXt", b"zTXt", b"iTXt"):
+            kept.append(content[at:end])
+        at = end
+    return b"".join(kept)
+
+
 def _decode(content: bytes, name: str) -> tuple[Image.Image, str]:
     """The upright picture in its own mode, and the format of its file."""
     if not content:
@@ -135,7 +159,7 @@ def _decode(content: bytes, name: str) -> tuple[Image.Image, str]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on size, our limit decides; on odd metadata, nobody would act
-            image = Image.open(io.BytesIO(content), formats=_FORMATS)
+            image = Image.open(io.BytesIO(_without_text(content)), formats=_FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             return ImageOps.exif_transpose(image), image.format or ""

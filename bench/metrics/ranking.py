@@ -59,7 +59,7 @@ class DrawAverage(NamedTuple):
 def mean_single_draw_auc(scores: ArrayLike, labels: ArrayLike) -> DrawAverage:
     """The mean of single-draw AUCs, scores (D, N), and their spread.
 
-    The AUC of scores averaged over draws would belong to another, better detector (DESIGN.md).
+    The AUC of scores averaged over draws would belong to another, better detector (docs/verdict.md).
     """
     return _over_draws(auc(np.atleast_2d(np.asarray(scores)), labels))
 

@@ -37,10 +37,10 @@ def _statement(run: RunConfig, rules: protocols.Protocol) -> str:
     return rules.statement
 
 
-def stops_early(run: RunConfig, detector: Detector, attack: Attack) -> bool:
+def stops_early(detector: Detector, attack: Attack, *, complete: bool) -> bool:
     """Whether an image that has lost all its pairs is attacked no further, which is exact of a deterministic detector
-    whose strongest iterate is kept (`bench.cell.enough`)."""
-    return attack.can_stop and not run.complete and not detector.is_stochastic and detector.sees_pixels
+    whose strongest iterate is kept (`bench.cell.enough`), and not wanted where the attack is to be `complete`."""
+    return attack.can_stop and not complete and not detector.is_stochastic and detector.sees_pixels
 
 
 def cell_of(plan: Plan, category: str, detector: Detector, attack: Attack, tensors_sha256: str, subset: Subset) -> Cell:
@@ -71,8 +71,8 @@ def cell_of(plan: Plan, category: str, detector: Detector, attack: Attack, tenso
         ),
         seed=run.seed,
         fit_seed=run.fit_seed,
-        # Figures of one class under attack are not there, so that a --complete run does not take over its cell.
-        early_stop=stops_early(run, detector, attack),
+        # Some figures are not there, so a --complete run must not take over its cell.
+        early_stop=stops_early(detector, attack, complete=run.complete),
         # Thresholds come from the held-out normals, also where the fit is the same without them. Named only where it is
         # not the preset's, as --limit is.
         holdout=None if run.holdout == presets.get(run.preset).holdout else run.holdout,

@@ -14,7 +14,12 @@ from typing import Any
 from bench.errors import BenchError
 from bench.names import unknown
 
-GRADIENTS = ("auto", "score", "surrogate")
+GRADIENTS = ("auto", "score", "surrogate", "map")
+_FOLLOWED = {
+    "surrogate": "the surrogate's",
+    "auto": "the score's and the surrogate's",
+    "map": "that of a smooth maximum of the map",
+}
 # What a user may ask for beside what a protocol sets, and what it is where nobody asks.
 UNASKED: Mapping[str, Any] = {"step_size": None, "random_start": False, "restarts": 1, "differentiate": "auto"}
 _OPTIONS = {"differentiate": "--gradient"}  # where an option is not called as the setting is
@@ -77,7 +82,7 @@ class Protocol:
         Args:
             asked: the settings.
             is_stochastic: of the detector.
-            usual_gradient: what "auto" follows of its surrogate: "surrogate" alone, or "auto"; None: it has none.
+            usual_gradient: what its own attack follows there, "auto" where it is two; None: the score's, as any does.
         """
         found = []
         usual = self.attack_settings["momentum"]
@@ -85,8 +90,7 @@ class Protocol:
             found.append(f"--momentum {asked['momentum']:g}: not the protocol's {usual:g}")
         gradient = asked.get("differentiate", "auto")
         if usual_gradient is not None and gradient not in ("auto", usual_gradient):
-            what = "the surrogate's" if usual_gradient == "surrogate" else "the score's and the surrogate's"
-            found.append(f"--gradient {gradient}: the protocol follows {what}")
+            found.append(f"--gradient {gradient}: the protocol follows {_FOLLOWED[usual_gradient]}")
         return found
 
 
@@ -113,7 +117,7 @@ def check_asked(asked: Mapping[str, Any]) -> None:
 PROTOCOLS = (
     Protocol(
         "quick",
-        4,
+        5,
         attack_settings={
             "steps": 20,
             "stochastic_steps": 30,
@@ -121,6 +125,7 @@ PROTOCOLS = (
             "eot_last": 6,
             "momentum": 0.9,
             "schedule": "cosine",
+            "smooth_map": True,
             "keep": "best",
             "selection_draws": 16,
         },
@@ -128,7 +133,8 @@ PROTOCOLS = (
         verdict_draws=10,
         statement="PGD with 20 steps (step size 2.5 epsilon / 20, no random start, strongest iterate); of a stochastic "
         "detector with 30 steps that fall from epsilon / 2 to epsilon / 50, momentum 0.9, gradients averaged over 2 "
-        "noise draws at first and 6 at last (120 in all), last iterate unless another is better by more than noise; on "
+        "noise draws at first and 6 at last (120 in all), along a smooth maximum of its anomaly map where the score is "
+        "the map's maximum, last iterate unless another is better by more than noise; on "
         "at most 60 normal and 60 anomalous test images per category: an upper bound on the robust AUC, for a random "
         "defence in particular.",
     ),
@@ -142,6 +148,7 @@ PROTOCOLS = (
             "eot_last": 1,
             "momentum": 0.0,
             "schedule": "constant",
+            "smooth_map": False,
             "keep": "last",
             "selection_draws": 16,
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from pathlib import Path
@@ -30,6 +31,14 @@ def safe_name(name: object) -> str:
     cleaned = re.sub(r"[^A-Za-z0-9._-]+", "_", plain).lstrip(".")[:60].rstrip(".")
     reserved = re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", cleaned)  # device names on Windows
     return f"_{cleaned}" if not cleaned or reserved else cleaned
+
+
+def distinct_name(name: object) -> str:
+    """As `safe_name`, but different names never meet: a name that had to be changed gets a part of its hash."""
+    safe, text = safe_name(name), str(name)
+    if safe == text:
+        return safe
+    return f"{safe[:47]}-{hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()[:12]}"
 
 
 def companion(path: Path, suffix: str) -> Path:

@@ -21,7 +21,6 @@ from bench.records.score_table import Scores, ids_sha256
 RELATIVE_TOLERANCE = 1e-6
 ABSOLUTE_TOLERANCE = 1e-9
 _AT_A_THRESHOLD = ("attack_success", "robust_accuracy")
-_OF_ONE_CLASS = ("normals_only_auc", "anomalies_only_auc")
 
 
 def figures(scores: Scores, threshold: float | None, *, complete: bool = True) -> dict[str, Any]:
@@ -30,11 +29,12 @@ def figures(scores: Scores, threshold: float | None, *, complete: bool = True) -
     Args:
         scores: of the verdict.
         threshold: above which an image is called anomalous; without one there is no attack success.
-        complete: whether every image was attacked to the end; else nothing is said of one class under attack alone.
+        complete: whether every image was attacked to the end; else nothing is said of attacked anomalies among clean
+            normals (attacked normals have lost their pairs with the clean anomalies, too).
 
     Returns:
-        clean, robust (`intervals.summary`), verdict_draws; where complete, normals_only_auc and anomalies_only_auc; at
-        a threshold, attack_success (None where no clean image is classified correctly) and robust_accuracy.
+        clean, robust (`intervals.summary`), verdict_draws, normals_only_auc; where complete, anomalies_only_auc; at a
+        threshold, attack_success (None where no clean image is classified correctly) and robust_accuracy.
 
     Raises:
         CellError: NaN scores, or a class without images.
@@ -45,12 +45,10 @@ def figures(scores: Scores, threshold: float | None, *, complete: bool = True) -
         "clean": intervals.summary(clean, labels),
         "robust": intervals.summary(robust, labels),
         "verdict_draws": len(clean),
+        "normals_only_auc": ranking.mean_single_draw_auc(np.where(normal, robust, clean), labels).mean,
     }
     if complete:
-        found |= {
-            "normals_only_auc": ranking.mean_single_draw_auc(np.where(normal, robust, clean), labels).mean,
-            "anomalies_only_auc": ranking.mean_single_draw_auc(np.where(normal, clean, robust), labels).mean,
-        }
+        found["anomalies_only_auc"] = ranking.mean_single_draw_auc(np.where(normal, clean, robust), labels).mean
     if threshold is not None:
         attacked = ranking.attack_success(clean, robust, labels, threshold)
         found |= {"attack_success": attacked.success, "robust_accuracy": attacked.robust_accuracy}
@@ -83,7 +81,7 @@ def check(cell: Cell, results: Mapping[str, Any], scores: Scores) -> None:
             shown = _shown(results["threshold"])
             raise RecordError(f"results.threshold should be a finite number and is {shown}; run the cell again.")
     try:
-        absent = dict.fromkeys((*_AT_A_THRESHOLD, *_OF_ONE_CLASS))
+        absent = dict.fromkeys((*_AT_A_THRESHOLD, "anomalies_only_auc"))
         computed = absent | figures(scores, threshold, complete=not cell.early_stop)
     except CellError as error:
         raise RecordError(f"no figure follows from its scores ({error}); run the cell again.") from None

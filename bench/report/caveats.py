@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.metrics.intervals import Estimate, score_interval
 from bench.records.record import Record
+from bench.records.schema import Figures
 from bench.report import fits
 from bench.text import LONGEST, epsilon_text, norm_text, one_line
 
@@ -48,12 +49,31 @@ def failure_flags(record: Record) -> list[str]:
     gradient in its indicators (after Pintor et al. 2022)."""
     if not record.ok:
         return []
-    indicators = record.indicators
+    return signs(
+        record.indicators,
+        record.gate,
+        clean=record.clean,
+        robust=record.robust,
+        is_stochastic=record.detector.is_stochastic,
+        keep=str(record.attack.settings.get("keep")),
+    )
+
+
+def signs(
+    indicators: Mapping[str, Any],
+    gate: Mapping[str, Any],
+    *,
+    clean: Figures | None,
+    robust: Figures | None,
+    is_stochastic: bool,
+    keep: str,
+) -> list[str]:
+    """The same of what a record states, whoever has found it."""
     flags = [one_line(flag) for flag in _list(indicators.get("flags"))]
-    if not record.gate:
+    if not gate:
         flags.append("nothing says that the detector passed the gate")
-    elif record.gate.get("remark"):
-        flags.append(f"not attacked, or not looked at by the gate: {one_line(record.gate['remark'])}")
+    elif gate.get("remark"):
+        flags.append(f"not attacked, or not looked at by the gate: {one_line(gate['remark'])}")
     if _number(indicators.get("zero_gradient_share")) > 0.1:
         flag = f"the gradient was zero in {100 * _number(indicators['zero_gradient_share']):.0f} % of the steps"
         if "surrogate_won_share" in indicators:
@@ -65,7 +85,7 @@ def failure_flags(record: Record) -> list[str]:
         flags.append(f"the surrogate's gradient was zero in {share:.0f} % of the steps")
     if _number(indicators.get("nonfinite_gradient_share")) > 0:
         flags.append("some gradients were not finite")
-    if _number(indicators.get("last_worse_than_best_share")) > 0.5 and record.attack.settings.get("keep") == "last":
+    if _number(indicators.get("last_worse_than_best_share")) > 0.5 and keep == "last":
         flags.append("most last iterates were worse than the best one and the last was kept")
     if _number(indicators.get("late_gain_share")) > 0.2:
         share = 100 * _number(indicators["late_gain_share"])
@@ -81,17 +101,17 @@ def failure_flags(record: Record) -> list[str]:
     if _number(indicators.get("noise_won_share")) > NOISE_WON_SHARE:
         share = 100 * _number(indicators["noise_won_share"])
         flags.append(f"plain noise of the attack's size did more than the attack on {share:.0f} % of the images")
-    least_gain = STOCHASTIC_GAIN_SHARE if record.detector.is_stochastic else GAIN_SHARE
+    least_gain = STOCHASTIC_GAIN_SHARE if is_stochastic else GAIN_SHARE
     # Of a detector that has lost every pair there is nothing left to overestimate: where normals have risen above all
     # anomalies, an attack may well find no way to push a maximum over pixels of these further down.
-    has_something_left = record.robust is not None and record.robust.auc > 0
+    has_something_left = robust is not None and robust.auc > 0
     gained = indicators.get("gain_share")
     if has_something_left and gained is not None and _number(gained) < least_gain:
         share = 100 - 100 * _number(indicators["gain_share"])
         flags.append(f"the attack gained nothing on {share:.0f} % of the images")
-    if record.clean and record.robust and record.robust.auc > record.clean.auc + 1.0:
+    if clean and robust and robust.auc > clean.auc + 1.0:
         flags.append("the attack raised the AUC")
-    if record.clean and record.clean.high < 50.0:
+    if clean and clean.high < 50.0:
         flags.append("the clean AUC lies below 50: is higher more anomalous?")
     return flags
 

@@ -131,7 +131,7 @@ def _seconds(cost: Cost, plan: Plan, detector: str, fits: bool) -> float:
     images = 2 * (plan.per_class or 100)
     stochastic = detector in plan.stochastic
     draws = protocols.get(plan.run.protocol).verdict_draws if stochastic else 1
-    surrogate = any(name == detector and followed == "auto" for (name, _), followed in plan.surrogates.items())
+    surrogate = any(name == detector and followed == "auto" for (name, _), followed in plan.followed.items())
     # A few images are attacked once more with more draws.
     attacked = images + (FACTOR * 2 * PER_CLASS if stochastic else 0)
     attacks = sum(

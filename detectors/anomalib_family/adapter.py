@@ -11,14 +11,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from detectors import _backbones, _presets
-from detectors._backbones import Backbone
-from detectors._images import resize
 from detectors.anomalib_family.features import Features
 from detectors.anomalib_family.fence import own_randomness
 from detectors.base import Detector, Progress, Settings
 from detectors.errors import DetectorError, NoAnomalyMapError
 from detectors.noise import Noise
+from detectors.parts import backbone as backbones
+from detectors.parts import presets
+from detectors.parts.backbone import Backbone
+from detectors.parts.images import resize
 
 CHUNK = 32
 
@@ -46,7 +47,7 @@ class BackboneSettings(AnomalibSettings):
         weights: "pretrained"; "random" is for tests.
     """
 
-    backbone: str = _backbones.PAPER
+    backbone: str = backbones.PAPER
     layers: tuple[str, ...] = ("layer2", "layer3")
     weights: str = "pretrained"
 
@@ -64,7 +65,7 @@ class AnomalibDetector(Detector):
         learned_shapes: buffers whose shapes are learned (PCA bases, memory banks).
     """
 
-    revision = 3  # as in the family's `REVISION`
+    revision = 4  # as in the family's `REVISION`
     has_map = True
     extractor: ClassVar[str] = "feature_extractor"
     layer_count: ClassVar[int] = 0
@@ -165,4 +166,4 @@ class AnomalibDetector(Detector):
 
 def at_preset(preset: str, paper: Any, **quick: Any) -> Any:
     """The `paper` settings, or at the preset `quick` the same with some fields replaced."""
-    return _presets.choose(preset, quick=replace(paper, **quick), paper=paper)
+    return presets.choose(preset, quick=replace(paper, **quick), paper=paper)

@@ -17,11 +17,11 @@ from anomalib.models.components import GaussianBlur2d
 from anomalib.models.image.cfa import loss, torch_model
 from torch import Tensor
 
-from detectors import _backbones
 from detectors.anomalib_family.adapter import CHUNK, AnomalibDetector, BackboneSettings, at_preset
 from detectors.anomalib_family.fence import quiet, stand_ins
 from detectors.anomalib_family.training import TrainingSettings, frozen_features, train
 from detectors.base import Progress
+from detectors.parts import backbone as backbones
 
 _KEYS = ("layer1", "layer2", "layer3")
 _SMALLEST_SQUARE = 1e-12
@@ -67,7 +67,10 @@ class Cfa(AnomalibDetector):
     def settings_for(cls, preset: str, image_size: int) -> CfaSettings:
         """`paper`: WideResNet-50-2, 30 epochs. `quick`: a small network from stride 8 on."""
         found: CfaSettings = at_preset(
-            preset, CfaSettings(), backbone=_backbones.QUICK, layers=("blocks.2", "blocks.3", "blocks.4"),
+            preset,
+            CfaSettings(),
+            backbone=backbones.QUICK,
+            layers=("blocks.2", "blocks.3", "blocks.4"),
             training=TrainingSettings(epochs=10, batch_size=8, learning_rate=1e-3, patience=4),
         )
         return found
@@ -98,11 +101,20 @@ class Cfa(AnomalibDetector):
             return found
 
         optimiser = torch.optim.AdamW(
-            self.model.descriptor.parameters(), settings.learning_rate, weight_decay=self.settings.weight_decay,
+            self.model.descriptor.parameters(),
+            settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
             amsgrad=True,
         )
         self.fit_report |= train(
-            self.name, self.model, loss_of, optimiser, images, settings, seed=seed, progress=progress,
+            self.name,
+            self.model,
+            loss_of,
+            optimiser,
+            images,
+            settings,
+            seed=seed,
+            progress=progress,
             skipped=("feature_extractor.",),
         )
 

@@ -16,12 +16,12 @@ from anomalib.models.image.cflow import torch_model
 from anomalib.models.image.cflow.utils import get_logp, positional_encoding_2d
 from torch import Tensor
 
-from detectors import _backbones
 from detectors.anomalib_family.adapter import CHUNK, AnomalibDetector, BackboneSettings, at_preset
 from detectors.anomalib_family.fence import stand_ins
 from detectors.anomalib_family.likelihood import surprise
 from detectors.anomalib_family.training import Maps, TrainingSettings, frozen_features, train
 from detectors.base import Progress, evaluation
+from detectors.parts import backbone as backbones
 
 
 @dataclass(frozen=True)
@@ -62,16 +62,24 @@ class Cflow(AnomalibDetector):
     def settings_for(cls, preset: str, image_size: int) -> CflowSettings:
         """`paper`: WideResNet-50-2. `quick`: two layers of a small network, 4 blocks."""
         found: CflowSettings = at_preset(
-            preset, CflowSettings(), backbone=_backbones.QUICK, layers=("blocks.2", "blocks.4"), coupling_blocks=4,
-            condition=32, training=TrainingSettings(epochs=20, batch_size=8, learning_rate=1e-3, patience=6),
+            preset,
+            CflowSettings(),
+            backbone=backbones.QUICK,
+            layers=("blocks.2", "blocks.4"),
+            coupling_blocks=4,
+            condition=32,
+            training=TrainingSettings(epochs=20, batch_size=8, learning_rate=1e-3, patience=6),
         )
         return found
 
     def _assemble(self) -> Any:
         with stand_ins(torch_model, TimmFeatureExtractor=lambda **_: self._features()):
             return torch_model.CflowModel(
-                self.settings.backbone, self.settings.layers, condition_vector=self.settings.condition,
-                coupling_blocks=self.settings.coupling_blocks, clamp_alpha=self.settings.clamp,
+                self.settings.backbone,
+                self.settings.layers,
+                condition_vector=self.settings.condition,
+                coupling_blocks=self.settings.coupling_blocks,
+                clamp_alpha=self.settings.clamp,
             )
 
     def _log_probabilities(self, maps: Maps) -> Maps:
@@ -95,8 +103,15 @@ class Cflow(AnomalibDetector):
 
         trained = [p for p in self.model.decoders.parameters() if p.requires_grad]
         self.fit_report |= train(
-            self.name, self.model, loss_of, torch.optim.Adam(trained, settings.learning_rate), images, settings,
-            seed=seed, progress=progress, skipped=("encoder.",),
+            self.name,
+            self.model,
+            loss_of,
+            torch.optim.Adam(trained, settings.learning_rate),
+            images,
+            settings,
+            seed=seed,
+            progress=progress,
+            skipped=("encoder.",),
         )
         with torch.no_grad(), evaluation(self.model):
             chunks = torch.arange(len(images), device=images.device).split(CHUNK)  # type: ignore[no-untyped-call]

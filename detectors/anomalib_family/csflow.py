@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from anomalib.models.image.csflow import loss, torch_model
 from torch import Tensor, nn
 
-from detectors import _backbones
 from detectors.anomalib_family.adapter import CHUNK, AnomalibDetector, BackboneSettings, at_preset
 from detectors.anomalib_family.features import Features
 from detectors.anomalib_family.fence import stand_ins
 from detectors.anomalib_family.training import Maps, TrainingSettings, train
 from detectors.base import Progress
 from detectors.errors import DetectorError
+from detectors.parts import backbone as backbones
 
 _SCALES = 3
 
@@ -73,7 +73,11 @@ class Csflow(AnomalibDetector):
     def settings_for(cls, preset: str, image_size: int) -> CsflowSettings:
         """`paper`: EfficientNet-B5. `quick`: stride 16 of a small network."""
         found: CsflowSettings = at_preset(
-            preset, CsflowSettings(), backbone=_backbones.QUICK, layers=("blocks.3",), hidden=64,
+            preset,
+            CsflowSettings(),
+            backbone=backbones.QUICK,
+            layers=("blocks.3",),
+            hidden=64,
             training=TrainingSettings(epochs=20, batch_size=16, learning_rate=1e-3, patience=6),
         )
         return found
@@ -96,7 +100,9 @@ class Csflow(AnomalibDetector):
         make_node = torch_model.InputNode
         with stand_ins(torch_model, InputNode=node, CsFlowMultiScaleFeatureExtractor=lambda **_: pyramid):
             return torch_model.CsFlowModel(
-                (self.work_size, self.work_size), self.settings.hidden, self.settings.coupling_blocks,
+                (self.work_size, self.work_size),
+                self.settings.hidden,
+                self.settings.coupling_blocks,
                 self.settings.clamp,
             )
 
@@ -117,7 +123,14 @@ class Csflow(AnomalibDetector):
             self.model.graph.parameters(), settings.learning_rate, eps=1e-4, weight_decay=1e-5, betas=(0.5, 0.9)
         )
         self.fit_report |= train(
-            self.name, self.model, loss_of, optimiser, images, settings, seed=seed, progress=progress,
+            self.name,
+            self.model,
+            loss_of,
+            optimiser,
+            images,
+            settings,
+            seed=seed,
+            progress=progress,
             skipped=("feature_extractor.",),
         )
 

@@ -15,10 +15,10 @@ import torch
 from anomalib.models.image.dfkde import torch_model
 from torch import Tensor
 
-from detectors import _backbones
 from detectors.anomalib_family.adapter import CHUNK, AnomalibDetector, BackboneSettings, at_preset
 from detectors.anomalib_family.fence import stand_ins
 from detectors.base import Progress
+from detectors.parts import backbone as backbones
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,13 @@ class Dfkde(AnomalibDetector):
     learned_shapes = frozenset(
         f"model.classifier.{name}"
         for name in (
-            "max_length", "pca_model.singular_vectors", "pca_model.mean", "pca_model.num_components",
-            "kde_model.bw_transform", "kde_model.dataset", "kde_model.norm",
+            "max_length",
+            "pca_model.singular_vectors",
+            "pca_model.mean",
+            "pca_model.num_components",
+            "kde_model.bw_transform",
+            "kde_model.dataset",
+            "kde_model.norm",
         )
     )
 
@@ -57,7 +62,7 @@ class Dfkde(AnomalibDetector):
     @classmethod
     def settings_for(cls, preset: str, image_size: int) -> DfkdeSettings:
         """`paper`: ResNet-18's last layer. `quick`: a small network's."""
-        found: DfkdeSettings = at_preset(preset, DfkdeSettings(), backbone=_backbones.QUICK, layers=("blocks.6",))
+        found: DfkdeSettings = at_preset(preset, DfkdeSettings(), backbone=backbones.QUICK, layers=("blocks.6",))
         return found
 
     def _assemble(self) -> Any:

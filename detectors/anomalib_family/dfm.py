@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from anomalib.models.image.dfm import torch_model
 from torch import Tensor
 
-from detectors import _backbones
 from detectors.anomalib_family.adapter import CHUNK, AnomalibDetector, BackboneSettings, at_preset
 from detectors.anomalib_family.fence import stand_ins
 from detectors.base import Progress
+from detectors.parts import backbone as backbones
 
 
 @dataclass(frozen=True)
@@ -46,15 +46,15 @@ class Dfm(AnomalibDetector):
     @classmethod
     def settings_for(cls, preset: str, image_size: int) -> DfmSettings:
         """`paper`: ResNet-50's third layer. `quick`: a small network's at the same stride."""
-        found: DfmSettings = at_preset(
-            preset, DfmSettings(), backbone=_backbones.QUICK, layers=("blocks.4",), pooling=2
-        )
+        found: DfmSettings = at_preset(preset, DfmSettings(), backbone=backbones.QUICK, layers=("blocks.4",), pooling=2)
         return found
 
     def _assemble(self) -> Any:
         with stand_ins(torch_model, TimmFeatureExtractor=lambda **_: self._features()):
             return torch_model.DFMModel(
-                self.settings.backbone, self.settings.layers[0], pooling_kernel_size=self.settings.pooling,
+                self.settings.backbone,
+                self.settings.layers[0],
+                pooling_kernel_size=self.settings.pooling,
                 n_comps=self.settings.variance,
             )
 

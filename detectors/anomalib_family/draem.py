@@ -17,12 +17,12 @@ from anomalib.data.utils.generators import PerlinAnomalyGenerator
 from anomalib.models.image.draem import loss, torch_model
 from torch import Tensor
 
-from detectors._images import resize
 from detectors.anomalib_family.adapter import AnomalibDetector, AnomalibSettings, at_preset
 from detectors.anomalib_family.fence import stand_ins
 from detectors.anomalib_family.training import TrainingSettings, train
 from detectors.base import Progress
 from detectors.errors import DetectorError
+from detectors.parts.images import resize
 
 _HALVINGS = 32  # five poolings
 
@@ -63,8 +63,11 @@ class Draem(AnomalibDetector):
     def settings_for(cls, preset: str, image_size: int) -> DraemSettings:
         """`paper`: anomalib's widths, 700 epochs. `quick`: 64 pixels and small networks."""
         found: DraemSettings = at_preset(
-            preset, DraemSettings(input_size=_multiple(image_size)), input_size=_multiple(min(64, image_size)),
-            reconstructive_width=8, discriminative_width=8,
+            preset,
+            DraemSettings(input_size=_multiple(image_size)),
+            input_size=_multiple(min(64, image_size)),
+            reconstructive_width=8,
+            discriminative_width=8,
             training=TrainingSettings(epochs=20, batch_size=16, learning_rate=3e-3, patience=8),
         )
         return found

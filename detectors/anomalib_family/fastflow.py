@@ -14,13 +14,13 @@ import torch
 from anomalib.models.image.fastflow import loss, torch_model
 from torch import Tensor, nn
 
-from detectors import _backbones
 from detectors.anomalib_family.adapter import AnomalibDetector, BackboneSettings, at_preset
 from detectors.anomalib_family.features import Features
 from detectors.anomalib_family.fence import stand_ins
 from detectors.anomalib_family.likelihood import gaussian_log, surprise
 from detectors.anomalib_family.training import Maps, TrainingSettings, frozen_features, train
 from detectors.base import Progress
+from detectors.parts import backbone as backbones
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,7 @@ class TimmLike(nn.Module):
         super().__init__()
         self.backbone = features.backbone
         self.features = (features,)  # in a tuple: the backbone is there already
-        self.feature_info = SimpleNamespace(
-            channels=lambda: features.out_dims, reduction=lambda: features.reductions
-        )
+        self.feature_info = SimpleNamespace(channels=lambda: features.out_dims, reduction=lambda: features.reductions)
 
     def forward(self, images: Tensor) -> Maps:
         return list(self.features[0](images).values())
@@ -71,7 +69,11 @@ class Fastflow(AnomalibDetector):
     def settings_for(cls, preset: str, image_size: int) -> FastflowSettings:
         """`paper`: WideResNet-50-2, 500 epochs. `quick`: two scales of a small network, 4 steps."""
         found: FastflowSettings = at_preset(
-            preset, FastflowSettings(), backbone=_backbones.QUICK, layers=("blocks.2", "blocks.4"), flow_steps=4,
+            preset,
+            FastflowSettings(),
+            backbone=backbones.QUICK,
+            layers=("blocks.2", "blocks.4"),
+            flow_steps=4,
             training=TrainingSettings(epochs=20, batch_size=16, learning_rate=1e-3, patience=6),
         )
         return found
@@ -82,8 +84,10 @@ class Fastflow(AnomalibDetector):
         timm = SimpleNamespace(create_model=lambda *_, **__: TimmLike(features))
         with stand_ins(torch_model, timm=timm):
             return torch_model.FastflowModel(
-                (self.work_size, self.work_size), "wide_resnet50_2",  # a CNN: any stands for ours
-                flow_steps=self.settings.flow_steps, conv3x3_only=self.settings.conv3x3_only,
+                (self.work_size, self.work_size),
+                "wide_resnet50_2",  # a CNN: any stands for ours
+                flow_steps=self.settings.flow_steps,
+                conv3x3_only=self.settings.conv3x3_only,
                 hidden_ratio=self.settings.hidden_ratio,
             )
 
@@ -105,7 +109,14 @@ class Fastflow(AnomalibDetector):
         trained = [p for p in self.model.parameters() if p.requires_grad]
         optimiser = torch.optim.Adam(trained, settings.learning_rate, weight_decay=self.settings.weight_decay)
         self.fit_report |= train(
-            self.name, self.model, loss_of, optimiser, images, settings, seed=seed, progress=progress,
+            self.name,
+            self.model,
+            loss_of,
+            optimiser,
+            images,
+            settings,
+            seed=seed,
+            progress=progress,
             skipped=("feature_extractor.",),
         )
 

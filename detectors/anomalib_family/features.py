@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detectors._backbones import Backbone
 from detectors.errors import DetectorError
+from detectors.parts.backbone import Backbone
 
 
 class Features(nn.Module):

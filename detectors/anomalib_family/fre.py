@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from anomalib.models.image.fre import torch_model
 from torch import Tensor
 
-from detectors import _backbones
 from detectors.anomalib_family.adapter import AnomalibDetector, BackboneSettings, at_preset
 from detectors.anomalib_family.fence import stand_ins
 from detectors.anomalib_family.training import TrainingSettings, frozen_features, train
 from detectors.base import Progress
+from detectors.parts import backbone as backbones
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,11 @@ class Fre(AnomalibDetector):
     def settings_for(cls, preset: str, image_size: int) -> FreSettings:
         """`paper`: ResNet-50's third layer. `quick`: a small network's at the same stride."""
         found: FreSettings = at_preset(
-            preset, FreSettings(), backbone=_backbones.QUICK, layers=("blocks.4",), latent=100,
+            preset,
+            FreSettings(),
+            backbone=backbones.QUICK,
+            layers=("blocks.4",),
+            latent=100,
             training=TrainingSettings(epochs=100, batch_size=32, learning_rate=1e-3, patience=10),
         )
         return found
@@ -61,8 +65,11 @@ class Fre(AnomalibDetector):
         (blank,) = self._held[0].blank_maps(self.work_size)
         with stand_ins(torch_model, TimmFeatureExtractor=lambda **_: features):
             return torch_model.FREModel(
-                self.settings.backbone, self.settings.layers[0], input_dim=self._pooled(blank).numel(),
-                latent_dim=self.settings.latent, pooling_kernel_size=self.settings.pooling,
+                self.settings.backbone,
+                self.settings.layers[0],
+                input_dim=self._pooled(blank).numel(),
+                latent_dim=self.settings.latent,
+                pooling_kernel_size=self.settings.pooling,
             )
 
     def _pooled(self, features: Tensor) -> Tensor:
@@ -78,7 +85,14 @@ class Fre(AnomalibDetector):
 
         optimiser = torch.optim.Adam(self.model.fre_model.parameters(), settings.learning_rate)
         self.fit_report |= train(
-            self.name, self.model, loss_of, optimiser, images, settings, seed=seed, progress=progress,
+            self.name,
+            self.model,
+            loss_of,
+            optimiser,
+            images,
+            settings,
+            seed=seed,
+            progress=progress,
             skipped=("feature_extractor.",),
         )
 

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from anomalib.models.image.glass import torch_model
 from torch import Tensor
 
-from detectors import _backbones
 from detectors.anomalib_family.adapter import CHUNK, AnomalibDetector, BackboneSettings, at_preset
 from detectors.anomalib_family.fence import stand_ins
 from detectors.anomalib_family.training import TrainingSettings, train
 from detectors.base import Progress
+from detectors.parts import backbone as backbones
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,14 @@ class Glass(AnomalibDetector):
     def settings_for(cls, preset: str, image_size: int) -> GlassSettings:
         """`paper`: WideResNet-50-2, 640 epochs. `quick`: two layers of a small network, 5 ascent steps."""
         found: GlassSettings = at_preset(
-            preset, GlassSettings(), backbone=_backbones.QUICK, layers=("blocks.2", "blocks.4"), width=128, hidden=64,
-            ascent=5, training=TrainingSettings(epochs=10, batch_size=16, learning_rate=1e-3, patience=4),
+            preset,
+            GlassSettings(),
+            backbone=backbones.QUICK,
+            layers=("blocks.2", "blocks.4"),
+            width=128,
+            hidden=64,
+            ascent=5,
+            training=TrainingSettings(epochs=10, batch_size=16, learning_rate=1e-3, patience=4),
         )
         return found
 
@@ -65,10 +71,14 @@ class Glass(AnomalibDetector):
             torch_model, TimmFeatureExtractor=lambda **_: features, _deduce_dims=lambda *_: features.out_dims
         ):
             return torch_model.GlassModel(
-                (self.work_size, self.work_size), pretrain_embed_dim=self.settings.width,
-                target_embed_dim=self.settings.width, layers=list(self.settings.layers), step=self.settings.ascent,
+                (self.work_size, self.work_size),
+                pretrain_embed_dim=self.settings.width,
+                target_embed_dim=self.settings.width,
+                layers=list(self.settings.layers),
+                step=self.settings.ascent,
                 discriminator_hidden=self.settings.hidden,
-                normalize_mean=[0.0] * 3, normalize_std=[1.0] * 3,  # the backbone normalises inside
+                normalize_mean=[0.0] * 3,
+                normalize_std=[1.0] * 3,  # the backbone normalises inside
             )
 
     def _learn(self, images: Tensor, *, seed: int, progress: Progress) -> None:
@@ -94,7 +104,14 @@ class Glass(AnomalibDetector):
             ]
         )
         self.fit_report |= train(
-            self.name, model, loss_of, optimiser, images, settings, seed=seed, progress=progress,
+            self.name,
+            model,
+            loss_of,
+            optimiser,
+            images,
+            settings,
+            seed=seed,
+            progress=progress,
             skipped=(f"{self.extractor}.",),
             each_epoch=lambda: model.calculate_center(loader, images.device),
         )

@@ -13,10 +13,10 @@ import torch
 from anomalib.models.image.mh_patchcore import torch_model
 from torch import Tensor
 
-from detectors import _backbones
 from detectors.anomalib_family.adapter import CHUNK, AnomalibDetector, BackboneSettings, at_preset
 from detectors.anomalib_family.fence import stand_ins
 from detectors.base import Progress
+from detectors.parts import backbone as backbones
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class MHPatchcoreSettings(BackboneSettings):
     Attributes:
         variance: share of the variance that the principal components must keep.
         shrinkage: of the covariance, towards a multiple of the identity.
-        bank: patches that are kept. local_coreset: patches kept of each batch on the way there.
+        bank: patches that are kept.
+        local_coreset: patches kept of each batch on the way there.
         neighbours: those that the image score is re-weighted by.
     """
 
@@ -46,7 +47,11 @@ class MHPatchcore(AnomalibDetector):
     learned_shapes = frozenset(
         f"model.{name}"
         for name in (
-            "pca.components", "pca.mean", "pca.projected_mean", "covariance.mean", "covariance.whitening_matrix",
+            "pca.components",
+            "pca.mean",
+            "pca.projected_mean",
+            "covariance.mean",
+            "covariance.whitening_matrix",
             "memory_bank.bank",
         )
     )
@@ -55,24 +60,26 @@ class MHPatchcore(AnomalibDetector):
     def settings_for(cls, preset: str, image_size: int) -> MHPatchcoreSettings:
         """`paper`: WideResNet-50-2. `quick`: stride 16 of a small network."""
         found: MHPatchcoreSettings = at_preset(
-            preset, MHPatchcoreSettings(), backbone=_backbones.QUICK, layers=("blocks.4",), local_coreset=128
+            preset, MHPatchcoreSettings(), backbone=backbones.QUICK, layers=("blocks.4",), local_coreset=128
         )
         return found
 
     def _assemble(self) -> Any:
         with stand_ins(torch_model, TimmFeatureExtractor=lambda **_: self._features()):
             return torch_model.MHPatchcoreModel(
-                self.settings.backbone, self.settings.layers, pca_variance_ratio=self.settings.variance,
-                covariance_shrinkage=self.settings.shrinkage, memory_bank_size=self.settings.bank,
-                local_coreset_size=self.settings.local_coreset, num_neighbors=self.settings.neighbours,
+                self.settings.backbone,
+                self.settings.layers,
+                pca_variance_ratio=self.settings.variance,
+                covariance_shrinkage=self.settings.shrinkage,
+                memory_bank_size=self.settings.bank,
+                local_coreset_size=self.settings.local_coreset,
+                num_neighbors=self.settings.neighbours,
             ).to(torch.float32)
 
     def _learn(self, images: Tensor, *, seed: int, progress: Progress) -> None:
         model = self.model
         # Three passes, as in anomalib's training: principal components, their covariance, then the bank.
-        passes = [
-            (model.pca, lambda e: e), (model.covariance, model.pca), (model.memory_bank, self._whitened)
-        ]
+        passes = [(model.pca, lambda e: e), (model.covariance, model.pca), (model.memory_bank, self._whitened)]
         with torch.no_grad():
             for done, (part, before) in enumerate(passes):
                 for chunk in images.split(CHUNK):  # type: ignore[no-untyped-call]

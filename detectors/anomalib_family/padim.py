@@ -12,10 +12,10 @@ import torch
 from anomalib.models.image.padim import torch_model
 from torch import Tensor
 
-from detectors import _backbones
 from detectors.anomalib_family.adapter import CHUNK, AnomalibDetector, BackboneSettings, at_preset
 from detectors.anomalib_family.fence import stand_ins
 from detectors.base import Progress
+from detectors.parts import backbone as backbones
 
 SMALLEST_SQUARE = 1e-12
 
@@ -53,7 +53,7 @@ class Padim(AnomalibDetector):
     def settings_for(cls, preset: str, image_size: int) -> PadimSettings:
         """`paper`: 550 channels of WideResNet-50-2. `quick`: 64 channels of a small network, from stride 8 on."""
         found: PadimSettings = at_preset(
-            preset, PadimSettings(), backbone=_backbones.QUICK, layers=("blocks.2", "blocks.4"), channels=64
+            preset, PadimSettings(), backbone=backbones.QUICK, layers=("blocks.2", "blocks.4"), channels=64
         )
         return found
 
@@ -74,7 +74,9 @@ class Padim(AnomalibDetector):
     def _judge(self, images: Tensor) -> tuple[Tensor, Tensor]:
         embedding = self.model.generate_embedding(self.model.feature_extractor(images))
         found = self.model.anomaly_map_generator(
-            embedding=embedding, mean=self.model.gaussian.mean, inv_covariance=self.model.gaussian.inv_covariance,
+            embedding=embedding,
+            mean=self.model.gaussian.mean,
+            inv_covariance=self.model.gaussian.inv_covariance,
             image_size=images.shape[-2:],
         )
         return found.flatten(1).amax(dim=1), found

@@ -14,11 +14,11 @@ from anomalib.models.components.sampling import k_center_greedy
 from anomalib.models.image.patchcore import torch_model
 from torch import Tensor
 
-from detectors import _backbones
 from detectors.anomalib_family.adapter import CHUNK, AnomalibDetector, BackboneSettings, at_preset
 from detectors.anomalib_family.fence import quiet, stand_ins
 from detectors.base import Progress
 from detectors.errors import DetectorError
+from detectors.parts import backbone as backbones
 
 SMALLEST_SQUARE = 1e-12
 
@@ -56,7 +56,11 @@ class Patchcore(AnomalibDetector):
     def settings_for(cls, preset: str, image_size: int) -> PatchcoreSettings:
         """`paper`: WideResNet-50-2, a tenth of all patches. `quick`: 1000 of 20,000 patches of a small network."""
         found: PatchcoreSettings = at_preset(
-            preset, PatchcoreSettings(), backbone=_backbones.QUICK, layers=("blocks.2", "blocks.4"), coreset=1000.0,
+            preset,
+            PatchcoreSettings(),
+            backbone=backbones.QUICK,
+            layers=("blocks.2", "blocks.4"),
+            coreset=1000.0,
             candidates=20_000,
         )
         return found

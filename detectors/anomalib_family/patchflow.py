@@ -13,12 +13,12 @@ import torch
 from anomalib.models.image.patchflow import loss, torch_model
 from torch import Tensor
 
-from detectors import _backbones
 from detectors.anomalib_family.adapter import CHUNK, AnomalibDetector, BackboneSettings, at_preset
 from detectors.anomalib_family.fence import stand_ins
 from detectors.anomalib_family.likelihood import gaussian_log, surprise
 from detectors.anomalib_family.training import TrainingSettings, train
 from detectors.base import Progress
+from detectors.parts import backbone as backbones
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,12 @@ class Patchflow(AnomalibDetector):
     def settings_for(cls, preset: str, image_size: int) -> PatchflowSettings:
         """`paper`: EfficientNet-B5. `quick`: a small network, two scales."""
         found: PatchflowSettings = at_preset(
-            preset, PatchflowSettings(), backbone=_backbones.QUICK, layers=("blocks.2", "blocks.4"), width=64, scales=2,
+            preset,
+            PatchflowSettings(),
+            backbone=backbones.QUICK,
+            layers=("blocks.2", "blocks.4"),
+            width=64,
+            scales=2,
             training=TrainingSettings(epochs=30, batch_size=16, learning_rate=1e-3, patience=8),
         )
         return found
@@ -63,8 +68,11 @@ class Patchflow(AnomalibDetector):
     def _assemble(self) -> Any:
         with stand_ins(torch_model, TimmFeatureExtractor=lambda **_: self._features()):
             return torch_model.PatchflowModel(
-                (self.work_size, self.work_size), self.settings.backbone, flow_steps=self.settings.flow_steps,
-                flow_feature_dim=self.settings.width, num_scales=self.settings.scales,
+                (self.work_size, self.work_size),
+                self.settings.backbone,
+                flow_steps=self.settings.flow_steps,
+                flow_feature_dim=self.settings.width,
+                num_scales=self.settings.scales,
                 flow_hidden_dim=self.settings.width,
             )
 
@@ -85,7 +93,14 @@ class Patchflow(AnomalibDetector):
         trained = [p for p in self.model.parameters() if p.requires_grad]
         optimiser = torch.optim.Adam(trained, settings.learning_rate, weight_decay=self.settings.weight_decay)
         self.fit_report |= train(
-            self.name, self.model, loss_of, optimiser, images, settings, seed=seed, progress=progress,
+            self.name,
+            self.model,
+            loss_of,
+            optimiser,
+            images,
+            settings,
+            seed=seed,
+            progress=progress,
             skipped=("feature_extractor.",),
         )
 

@@ -17,13 +17,13 @@ from anomalib.models.image.reverse_distillation import loss, torch_model
 from anomalib.models.image.reverse_distillation.anomaly_map import AnomalyMapGenerationMode
 from torch import Tensor
 
-from detectors import _backbones
 from detectors.anomalib_family.adapter import AnomalibDetector, BackboneSettings, at_preset
 from detectors.anomalib_family.features import Features
 from detectors.anomalib_family.fence import stand_ins
 from detectors.anomalib_family.training import Maps, TrainingSettings, frozen_features, train
 from detectors.base import Progress, evaluation
 from detectors.errors import DetectorError
+from detectors.parts import backbone as backbones
 
 _WIDTHS = {"resnet18": (64, 128, 256), "wide_resnet50_2": (256, 512, 1024)}
 
@@ -63,8 +63,11 @@ class ReverseDistillation(AnomalibDetector):
     def settings_for(cls, preset: str, image_size: int) -> ReverseDistillationSettings:
         """`paper`: WideResNet-50-2, 200 epochs. `quick`: a small network, a ResNet-18 decoder."""
         found: ReverseDistillationSettings = at_preset(
-            preset, ReverseDistillationSettings(), backbone=_backbones.QUICK,
-            layers=("blocks.1", "blocks.2", "blocks.4"), decoder="resnet18",
+            preset,
+            ReverseDistillationSettings(),
+            backbone=backbones.QUICK,
+            layers=("blocks.1", "blocks.2", "blocks.4"),
+            decoder="resnet18",
             training=TrainingSettings(epochs=10, batch_size=16, learning_rate=5e-3, patience=4),
         )
         return found
@@ -81,8 +84,10 @@ class ReverseDistillation(AnomalibDetector):
         features = self._features(widths=() if channels == wanted else wanted)
         with stand_ins(torch_model, TimmFeatureExtractor=lambda **_: features):
             model = torch_model.ReverseDistillationModel(
-                backbone=self.settings.decoder, input_size=(self.work_size, self.work_size),
-                layers=self.settings.layers, anomaly_map_mode=AnomalyMapGenerationMode.ADD,
+                backbone=self.settings.decoder,
+                input_size=(self.work_size, self.work_size),
+                layers=self.settings.layers,
+                anomaly_map_mode=AnomalyMapGenerationMode.ADD,
             )
         self._check_sides(model, features)
         return model
@@ -120,8 +125,15 @@ class ReverseDistillation(AnomalibDetector):
             return found
 
         self.fit_report |= train(
-            self.name, self.model, loss_of, torch.optim.Adam(trained, settings.learning_rate, betas=(0.5, 0.99)),
-            images, settings, seed=seed, progress=progress, skipped=("encoder.",),
+            self.name,
+            self.model,
+            loss_of,
+            torch.optim.Adam(trained, settings.learning_rate, betas=(0.5, 0.99)),
+            images,
+            settings,
+            seed=seed,
+            progress=progress,
+            skipped=("encoder.",),
         )
 
     def _judge(self, images: Tensor) -> tuple[Tensor, Tensor]:

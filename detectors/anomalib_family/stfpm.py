@@ -15,12 +15,12 @@ import torch
 from anomalib.models.image.stfpm import loss, torch_model
 from torch import Tensor, nn
 
-from detectors import _backbones
-from detectors._backbones import Backbone
 from detectors.anomalib_family.adapter import AnomalibDetector, BackboneSettings, at_preset
 from detectors.anomalib_family.fence import stand_ins
 from detectors.anomalib_family.training import TrainingSettings, frozen_features, train
 from detectors.base import Progress
+from detectors.parts import backbone as backbones
+from detectors.parts.backbone import Backbone
 
 _SMALLEST = 1e-30
 
@@ -61,7 +61,7 @@ class Student(nn.Module):
         self.register_buffer("std", teacher.std.clone(), persistent=False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        found = _backbones.features(self.network, (images - self.mean) / self.std, self.layers)
+        found = backbones.features(self.network, (images - self.mean) / self.std, self.layers)
         return dict(zip(self.layers, found, strict=True))
 
 
@@ -77,7 +77,10 @@ class Stfpm(AnomalibDetector):
     def settings_for(cls, preset: str, image_size: int) -> StfpmSettings:
         """`paper`: ResNet-18, 100 epochs. `quick`: a small network."""
         found: StfpmSettings = at_preset(
-            preset, StfpmSettings(), backbone=_backbones.QUICK, layers=("blocks.1", "blocks.2", "blocks.4"),
+            preset,
+            StfpmSettings(),
+            backbone=backbones.QUICK,
+            layers=("blocks.1", "blocks.2", "blocks.4"),
             training=TrainingSettings(epochs=15, batch_size=16, learning_rate=0.1, patience=5),
         )
         return found
@@ -101,11 +104,20 @@ class Stfpm(AnomalibDetector):
             return found
 
         optimiser = torch.optim.SGD(
-            self.model.student_model.parameters(), settings.learning_rate, momentum=self.settings.momentum,
+            self.model.student_model.parameters(),
+            settings.learning_rate,
+            momentum=self.settings.momentum,
             weight_decay=self.settings.weight_decay,
         )
         self.fit_report |= train(
-            self.name, self.model, loss_of, optimiser, images, settings, seed=seed, progress=progress,
+            self.name,
+            self.model,
+            loss_of,
+            optimiser,
+            images,
+            settings,
+            seed=seed,
+            progress=progress,
             skipped=("teacher_model.",),
         )
 

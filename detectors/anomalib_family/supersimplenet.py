@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from anomalib.models.image.supersimplenet import anomaly_generator, loss, torch_model
 from torch import Tensor
 
-from detectors import _backbones
 from detectors.anomalib_family.adapter import AnomalibDetector, BackboneSettings, at_preset
 from detectors.anomalib_family.fence import stand_ins
 from detectors.anomalib_family.training import TrainingSettings, train
 from detectors.base import Progress
+from detectors.parts import backbone as backbones
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,10 @@ class Supersimplenet(AnomalibDetector):
     def settings_for(cls, preset: str, image_size: int) -> SupersimplenetSettings:
         """`paper`: WideResNet-50-2, 300 epochs. `quick`: strides 8 and 16 of a small network."""
         found: SupersimplenetSettings = at_preset(
-            preset, SupersimplenetSettings(), backbone=_backbones.QUICK, layers=("blocks.2", "blocks.4"),
+            preset,
+            SupersimplenetSettings(),
+            backbone=backbones.QUICK,
+            layers=("blocks.2", "blocks.4"),
             training=TrainingSettings(epochs=15, batch_size=16, learning_rate=1e-3, patience=5),
         )
         return found
@@ -94,7 +97,14 @@ class Supersimplenet(AnomalibDetector):
         )
         with stand_ins(anomaly_generator, generate_perlin_noise=perlin_noise):
             self.fit_report |= train(
-                self.name, model, loss_of, optimiser, images, settings, seed=seed, progress=progress,
+                self.name,
+                model,
+                loss_of,
+                optimiser,
+                images,
+                settings,
+                seed=seed,
+                progress=progress,
                 skipped=("feature_extractor.",),
             )
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detectors._training import batches, holdout
 from detectors.anomalib_family.features import Features
 from detectors.anomalib_family.fence import own_randomness
 from detectors.base import Progress, evaluation
-from detectors.errors import DetectorError
 from detectors.noise import generator
+from detectors.parts.features import Features as KeptFeatures
+from detectors.parts.training import batches, holdout, train_until_held_out_stops_improving
 
 Maps = list[Tensor]
-_KEPT_BYTES = 1_000_000_000  # features of training images are computed once if they fit in here
 
 
 @dataclass(frozen=True)
@@ -43,12 +40,8 @@ class TrainingSettings:
 
 def frozen_features(features: Features, images: Tensor) -> Callable[[Tensor], Maps]:
     """A function from indices to the feature maps of those images; all computed at once where memory allows."""
-    one = sum(f[0].numel() * f.element_size() for f in features(images[:1]).values())
-    if one * len(images) > _KEPT_BYTES:
-        return lambda chosen: list(features(images[chosen]).values())
-    parts = [list(features(chunk).values()) for chunk in images.split(32)]  # type: ignore[no-untyped-call]
-    kept = [torch.cat(layer) for layer in zip(*parts, strict=True)]
-    return lambda chosen: [f[chosen] for f in kept]
+    kept = KeptFeatures(lambda some: list(features(some).values()), images)
+    return lambda chosen: kept[chosen]
 
 
 def train(
@@ -84,9 +77,8 @@ def train(
     """
     training, held_out = holdout(len(images), settings.holdout, generator(seed, owner, "holdout"))
     order = generator(seed, owner, "order")
-    history: list[list[float]] = []
-    best, best_loss, best_epoch = _kept(model, skipped), math.inf, 0
-    for epoch in range(settings.epochs):
+
+    def train_epoch(epoch: int) -> list[float]:
         each_epoch()
         model.train()
         total = 0.0
@@ -95,23 +87,27 @@ def train(
                 continue  # BatchNorm has no statistics of one vector
             batch = training[chosen].to(images.device)
             total += len(batch) * (step(batch) if step else _descend(optimiser, loss_of(batch)))
+        return [total / len(training)]
+
+    def judge() -> list[float]:
         # The same draws at every epoch, so that losses can be compared.
-        with torch.no_grad(), evaluation(model), own_randomness(seed, owner, "held-out"):
+        with evaluation(model), own_randomness(seed, owner, "held-out"):
             parts = [
                 float(loss_of(chunk.to(images.device))) * len(chunk)
                 for chunk in held_out.split(settings.batch_size)  # type: ignore[no-untyped-call]
             ]
-        held_loss = sum(parts) / len(held_out)
-        history.append([total / len(training), held_loss])
-        progress(epoch + 1, settings.epochs, f"held-out loss {held_loss:.5g}")
-        if held_loss < best_loss:
-            best, best_loss, best_epoch = _kept(model, skipped), held_loss, epoch
-        elif epoch - best_epoch >= settings.patience:
-            break
-    if not math.isfinite(best_loss):
-        raise DetectorError(f"{owner}'s training diverged (the loss is not finite); lower training.learning_rate.")
-    model.load_state_dict(best, strict=False)
-    return {"losses": history, "best_epoch": best_epoch, "held_out_loss": best_loss}
+        return [sum(parts) / len(held_out)]
+
+    return train_until_held_out_stops_improving(
+        owner,
+        model,
+        epochs=settings.epochs,
+        patience=settings.patience,
+        train=train_epoch,
+        judge=judge,
+        progress=progress,
+        skipped=skipped,
+    )
 
 
 def _descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> float:
@@ -119,8 +115,3 @@ def _descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> float:
     loss.backward()  # type: ignore[no-untyped-call]
     optimiser.step()
     return float(loss.detach())
-
-
-def _kept(model: nn.Module, skipped: Sequence[str]) -> dict[str, Tensor]:
-    state = {k: v for k, v in model.state_dict().items() if not k.startswith(tuple(skipped) or ("\0",))}
-    return copy.deepcopy(state)

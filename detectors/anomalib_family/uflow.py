@@ -14,13 +14,13 @@ import torch
 from anomalib.models.image.uflow import loss, torch_model
 from torch import Tensor, nn
 
-from detectors import _backbones
 from detectors.anomalib_family.adapter import AnomalibDetector, BackboneSettings, at_preset
 from detectors.anomalib_family.features import Features
 from detectors.anomalib_family.fence import stand_ins
 from detectors.anomalib_family.likelihood import gaussian_log, surprise
 from detectors.anomalib_family.training import Maps, TrainingSettings, frozen_features, train
 from detectors.base import Progress
+from detectors.parts import backbone as backbones
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,10 @@ class Uflow(AnomalibDetector):
     def settings_for(cls, preset: str, image_size: int) -> UflowSettings:
         """`paper`: WideResNet-50-2 (not the authors' two CaiTs). `quick`: two scales of a small network."""
         found: UflowSettings = at_preset(
-            preset, UflowSettings(), backbone=_backbones.QUICK, layers=("blocks.2", "blocks.4"),
+            preset,
+            UflowSettings(),
+            backbone=backbones.QUICK,
+            layers=("blocks.2", "blocks.4"),
             training=TrainingSettings(epochs=20, batch_size=16, learning_rate=1e-3, patience=6),
         )
         return found
@@ -87,7 +90,10 @@ class Uflow(AnomalibDetector):
         normed = Normed(features, self.work_size)
         with stand_ins(torch_model, get_feature_extractor=lambda *_: normed):
             return torch_model.UflowModel(
-                (self.work_size, self.work_size), self.settings.flow_steps, "wide_resnet50_2", self.settings.clamp,
+                (self.work_size, self.work_size),
+                self.settings.flow_steps,
+                "wide_resnet50_2",
+                self.settings.clamp,
                 self.settings.subnet_ratio,
             )
 
@@ -106,7 +112,14 @@ class Uflow(AnomalibDetector):
         trained = [p for p in self.model.parameters() if p.requires_grad]
         optimiser = torch.optim.Adam(trained, settings.learning_rate, weight_decay=self.settings.weight_decay)
         self.fit_report |= train(
-            self.name, self.model, loss_of, optimiser, images, settings, seed=seed, progress=progress,
+            self.name,
+            self.model,
+            loss_of,
+            optimiser,
+            images,
+            settings,
+            seed=seed,
+            progress=progress,
             skipped=("feature_extractor.backbone.",),
         )
 

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from detectors.errors import DetectorError
+from detectors.freerad.settings import FreeRADSettings
 from detectors.freerad.stepping import PRECISIONS
-
-if TYPE_CHECKING:
-    from detectors.freerad.detector import FreeRADSettings
 
 
 def check_settings(settings: FreeRADSettings, choices_of_k: Sequence[int]) -> None:

@@ -7,9 +7,8 @@ Algorithms 1 to 4. The image is diffused to timestep k and denoised in one step 
 
 from __future__ import annotations
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, field
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -18,71 +17,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detectors import checkpoint
-from detectors.base import Detector, Progress, Settings, evaluation
+from detectors.base import Detector, Progress, evaluation
 from detectors.errors import DetectorError
 from detectors.freerad.checks import check_denoising_steps, check_settings
-from detectors.freerad.diffusion import Denoiser, Schedule, process, shots
-from detectors.freerad.frozen_unet import FrozenUNet
+from detectors.freerad.diffusion import process, shots
 from detectors.freerad.reconstruction import denoise
 from detectors.freerad.scoring import image_score, multiscale_error
+from detectors.freerad.settings import FreeRADSettings, quick_settings
 from detectors.freerad.training import TrainingSettings, remove_snapshot, train_unet
 from detectors.freerad.unet import UNet, UNetSettings
 from detectors.noise import Noise, NoiseSeed, generator
 from detectors.registry import register
+from detectors.store import key_of
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 TRUNK_REVISION = 1  # of what trains the U-Net, whose weights outlive other revisions of the detector
 DEFAULT_K = 100  # where k is "auto" and nobody has chosen yet
-
-
-@dataclass(frozen=True)
-class FreeRADSettings(Settings):
-    """FreeRAD's settings. A change of `training`, `unet`, `schedule`, `work_size` or `storage` needs a new fit.
-
-    Attributes:
-        k: the timestep that images are diffused to; "auto" lets the suite choose it on painted held-out normals.
-        denoising_steps: 1 is one-shot, 0 means k (full-shot), anything between is arbitrary-shot.
-        score_draws: reconstructions averaged before the maximum is taken; 1 in the paper. More is another detector.
-        filter_size: side of the mean filter in pixels of the work size, odd.
-        scales: scales of the error map.
-        map_draws: noise draws per training image for the mean map of the normals.
-        map_images: training images used for it at most; None means all, as in the paper's Algorithm 4.
-        work_size: side at which the U-Net works; the input is resized to it differentiably.
-        storage: dtype that the fitted weights are rounded to ("float32"; "float16" halves the checkpoint).
-        unet, training, schedule: see there.
-    """
-
-    k: int | str = 100
-    denoising_steps: int = 1
-    score_draws: int = 1
-    filter_size: int = 11
-    scales: int = 4
-    map_draws: int = 4
-    map_images: int | None = None
-    work_size: int = 256
-    storage: str = "float32"
-    unet: UNetSettings = field(default_factory=UNetSettings)
-    training: TrainingSettings = field(default_factory=TrainingSettings)
-    schedule: Schedule = field(default_factory=Schedule)
-
-
-def quick_settings(image_size: int) -> FreeRADSettings:
-    """Sized for two CPU cores: 64 pixels, a small U-Net on 2 x 2-unshuffled pixels, stored in half precision.
-
-    Chosen among four networks and rates and three filter sizes on held-out training normals of ELPV beside painted
-    copies of them; results/README.md has the figures, and what had been in view before.
-    """
-    return FreeRADSettings(
-        k="auto",
-        filter_size=5,
-        map_images=64,
-        work_size=min(64, image_size),
-        storage="float16",
-        unet=UNetSettings(channels=32, multipliers=(1, 2, 4), blocks=1, attention_sides=(8,), unshuffle=2),
-        training=TrainingSettings(
-            iterations=5000, batch_size=8, learning_rate=1e-3, warmup=100, decay=0.4, ema=0.998, gradient_norm=1.0,
-        ),
-    )
 
 
 @register
@@ -92,9 +42,10 @@ class FreeRAD(Detector):
     name = "freerad"
     title = "FreeRAD"
     paper = "Robustness for Free, ICLR 2023 submission"
-    revision = 2  # last bits: on a CPU the fitted U-Net is computed otherwise, and everywhere the error map
+    revision = 3  # last bits: every gradient is PyTorch's own, of the plain formula
     is_stochastic = True
     has_map = True
+    score_is_map_maximum = True
     has_reconstruction = True
     auto_choices: ClassVar[dict[str, tuple[int, ...]]] = {"k": (25, 50, 100, 200, 300)}  # the paper's Table 8
 
@@ -127,13 +78,16 @@ class FreeRAD(Detector):
         trunk = self._trunk_key(images, seed)
         report = self._take_trunk(trunk, workdir)
         if report is None:
+            started = time.monotonic()
             self.unet.initialise(generator(seed, "freerad-initial-weights"))
             report = train_unet(
                 self.unet, images, self.process, self.settings.training, seed=seed, progress=progress, workdir=workdir
             )
             self._round_weights()
+            tensors = {f"unet.{k}": self._stored(f"unet.{k}", v) for k, v in self.unet.state_dict().items()}
+            seconds = time.monotonic() - started
+            self.store.keep(trunk, tensors, trained_by=self.name, seconds=seconds, report=report)
             if workdir is not None:
-                tensors = {f"unet.{k}": v for k, v in self.unet.state_dict().items()}
                 checkpoint.write(workdir / f"unet-{trunk[:16]}.safetensors", tensors, {"trunk": trunk, "fit": report})
                 remove_snapshot(workdir)
         # Of a shipped checkpoint's report only what belongs to the training: its choice of k is not this fit's.
@@ -143,30 +97,31 @@ class FreeRAD(Detector):
         self._measure_normals(normals, seed)
 
     def _take_trunk(self, trunk: str, workdir: Path | None) -> dict[str, Any] | None:
-        """Take over these very U-Net weights from this machine or from the package; None where there are none."""
-        candidates = [workdir / f"unet-{trunk[:16]}.safetensors"] if workdir else []
-        if self.may_take_shipped:
-            # What shipped before what took it over. Then fits of this machine with another k or filter, which `bench`
-            # keeps beside the work folder: hours that need no repeating.
-            candidates += self.shipped_checkpoints()
-            candidates += sorted(workdir.parent.glob("*.safetensors")) if workdir else []
-        found = checkpoint.find_trunk(candidates, trunk)
+        """Take over these very weights: a killed fit's own, shipped ones or the store's; None where there are none."""
+        own = workdir / f"unet-{trunk[:16]}.safetensors" if workdir else None
+        shipped = self.shipped_checkpoints() if self.may_take_shipped else []
+        found = checkpoint.find_trunk([own, *shipped] if own else shipped, trunk)
         if found is None:
-            return None
+            stored = self.store.find(trunk)  # a fit with another k or filter, or of another detector
+            if stored is None:
+                return None
+            self._load_unet(stored.tensors)
+            return stored.report | {"unet_from": "this machine", "unet_fit": stored.origin}
         path, tensors, description = found
-        self.unet.load_state_dict({k.removeprefix("unet."): v for k, v in tensors.items() if k.startswith("unet.")})
+        self._load_unet(tensors)
         report = dict(description.get("fit", {}))
-        if workdir is not None and path.parent == workdir:
+        if path == own:
             return report | {"unet_from": "this machine"}
-        origin = "shipped" if path in self.shipped_checkpoints() else "this machine"
-        return {"unet_fit": checkpoint.origin_of(description)} | report | {"unet_from": origin}
+        return {"unet_fit": checkpoint.origin_of(description)} | report | {"unet_from": "shipped"}
+
+    def _load_unet(self, tensors: dict[str, Tensor]) -> None:
+        self.unet.load_state_dict({k.removeprefix("unet."): v for k, v in tensors.items() if k.startswith("unet.")})
 
     def _trunk_key(self, images: Tensor, seed: int) -> str:
         """What the weights of the U-Net depend on."""
         settings = [asdict(s) for s in (self.settings.unet, self.settings.training, self.settings.schedule)]
-        described = json.dumps([settings, self.settings.storage, self.settings.work_size, seed, TRUNK_REVISION])
-        pixels = images.detach().cpu().float().contiguous().numpy().tobytes()
-        return hashlib.sha256(described.encode() + pixels).hexdigest()
+        described = [settings, self.settings.storage, self.settings.work_size, seed, TRUNK_REVISION]
+        return key_of(described, images)
 
     def _round_weights(self) -> None:
         dtype = getattr(torch, self.settings.storage)
@@ -234,12 +189,7 @@ class FreeRAD(Detector):
         count = self.settings.denoising_steps or self.k
         # One chain of timesteps 1..k or a subsequence; one-shot is the chain with the single timestep k.
         chain = self.process if count == self.k else process(self.settings.schedule, shots(self.k, count))
-        return (denoise(self._denoiser(x), x * 2 - 1, chain, self.k, noise) + 1) / 2
-
-    def _denoiser(self, x: Tensor) -> Denoiser:
-        """The U-Net, on a CPU the fast form of one whose weights need no gradient here."""
-        is_fixed = not (torch.is_grad_enabled() and any(weight.requires_grad for weight in self.unet.parameters()))
-        return FrozenUNet(self.unet) if is_fixed and not self.unet.training and x.device.type == "cpu" else self.unet
+        return (denoise(self.unet, x * 2 - 1, chain, self.k, noise) + 1) / 2
 
     def _errors(self, x: Tensor, noise: Noise) -> Tensor:
         draws = self.settings.score_draws

@@ -1,33 +1,32 @@
-"""How one training step is computed: its precision, its memory format, and how the GPU is told what to do.
-
-On a GPU a step of the paper's U-Net at 256 pixels is 3 TFLOP in some two thousand kernels, which a CPU cannot name as
-fast as they are done. So the step is recorded once, as a CUDA graph, and replayed.
-"""
+"""How one training step is computed: its precision, its memory format, and through which kernels (`gpu`)."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from detectors.freerad.diffusion import Process, hybrid_loss
+from detectors.freerad.gpu.graph import Step, recorded
+from detectors.freerad.gpu.network import for_training
 from detectors.freerad.unet import UNet
 from detectors.noise import generator
 
-log = logging.getLogger(__name__)
-# (x0, index, noise) to the mean of L_simple, (), with the gradients of the hybrid loss left in the weights' `.grad`.
-Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
-WARM_UP = 3  # steps before a recording: libraries choose and allocate in the first ones
 
 
 def step_function(
-    unet: UNet, process: Process, vb_weight: float, precision: str, shape: torch.Size, device: torch.device, *,
+    unet: UNet,
+    process: Process,
+    vb_weight: float,
+    precision: str,
+    shape: torch.Size,
+    device: torch.device,
+    *,
     graph: bool = True,
-) -> Step:  # fmt: skip
+) -> Step:
     """Forward and backward of one batch.
 
     Args:
@@ -43,19 +42,20 @@ def step_function(
     dtype = PRECISIONS[precision]
     if device.type == "cuda":  # what cuDNN's convolutions want, else they transpose their weights at each step
         unet.to(memory_format=torch.channels_last)
-    step = _Direct(unet, process, vb_weight) if dtype is None else _Halved(unet, process, vb_weight, dtype)
-    return _recorded(step, unet, shape, device) if graph and device.type == "cuda" else step
+    network = for_training(unet, device)
+    step = _Direct(network, process, vb_weight) if dtype is None else _Halved(network, process, vb_weight, dtype)
+    return recorded(step, unet, shape, device) if graph and device.type == "cuda" else step
 
 
 class _Direct:
     """The step on the weights themselves."""
 
-    def __init__(self, unet: UNet, process: Process, vb_weight: float) -> None:
-        self.unet, self.process, self.vb_weight = unet, process, vb_weight
+    def __init__(self, network: nn.Module, process: Process, vb_weight: float) -> None:
+        self.network, self.process, self.vb_weight = network, process, vb_weight
 
     def __call__(self, x0: Tensor, index: Tensor, noise: Tensor) -> Tensor:
-        parameters = list(self.unet.parameters())
-        simple, variational = hybrid_loss(self.unet, x0, index, noise, self.process, self.vb_weight)
+        parameters = list(self.network.parameters())
+        simple, variational = hybrid_loss(self.network, x0, index, noise, self.process, self.vb_weight)
         _keep(parameters, torch.autograd.grad((simple + variational).mean(), parameters))
         return simple.detach().mean()
 
@@ -66,10 +66,10 @@ class _Halved:
     The norms' weights and the embedding, a thousandth of all, stay as they are.
     """
 
-    def __init__(self, unet: UNet, process: Process, vb_weight: float, dtype: torch.dtype) -> None:
-        self.unet, self.process, self.vb_weight, self.dtype = unet, process, vb_weight, dtype
-        named = dict(unet.named_parameters())
-        norms = {id(p) for m in unet.modules() if isinstance(m, torch.nn.GroupNorm) for p in m.parameters()}
+    def __init__(self, network: nn.Module, process: Process, vb_weight: float, dtype: torch.dtype) -> None:
+        self.network, self.process, self.vb_weight, self.dtype = network, process, vb_weight, dtype
+        named = dict(network.named_parameters())
+        norms = {id(p) for m in network.modules() if isinstance(m, torch.nn.GroupNorm) for p in m.parameters()}
         kept = {name for name, p in named.items() if id(p) in norms or name.startswith("embed.")}
         self.masters: list[Tensor] = [p for name, p in named.items() if name not in kept]
         self.copies = [torch.empty_like(p, dtype=dtype).requires_grad_() for p in self.masters]
@@ -80,13 +80,13 @@ class _Halved:
         with torch.no_grad():
             torch._foreach_copy_(self.copies, self.masters)
         simple, variational = hybrid_loss(self._denoise, x0, index, noise, self.process, self.vb_weight)
-        parameters = dict(self.unet.named_parameters())
+        parameters = dict(self.network.named_parameters())
         leaves = [self.weights[name] for name in parameters]
         _keep(list(parameters.values()), torch.autograd.grad((simple + variational).mean(), leaves))
         return simple.detach().mean()
 
     def _denoise(self, xt: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        noise, raw = functional_call(self.unet, self.weights, (xt.to(self.dtype), timesteps))
+        noise, raw = functional_call(self.network, self.weights, (xt.to(self.dtype), timesteps))
         return noise.to(xt.dtype), raw.to(xt.dtype)
 
 
@@ -101,48 +101,6 @@ def _keep(parameters: Sequence[Tensor], gradients: tuple[Tensor, ...]) -> None:
     with torch.no_grad():
         for pairs in alike.values():
             torch._foreach_copy_([target for target, _ in pairs], [source for _, source in pairs])
-
-
-def _recorded(step: Step, unet: UNet, shape: torch.Size, device: torch.device) -> Step:
-    """The step as a CUDA graph; the step itself, with a warning, where it cannot be recorded."""
-    for parameter in unet.parameters():  # before the recording: what it allocates is the recording's own
-        parameter.grad = torch.empty_like(parameter)
-    try:
-        return _Replay(step, unet, shape, device)
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        log.warning("The training step cannot be recorded as a CUDA graph (%s); it goes on without, slower.", first)
-        unet.zero_grad(set_to_none=True)  # what a broken recording has allocated must not be used
-        return step
-
-
-class _Replay:
-    """A recorded step: reads from and writes to memory that stays where it is."""
-
-    def __init__(self, step: Step, unet: UNet, shape: torch.Size, device: torch.device) -> None:
-        # A graph knows addresses: what lies there must live as long as it does.
-        self.kept = step, unet, [parameter.grad for parameter in unet.parameters()]
-        self.x0, self.noise = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
-        self.index = torch.zeros(shape[0], dtype=torch.long, device=device)
-        inputs = (self.x0, self.index, self.noise)
-        beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        beside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(beside):  # as PyTorch's documentation asks
-            for _ in range(WARM_UP):
-                step(*inputs)
-        torch.cuda.current_stream(device).wait_stream(beside)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=beside):  # its own would be on whatever device is current
-            self.simple = step(*inputs)
-
-    def __call__(self, x0: Tensor, index: Tensor, noise: Tensor) -> Tensor:
-        self.x0.copy_(x0)
-        self.index.copy_(index)
-        self.noise.copy_(noise)
-        self.graph.replay()
-        return self.simple.clone()  # the next replay writes over it
 
 
 def draw_step(

@@ -18,15 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detectors._training import draw_
-from detectors.freerad.fused_norm import added, convolved, is_fused, normed
+from detectors.parts.training import draw_
 
 FLASH_WIDTH = 256  # of a head, above which PyTorch's flash attention does not work
 
 
 @dataclass(frozen=True)
 class UNetSettings:
-    """Architecture of the U-Net. The defaults are the paper's, for 256 x 256 images (FACTS.md, appendix C.1).
+    """Architecture of the U-Net. The defaults are the paper's, for 256 x 256 images (its appendix C.1).
 
     Attributes:
         channels: width of the first level.
@@ -63,6 +62,11 @@ def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(32, channels), channels)
 
 
+def normed(norm: nn.GroupNorm, h: Tensor) -> Tensor:
+    """The norm of (B, C, H, W); 16-bit training steps keep its few weights in float32."""
+    return F.group_norm(h, norm.num_groups, norm.weight.to(h.dtype), norm.bias.to(h.dtype), norm.eps)
+
+
 def _zeroed(module: nn.Conv2d) -> nn.Conv2d:
     """The convolution starts as zero, so that its block starts as the identity."""
     nn.init.zeros_(module.weight)
@@ -86,13 +90,12 @@ class ResidualBlock(nn.Module):
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         """(B, inputs, H, W) and (B, embedding) to (B, outputs, H, W)."""
-        inner, h = normed(self.norm_in, h)
-        inner, bias_in = convolved(self.conv_in, inner)
-        scale_shift = self.scale_shift(F.silu(embedding))
-        inner, _ = normed(self.norm_out, inner, scale_shift=scale_shift, pre=bias_in)
-        inner, bias_out = convolved(self.conv_out, self.dropout(inner))
-        skipped, bias_skip = convolved(self.skip, h) if isinstance(self.skip, nn.Conv2d) else (h, None)
-        return added(skipped, inner, bias_out, bias_skip)
+        inner = self.conv_in(F.silu(normed(self.norm_in, h)))
+        scale, shift = self.scale_shift(F.silu(embedding))[:, :, None, None].chunk(2, dim=1)
+        inner = normed(self.norm_out, inner) * (1 + scale) + shift
+        inner = self.conv_out(self.dropout(F.silu(inner)))
+        out: Tensor = self.skip(h) + inner
+        return out
 
 
 class AttentionBlock(nn.Module):
@@ -107,16 +110,17 @@ class AttentionBlock(nn.Module):
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         """(B, C, H, W) to the same shape; the embedding is not used."""
-        batch, channels, height, width = h.shape
-        inner, h = normed(self.norm, h, silu=False)
-        qkv = self.qkv(inner).reshape(batch, 3, self.heads, channels // self.heads, height * width)
-        query, key, value = qkv.transpose(-1, -2).unbind(1)  # each (B, heads, positions, C / heads)
-        attended = _attended(query, key, value)
-        projected, bias = convolved(self.project, attended.transpose(-1, -2).reshape(h.shape))
-        return added(h, projected, bias)
+        query, key, value = self.parts(self.qkv(normed(self.norm, h)))
+        attended = attention(query, key, value)
+        out: Tensor = h + self.project(attended.transpose(-1, -2).reshape(h.shape))
+        return out
+
+    def parts(self, qkv: Tensor) -> tuple[Tensor, ...]:
+        """(B, 3 C, H, W) to query, key and value, each (B, heads, positions, C / heads)."""
+        return qkv.reshape(len(qkv), 3, self.heads, -1, qkv[0, 0].numel()).transpose(-1, -2).unbind(1)
 
 
-def _attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Attention of (B, heads, positions, width), each to the same shape."""
     width = query.shape[-1]
     if query.is_cuda and width > FLASH_WIDTH:
@@ -225,30 +229,35 @@ class UNet(nn.Module):
 
         Args:
             x: noisy images on [-1, 1], (B, 3, H, W).
-            timesteps: 1..T, (B,), or (1,) where all images share one: then the bits do not depend on B (a matrix
-                product over the batch rounds differently for each B).
+            timesteps: 1..T, (B,), or (1,) where all images share one.
 
         Returns:
             The predicted noise (B, 3, H, W) and the raw output for the variance (B, 3, H, W).
         """
         fold = self.settings.unshuffle
         embedding = self.embedding_of(timesteps, x.dtype)
-        h = F.pixel_unshuffle(x, fold) if fold > 1 else x
-        if is_fused(h):  # else cuDNN's convolutions transpose their input and their output
-            h = h.contiguous(memory_format=torch.channels_last)
-        h = self.conv_in(h)
+        h = self.conv_in(F.pixel_unshuffle(x, fold) if fold > 1 else x)
         skips = [h]
         for stage in self.down:
-            h = _run(stage, h, embedding)
+            h = self._run(stage, h, embedding)
             skips.append(h)
-        h = _run(self.middle, h, embedding)
+        h = self._run(self.middle, h, embedding)
         for stage in self.up:
-            h = _run(stage, torch.cat([h, skips.pop()], dim=1), embedding)
-        out: Tensor = self.conv_out(normed(self.norm_out, h)[0])
+            h = self._run(stage, torch.cat([h, skips.pop()], dim=1), embedding)
+        out = self._end(h)
         if fold > 1:
             out = F.pixel_shuffle(out, fold)
         noise, raw_variance = out.chunk(2, dim=1)
         return noise, raw_variance
+
+    def _run(self, stage: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
+        for layer in stage.children():
+            h = layer(h, embedding)
+        return h
+
+    def _end(self, h: Tensor) -> Tensor:
+        out: Tensor = self.conv_out(F.silu(normed(self.norm_out, h)))
+        return out
 
     def embedding_of(self, timesteps: Tensor, dtype: torch.dtype) -> Tensor:
         """(B,) to (B, 4 * channels), in the features' type, but made in 32 bits at least: 613 is no bfloat16."""
@@ -256,9 +265,3 @@ class UNet(nn.Module):
         features = timestep_embedding(timesteps.to(exact), self.settings.channels)
         embedding: Tensor = self.embed(features).to(dtype)
         return embedding
-
-
-def _run(stage: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
-    for layer in stage.children():
-        h = layer(h, embedding)
-    return h

@@ -1,18 +1,27 @@
-"""Small worlds for tests of the runner and the command line: data sets, detectors that do one thing, a reporter."""
+"""Small worlds for tests of the runner and the command line: data sets, the zoo's detectors, a reporter."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from zoo import Broken as Broken
+from zoo import BrokenFit as BrokenFit
+from zoo import Fake as Fake
+from zoo import FakeSettings as FakeSettings
+from zoo import Linear as Linear
+from zoo import Noisy as Noisy
+from zoo import NotANumber as NotANumber
+from zoo import PureNoise as PureNoise
+from zoo import fitted as fitted
+from zoo import linear_weights as linear_weights
 
 import attacks
 from attacks.pgd import PGDSettings
@@ -23,8 +32,7 @@ from bench.plan import plan as planning
 from bench.plan.request import RunConfig
 from bench.records.record import Record
 from bench.run import runner
-from detectors.base import Detector, Progress, Settings
-from detectors.noise import Noise
+from detectors.base import Detector, Progress
 
 SIDE = 32
 ATTACK_SETTINGS = {f.name for f in fields(PGDSettings)}
@@ -61,117 +69,6 @@ def image_set(normals: int, anomalies: int, *, side: int = 16, seed: int = 0) ->
         defects=tuple("good" if i < normals else "blot" for i in range(count)),
         masks=None,
     )
-
-
-@dataclass(frozen=True)
-class FakeSettings(Settings):
-    """One number that a fit depends on and a score does not."""
-
-    knob: int = 1
-
-
-class Fake(Detector):
-    """score = what `value` says of the image; fitted without learning anything. Counts its fits and scores."""
-
-    name = "fake"
-    title = "Fake"
-    paper = "none"
-    fits: ClassVar[int] = 0
-    scores: ClassVar[int] = 0
-
-    def __init__(self, settings: FakeSettings, image_size: int) -> None:
-        super().__init__(settings, image_size)
-        self.register_buffer("level", torch.zeros(()))
-        self.level: Tensor
-
-    @classmethod
-    def settings_for(cls, preset: str, image_size: int) -> FakeSettings:
-        return FakeSettings()
-
-    def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
-        type(self).fits += 1
-        self.level.copy_(normals.mean())
-
-    def _score(self, x: Tensor, noise: Noise) -> Tensor:
-        type(self).scores += len(x)
-        return self.value(x, noise)
-
-    def value(self, x: Tensor, noise: Noise) -> Tensor:
-        return x.mean(dim=(1, 2, 3)) - self.level
-
-
-def linear_weights(side: int) -> Tensor:
-    """The weights of `Linear`, (3, side, side), of both signs and none near zero."""
-    rows = torch.arange(3 * side * side, dtype=torch.float32)
-    return (torch.sin(rows * 1.7) + 0.5 * torch.sign(torch.sin(rows * 1.7))).reshape(3, side, side)
-
-
-class Linear(Fake):
-    """score = <w, x>, whose worst case in a ball is known."""
-
-    name = "linear"
-    title = "Linear"
-
-    def value(self, x: Tensor, noise: Noise) -> Tensor:
-        return (linear_weights(x.shape[-1]).to(x) * x).sum(dim=(1, 2, 3))
-
-
-class PureNoise(Fake):
-    """score = noise, whatever the image; remembers the sources that it was given."""
-
-    name = "pure-noise"
-    title = "Pure noise"
-    is_stochastic = True
-    sources: ClassVar[list[Noise]] = []
-
-    def value(self, x: Tensor, noise: Noise) -> Tensor:
-        self.sources.append(noise)
-        return noise.normal((), stream="score", like=x) + 0 * x.sum(dim=(1, 2, 3))
-
-
-class Noisy(Fake):
-    """score = mean brightness and a little noise."""
-
-    name = "noisy"
-    title = "Noisy"
-    is_stochastic = True
-
-    def value(self, x: Tensor, noise: Noise) -> Tensor:
-        return x.mean(dim=(1, 2, 3)) + 0.02 * noise.normal((), stream="score", like=x)
-
-
-class NotANumber(Fake):
-    """score = NaN for one image of each batch."""
-
-    name = "not-a-number"
-    title = "NaN"
-
-    def value(self, x: Tensor, noise: Noise) -> Tensor:
-        return x.mean(dim=(1, 2, 3)).log() * torch.tensor([float("nan")] + [1.0] * (len(x) - 1)).to(x)
-
-
-class Broken(Fake):
-    """A bug in the score."""
-
-    name = "broken"
-    title = "Broken"
-
-    def value(self, x: Tensor, noise: Noise) -> Tensor:
-        raise ZeroDivisionError("a bug\nof two lines")
-
-
-class BrokenFit(Fake):
-    """A bug in the fit."""
-
-    name = "broken-fit"
-    title = "Broken fit"
-
-    def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
-        raise IndexError("a bug in the fit")
-
-
-def fitted(cls: type[Fake], side: int = 16) -> Detector:
-    return cls(FakeSettings(), side).fit(torch.rand(4, 3, side, side), seed=0)
 
 
 def outcome_of(

@@ -145,8 +145,8 @@ def test_no_weights_and_no_network(
     safe: Callable[..., str], folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("RADBENCH_WEIGHTS_DIR", raising=False)
-    monkeypatch.setattr("detectors._weights._from_lite0_package", lambda reference: None)
-    monkeypatch.setattr("detectors._weights._hub_file", lambda name, local_only: None)
+    monkeypatch.setattr("detectors.parts.weights._from_lite0_package", lambda reference: None)
+    monkeypatch.setattr("detectors.parts.weights._hub_file", lambda name, local_only: None)
     sentence = safe(*on(folder, names="fake,spade"))
     assert "tf_efficientnet_lite0" in sentence and "RADBENCH_WEIGHTS_DIR" in sentence
     monkeypatch.setenv("RADBENCH_WEIGHTS_DIR", str(tmp_path / "nowhere"))

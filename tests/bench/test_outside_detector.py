@@ -13,39 +13,11 @@ from typing import Any
 import bench_fakes as fakes
 import pytest
 
+from detectors import contract
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "outside-detector"
-
-# The checks of tests/detectors, then the command line: in one process, since most of its time goes into imports.
-CONTRACT = """
-import contract_checks as checks
-import torch
-from detector_pictures import anomalous_pictures, normal_pictures, on_the_edge_of_the_ball
-import bench.cli.commands
-import detectors
-
-def build():
-    return detectors.create("band-energy", image_size=32)
-
-train, normals = normal_pictures(24, 32, seed=1), normal_pictures(24, 32, seed=2)
-anomalies = anomalous_pictures(24, 32, seed=4)
-detector = build().fit(train, seed=3)
-images = torch.cat([normals[:3], anomalies[:2]])
-for places in (images[:2], images[3:], on_the_edge_of_the_ball(images[2:4], 8 / 255, seed=5)):
-    checks.check_finite_differences(detector, places)
-for check in (
-    checks.check_score_has_one_number_per_image, checks.check_gradient_lives, checks.check_float32_gradient,
-    checks.check_ignores_batch_neighbours,
-    checks.check_ignores_gradient_mode, checks.check_ignores_its_history, checks.check_stays_in_evaluation_mode,
-    checks.check_ignores_global_randomness, checks.check_noise_is_honest, checks.check_follows_the_dtype,
-    checks.check_refuses_what_is_no_image, checks.check_passes_nan_on, checks.check_map,
-):
-    check(detector, images)
-checks.check_beats(detector, normals, anomalies, 95)
-checks.check_fit_is_reproducible(build, detector, train, seed=3)
-print("kept by", type(detector).__module__)
-bench.cli.commands.main()
-"""
+TESTS = "test_band_energy.py"
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +36,11 @@ def run(*words: object, **more: Any) -> str:
     return done.stdout
 
 
-def python(installed: Path, *words: object) -> str:
+def python(installed: Path, *words: object, where: Path | None = None) -> str:
     """What a Python that has the example prints, run from a folder that knows nothing of it."""
-    paths = (installed, ROOT, ROOT / "tests" / "detectors")
-    environment = {"PYTHONPATH": os.pathsep.join(map(str, paths)), "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
-    return run(sys.executable, *words, env=os.environ | environment, cwd=installed)
+    paths = os.pathsep.join(map(str, (installed, ROOT)))
+    environment = {"PYTHONPATH": paths, "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+    return run(sys.executable, *words, env=os.environ | environment, cwd=where or installed)
 
 
 def test_the_example_is_as_short_as_the_readme_says() -> None:
@@ -76,9 +48,16 @@ def test_the_example_is_as_short_as_the_readme_says() -> None:
     assert "examples/outside-detector" in (ROOT / "README.md").read_text()
 
 
-def test_it_is_listed_and_keeps_the_contract(installed: Path) -> None:
-    said = python(installed, "-c", CONTRACT, "list", "detectors")
-    assert "kept by band_energy" in said and "Band energy" in said
+def test_its_own_tests_say_that_it_keeps_the_contract(installed: Path, tmp_path: Path) -> None:
+    shutil.copy(EXAMPLE / TESTS, tmp_path)  # away from its source: what is tested is what pip installed
+    said = python(installed, "-m", "pytest", "-p", "no:cacheprovider", "-v", TESTS, where=tmp_path)
+    for case in contract.CASES:
+        assert f"::test_contract[{case.name}] PASSED" in said
+    assert "::test_it_finds_defects PASSED" in said
+
+
+def test_it_is_listed(installed: Path) -> None:
+    assert "Band energy" in python(installed, "-m", "bench", "list", "detectors")
 
 
 def test_it_gets_a_record_through_the_gate(installed: Path, tmp_path: Path) -> None:

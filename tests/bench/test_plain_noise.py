@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 
 import bench_fakes as fakes
-import gate_fakes as astray
 import pytest
 import torch
+import zoo
 from fake_records import make_record
 from torch import Tensor
 
 import attacks
 from attacks.threat import L2, LInf, ThreatModel
-from bench.cell.plain_noise import BLOCKS, DRAWS, block_noise, noise_won, rose
+from bench.cell.plain_noise import DRAWS, noise_won
 from bench.report.caveats import GAIN_SHARE, NOISE_WON_SHARE, failure_flags
 from detectors.base import Detector
+from detectors.contract.ball import BLOCKS, block_noise, rose
 from detectors.noise import Noise, NoiseSeed
 
 SIDE = 32
@@ -40,14 +41,14 @@ def share(detector: Detector, threat: ThreatModel, images: Tensor | None = None)
 
 class Smooth(fakes.Fake):
     def value(self, x: Tensor, noise: Noise) -> Tensor:
-        return astray.honest(x)
+        return zoo.honest(x)
 
 
 class Blurred(fakes.Noisy):
     """Draws noise that plays a part in its gradient."""
 
     def value(self, x: Tensor, noise: Noise) -> Tensor:
-        return astray.honest(x + 0.3 * noise.normal(x.shape[1:], stream="blur", like=x))
+        return zoo.honest(x + 0.3 * noise.normal(x.shape[1:], stream="blur", like=x))
 
 
 @pytest.mark.parametrize("threat", BALLS.values(), ids=BALLS)
@@ -82,18 +83,18 @@ def test_noise_beats_the_attack_on_stairs_whatever_the_gate_says() -> None:
 
 
 class Stairs(fakes.Fake):
-    """As `gate_fakes.grey_levels`, with what its gradient says turned against what the score does."""
+    """As `zoo.grey_levels`, with what its gradient says turned against what the score does."""
 
     levels = 12
 
     def value(self, x: Tensor, noise: Noise) -> Tensor:
         rounded = (x * (self.levels - 1)).round() / (self.levels - 1)
-        return astray.honest(rounded) - astray.LEAK * astray.brightness(x)
+        return zoo.honest(rounded) - zoo.LEAK * zoo.brightness(x)
 
 
 def test_a_score_that_ignores_the_image_is_beaten_by_nothing() -> None:
     """Lucky draws are no success: noise and attack meet the same ones."""
-    for idle in (fakes.PureNoise, astray.Blind):
+    for idle in (fakes.PureNoise, zoo.Blind):
         assert share(fakes.fitted(idle, SIDE), BALLS["linf"], X) == 0
 
 

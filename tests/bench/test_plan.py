@@ -138,7 +138,7 @@ def test_options_that_change_nothing_do_not_mark_a_run() -> None:
         ({"eot": -1}, "--eot must be at least 1; got -1."),
         ({"momentum": 1.0}, "--momentum is a number from 0 to below 1; got 1.0."),
         ({"step_size": 0.0}, "--step-size is a number above 0 on the [0, 1] pixel scale; got 0.0."),
-        ({"differentiate": "both"}, "--gradient is one of auto, score, surrogate; got 'both'."),
+        ({"differentiate": "both"}, "--gradient is one of auto, score, surrogate, map; got 'both'."),
     ],
 )
 def test_a_setting_that_no_attack_could_have_is_a_sentence_about_its_option(
@@ -176,6 +176,7 @@ def test_every_departure_from_the_protocol_is_named_by_its_option_and_in_this_or
         *general,
         "--steps or --eot: 19 gradients for each image, fewer than the protocol's 120",
         "--momentum 0.5: not the protocol's 0.9",
+        "--gradient score: the protocol follows that of a smooth maximum of the map",
     ]
     with pytest.raises(BenchError, match=r"^--epsilon and --step-size belong to one norm; run the attacks of each"):
         planning.make(run(attacks=("all",), step_size=0.001))

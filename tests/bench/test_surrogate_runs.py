@@ -76,15 +76,16 @@ def test_a_detector_without_a_surrogate_has_one_cell_whatever_is_asked_for(
         assert found.reused == 1 and found.records[0].key == first.key
 
 
-def test_the_command_line_takes_three_words(
+def test_the_command_line_takes_a_word_of_each_gradient(
     command: Command, folder: Path, tmp_path: Path, register: Register, no_plots: None
 ) -> None:
     register(Stairs)
-    words = fakes.on(folder, "--categories", "bolt", "--steps", 1, "--out", tmp_path / "o", "--cache", tmp_path / "c")
-    assert command(*words, "--detectors", "stairs", "--gradient", "surrogate").code == 0
+    places = ("--out", tmp_path / "o", "--cache", tmp_path / "c")
+    words = fakes.on(folder, "--categories", "bolt", "--steps", 1, *places, names="stairs")
+    assert command(*words, "--gradient", "surrogate").code == 0
     assert '"differentiate": "surrogate"' in next((tmp_path / "o").glob("records/*/*/stairs--*.json")).read_text()
     said = command(*words, "--gradient", "both")
-    assert said.code == 2 and "auto, score, surrogate; got 'both'" in said.err
+    assert said.code == 2 and "auto, score, surrogate, map; got 'both'" in said.err
 
 
 def test_another_word_is_refused() -> None:

@@ -32,8 +32,8 @@ import detectors
 from bench.data import registry as datasets
 from bench.plan.request import RunConfig
 from bench.plan.split import training_data
-from detectors._backbones import Backbone
 from detectors.cfa import CFA, CFASettings
+from detectors.parts.backbone import Backbone
 
 
 class _Extractor(nn.Module):
@@ -51,7 +51,11 @@ def untrained(settings: CFASettings, backbone: Backbone) -> Any:
     """anomalib's model on our backbone; its own table of networks knows only three."""
     with mock.patch.object(torch_model, "get_feature_extractor", lambda *_: _Extractor(backbone)):
         model = torch_model.CfaModel(
-            "resnet18", settings.gamma_c, settings.gamma_d, settings.neighbours, settings.hard_negatives,
+            "resnet18",
+            settings.gamma_c,
+            settings.gamma_d,
+            settings.neighbours,
+            settings.hard_negatives,
             settings.radius,
         )
     channels = sum(backbone.channels)
@@ -125,10 +129,20 @@ def main() -> None:
     arguments = parser.parse_args()
     side, root = arguments.image_size, arguments.data_root
     writer = csv.writer(sys.stdout)
-    writer.writerow([
-        "dataset", "category", "image_size", "epochs", "auc_ours", "auc_anomalib", "auc_anomalib_our_smoothing",
-        "relative_gap_same_weights", "fit_seconds_ours", "fit_seconds_anomalib",
-    ])
+    writer.writerow(
+        [
+            "dataset",
+            "category",
+            "image_size",
+            "epochs",
+            "auc_ours",
+            "auc_anomalib",
+            "auc_anomalib_our_smoothing",
+            "relative_gap_same_weights",
+            "fit_seconds_ours",
+            "fit_seconds_anomalib",
+        ]
+    )
     for category in arguments.categories.split(","):
         run = RunConfig(detectors=("cfa",), dataset=arguments.dataset, data_root=root)
         normals = training_data(datasets.get(arguments.dataset, root), category, side, run).fit.pixels()
@@ -142,11 +156,20 @@ def main() -> None:
         theirs = trained(ours, normals, epochs=epochs)
         ended = time.process_time()
         sigma = ours.settings.sigma * side / 256
-        writer.writerow([
-            arguments.dataset, category, side, epochs, auc(labels, scores(ours, x)), auc(labels, scores(theirs, x)),
-            auc(labels, scores(theirs, x, sigma=sigma)), f"{largest_gap(ours, x):.1e}", f"{fitted - started:.1f}",
-            f"{ended - fitted:.1f}",
-        ])
+        writer.writerow(
+            [
+                arguments.dataset,
+                category,
+                side,
+                epochs,
+                auc(labels, scores(ours, x)),
+                auc(labels, scores(theirs, x)),
+                auc(labels, scores(theirs, x, sigma=sigma)),
+                f"{largest_gap(ours, x):.1e}",
+                f"{fitted - started:.1f}",
+                f"{ended - fitted:.1f}",
+            ]
+        )
         sys.stdout.flush()
 
 

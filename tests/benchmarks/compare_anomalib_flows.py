@@ -26,8 +26,8 @@ from bench.data import registry as datasets
 from bench.plan.request import RunConfig
 from bench.plan.split import training_data
 from detectors import registry
-from detectors._training import batches
 from detectors.noise import generator
+from detectors.parts.training import batches
 
 SIDE = 128
 

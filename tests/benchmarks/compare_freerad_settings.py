@@ -20,7 +20,8 @@ from bench.cell.painted_defects import paint
 from bench.data import registry as datasets
 from bench.plan.request import RunConfig
 from bench.plan.split import training_data
-from detectors.freerad.detector import FreeRAD, FreeRADSettings, quick_settings
+from detectors.freerad.detector import FreeRAD
+from detectors.freerad.settings import FreeRADSettings, quick_settings
 from detectors.freerad.unet import UNetSettings
 from detectors.loading import load
 

@@ -25,12 +25,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "detectors"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also where the package is not installed
 
-import contract_checks as checks
 import test_anomalib_family as family
 import test_contract as contract
 from torch import Tensor
 
 from detectors.base import Detector
+from detectors.contract import fits
 
 # PyTorch's own kernels, oneDNN's convolutions and MKL's matrix products each choose by the CPU; threads split sums.
 PROCESSORS = {
@@ -79,14 +79,11 @@ def untaught(settings: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def auc(case: Case, seed: int, **overrides: Any) -> float:
-    return checks.auc(case.build(**overrides).fit(case.train, seed=seed), case.normals, case.anomalies)
+    return fits.auc(case.build(**overrides).fit(case.train, seed=seed), case.normals, case.anomalies)
 
 
 def aucs(case: Case, seeds: int, **overrides: Any) -> list[float]:
-    return [
-        checks.auc(case.build(**overrides).fit(case.train, seed=seed), case.normals, case.anomalies)
-        for seed in range(seeds)
-    ]
+    return [auc(case, seed, **overrides) for seed in range(seeds)]
 
 
 def measured(name: str, processor: str, seeds: int, *, untrained: bool) -> list[float]:

@@ -24,15 +24,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "detectors"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # also where the package is not installed
 
 import torch
-from test_fused_norm import norm_errors
+from test_freerad_gpu import norm_errors
 from torch import Tensor
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from bench.run.determinism import deterministic
 from detectors import registry
-from detectors.freerad import FreeRAD, fused_norm, stepping
+from detectors.freerad import FreeRAD, stepping
 from detectors.freerad.diffusion import process
+from detectors.freerad.gpu import network
+from detectors.freerad.gpu.graph import Replay, Step
 from detectors.freerad.training import train_unet
 from detectors.freerad.unet import UNet
 from detectors.noise import NoiseSeed
@@ -79,11 +81,11 @@ def milliseconds(step: Callable[[], object], device: torch.device, *, rounds: in
 @contextmanager
 def plain() -> Iterator[None]:
     """PyTorch's own kernels."""
-    honest, fused_norm._launch = fused_norm._launch, lambda: None  # type: ignore[assignment]
+    honest, network.kernels = network.kernels, lambda: None  # type: ignore[assignment]
     try:
         yield
     finally:
-        fused_norm._launch = honest
+        network.kernels = honest
 
 
 @contextmanager
@@ -109,9 +111,9 @@ def draw(unet: UNet) -> None:
 
 
 def kernels(device: torch.device) -> None:
-    from detectors.freerad import _launch
+    from detectors.freerad.gpu import launch
 
-    whole = _launch.WHOLE
+    whole = launch.WHOLE
     for kind, bound in (("bfloat16", 6e-3), ("float32", 2e-5)):
         for channels, side in ((128, 64), (512, 16), (512, 8)):
             for scaled, pre, past in ((0, False, True), (2, True, False), (1, True, False)):
@@ -135,9 +137,9 @@ class Training:
         noise = torch.randn(count, 3, side, side, generator=draws, device=device)
         self.inputs = self.images[:count], torch.tensor([37, 612][:count], device=device), noise
         self.chain = process(detector.settings.schedule).to(device)
-        self.shipped: stepping.Step | None = None
+        self.shipped: Step | None = None
 
-    def step(self, *, precision: str = "bfloat16", graph: bool = True) -> stepping.Step:
+    def step(self, *, precision: str = "bfloat16", graph: bool = True) -> Step:
         shape = self.inputs[0].shape
         return stepping.step_function(self.unet, self.chain, 0.001, precision, shape, self.device, graph=graph)
 
@@ -146,7 +148,7 @@ class Training:
         copied = copy.deepcopy(self.unet).to(memory_format=torch.contiguous_format)
         return stepping._Direct(copied, self.chain, 0.001)
 
-    def whole(self, step: stepping.Step, unet: UNet | None = None) -> Callable[[], None]:
+    def whole(self, step: Step, unet: UNet | None = None) -> Callable[[], None]:
         """The step with optimiser and average, as `train_unet` does it; a rate of 0 keeps the weights."""
         weights = list((unet or self.unet).parameters())
         optimiser = torch.optim.Adam(weights, lr=0.0, fused=self.device.type == "cuda")
@@ -159,7 +161,7 @@ class Training:
 
         return run
 
-    def timed(self, name: str, step: stepping.Step, unet: UNet | None = None, **repeats: int) -> None:
+    def timed(self, name: str, step: Step, unet: UNet | None = None, **repeats: int) -> None:
         ms = milliseconds(self.whole(step, unet), self.device, **repeats)
         say(f"{name}: {ms:.2f} ms a step, {TFLOP / ms * 1e3:.0f} TFLOP/s")
 
@@ -168,14 +170,15 @@ class Training:
         self.shipped = self.step()
         say(f"made in {time.perf_counter() - started:.1f} s: {type(self.shipped).__name__}")
         if self.device.type == "cuda":
-            claim("the step is recorded as a graph", isinstance(self.shipped, stepping._Replay))
+            claim("the step is recorded as a graph", isinstance(self.shipped, Replay))
         self.timed("what ships", self.shipped)
         ms = milliseconds(lambda: self.shipped and self.shipped(*self.inputs), self.device)
         say(f"of these, forward and backward: {ms:.2f} ms")
 
     def run_right(self) -> None:
         """16-bit and float32 steps of our kernels against PyTorch's in float32."""
-        def gradients(step: stepping.Step, unet: UNet) -> tuple[float, dict[str, Tensor]]:
+
+        def gradients(step: Step, unet: UNet) -> tuple[float, dict[str, Tensor]]:
             loss = float(step(*self.inputs))
             named = {name: p.grad for name, p in unet.named_parameters()}
             return loss, {name: g.double().contiguous().flatten() for name, g in named.items() if g is not None}
@@ -303,10 +306,15 @@ def steps(device: torch.device, detector: FreeRAD, names: list[str]) -> None:
         return
     training = Training(device, detector)
     todo = {
-        "shipped": training.run_shipped, "step-right": training.run_right, "profile": training.run_profile,
-        "fit": training.run_fit, "benchmark": training.run_benchmark, "free": training.run_free,
-        "nograph": lambda: training.timed("without a graph", training.step(graph=False)), "eager": training.run_eager,
-    }  # fmt: skip
+        "shipped": training.run_shipped,
+        "step-right": training.run_right,
+        "profile": training.run_profile,
+        "fit": training.run_fit,
+        "benchmark": training.run_benchmark,
+        "free": training.run_free,
+        "nograph": lambda: training.timed("without a graph", training.step(graph=False)),
+        "eager": training.run_eager,
+    }
     for name in names:
         section(name, todo[name])
 

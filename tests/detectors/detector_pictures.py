@@ -33,15 +33,6 @@ def anomalous_pictures(count: int, size: int, *, seed: int) -> Tensor:
     return pictures
 
 
-def on_the_edge_of_the_ball(pictures: Tensor, epsilon: float, *, seed: int) -> Tensor:
-    """Corners of the l-inf ball, clipped to [0, 1]; a few pixels are driven into the bounds first."""
-    draws = torch.Generator().manual_seed(seed)
-    signs = torch.randint(0, 2, pictures.shape, generator=draws) * 2 - 1
-    edge = (pictures + epsilon * signs).clamp(0, 1)
-    driven = torch.rand(pictures.shape, generator=draws)
-    return torch.where(driven < 0.03, torch.zeros(()), torch.where(driven > 0.97, torch.ones(()), edge))
-
-
 def turned_pictures(count: int, size: int, *, seed: int) -> Tensor:
     """Normal pictures with one square patch turned by a quarter: brightness and contrast alone do not give it away."""
     pictures = normal_pictures(count, size, seed=seed)

@@ -58,7 +58,7 @@ def normal_like(x: Tensor, *, seed: int) -> Tensor:
 
 
 def alpha_bar_by_hand(timestep: int, steps: int = 1000) -> float:
-    """The product of 1 - beta_s over s = 1..timestep, betas on a line from 1e-4 to 0.02 (FACTS.md)."""
+    """The product of 1 - beta_s over s = 1..timestep, betas on a line from 1e-4 to 0.02 (Ho et al. 2020)."""
     product = 1.0
     for s in range(1, timestep + 1):
         product *= 1 - (1e-4 + (s - 1) * (0.02 - 1e-4) / (steps - 1))

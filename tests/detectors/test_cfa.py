@@ -9,12 +9,11 @@ from detector_pictures import normal_pictures
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from detectors import cfa as module
 from detectors import registry
-from detectors._training import holdout, initialise_
 from detectors.cfa import CFA, CFASettings, CoordConv, soft_boundary_loss
 from detectors.errors import DetectorError
 from detectors.noise import generator
+from detectors.parts.training import holdout, initialise_
 
 SIZE = 64
 TRAIN = normal_pictures(16, SIZE, seed=1)
@@ -109,7 +108,7 @@ def test_training_stops_early_and_keeps_the_best_weights() -> None:
 def test_features_that_do_not_fit_into_memory_are_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     kept, made_anew = cfa(epochs=2), cfa(epochs=2)
     kept.fit(TRAIN, seed=0)
-    monkeypatch.setattr(module, "_KEPT_BYTES", 0)
+    monkeypatch.setattr("detectors.parts.features.LIMIT", 0)
     made_anew.fit(TRAIN, seed=0)
     torch.testing.assert_close(kept.score(TEST), made_anew.score(TEST), rtol=1e-3, atol=0)
 

@@ -14,10 +14,10 @@ from detector_pictures import anomalous_pictures, normal_pictures
 from torch import Tensor
 
 from detectors import registry
-from detectors._training import holdout
 from detectors.cflow import CFlow, position_code, rate
 from detectors.errors import DetectorError
 from detectors.noise import generator
+from detectors.parts.training import holdout
 
 TRAIN = normal_pictures(16, 64, seed=1)
 TEST = torch.cat([normal_pictures(4, 64, seed=2), anomalous_pictures(4, 64, seed=3)])
@@ -36,8 +36,9 @@ def fitted() -> CFlow:
     return detector
 
 
-def fibers_of(detector: CFlow, layer: int, features: Tensor) -> Tensor:
-    return detector._fibers(layer, features.permute(0, 2, 3, 1).flatten(1, 2))
+def vectors_of(features: Tensor) -> Tensor:
+    """(B, C, h, w) to (B, h w, C)."""
+    return features.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def published_likelihoods(detector: CFlow, x: Tensor) -> Tensor:
@@ -48,8 +49,8 @@ def published_likelihoods(detector: CFlow, x: Tensor) -> Tensor:
         channels, height, width = features.shape[1:]
         vectors = features.permute(0, 2, 3, 1).reshape(-1, channels)
         code = position_code(height, width, detector.settings.condition).to(x.dtype).repeat(len(x), 1)
-        z, log_determinant = detector.flows[i](((vectors - mean) / deviation).T, code.T)
-        log_p = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(dim=0) + log_determinant
+        z, log_determinant = detector.flows[i]((vectors - mean) / deviation, code)
+        log_p = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(dim=1) + log_determinant
         likelihood = torch.exp(log_p / channels - detector.maxima[i]).view(-1, 1, height, width)
         total += F.interpolate(likelihood, size=x.shape[-2:], mode="bilinear", align_corners=True)[:, 0]
     return total
@@ -94,13 +95,13 @@ def test_the_maxima_are_those_of_the_training_normals(fitted: CFlow) -> None:
 def test_log_probability_is_that_of_a_change_of_variables(fitted: CFlow) -> None:
     """log p(v) = log N(z(v)) + log |det dz/dv|, per channel, in float64 against autograd's Jacobian."""
     detector = copy.deepcopy(fitted).double()
-    fibers = fibers_of(detector, 0, detector.backbone(TEST[:1].double())[0])
+    vectors = vectors_of(detector.backbone(TEST[:1].double())[0])
     code = detector._code(0)
-    found = detector._log_probability(0, fibers, code)
+    found = detector._log_probability(0, vectors, code)
     for place in (0, 77, 255):
-        v = fibers[:, 0, place]
-        matrix = torch.autograd.functional.jacobian(lambda u, p=place: detector.flows[0](u, code[:, p])[0], v)
-        z = detector.flows[0](v, code[:, place])[0]
+        v = detector._standardised(0, vectors[0, place])
+        matrix = torch.autograd.functional.jacobian(lambda u, p=place: detector.flows[0](u, code[p])[0], v)
+        z = detector.flows[0](v, code[place])[0]
         log_p = -0.5 * z.square().sum() - 0.5 * len(v) * math.log(2 * math.pi) + torch.linalg.slogdet(matrix).logabsdet
         torch.testing.assert_close(found[0, place], log_p / len(v), rtol=1e-5, atol=1e-5)
 
@@ -109,8 +110,13 @@ def _anomalibs(ours: CFlow) -> Any:
     torch_model = pytest.importorskip("anomalib.models.image.cflow.torch_model")
     settings = ours.settings
     theirs = torch_model.CflowModel(
-        "resnet18", settings.layers, pre_trained=False, fiber_batch_size=4096, coupling_blocks=settings.blocks,
-        condition_vector=settings.condition, clamp_alpha=settings.clamp,
+        "resnet18",
+        settings.layers,
+        pre_trained=False,
+        fiber_batch_size=4096,
+        coupling_blocks=settings.blocks,
+        condition_vector=settings.condition,
+        clamp_alpha=settings.clamp,
     )
     theirs.encoder = _Named(ours.backbone)
     for flow, sequence in zip(ours.flows, theirs.decoders, strict=True):
@@ -135,7 +141,12 @@ class _Named(torch.nn.Module):
 
 def test_anomalibs_model_with_the_same_weights_and_constants_agrees() -> None:
     ours = cflow(
-        backbone="resnet18", layers=("layer2", "layer3"), weights="random", standardise=False, blocks=3, hidden=2.0,
+        backbone="resnet18",
+        layers=("layer2", "layer3"),
+        weights="random",
+        standardise=False,
+        blocks=3,
+        hidden=2.0,
         epochs=1,
     )
     ours.fit(TRAIN[:6], seed=0)
@@ -189,9 +200,9 @@ def test_an_epoch_visits_its_share_of_the_positions_once() -> None:
 
 def test_standardised_features_have_mean_zero_and_deviation_one(fitted: CFlow) -> None:
     for i, features in enumerate(fitted.backbone(TRAIN)):
-        fibers = fibers_of(fitted, i, features)
-        assert float(fibers.mean(dim=(1, 2)).abs().max()) < 1e-3
-        torch.testing.assert_close(fibers.std(dim=(1, 2)), torch.ones(len(fibers)), rtol=1e-2, atol=0)
+        vectors = fitted._standardised(i, vectors_of(features))
+        assert float(vectors.mean(dim=(0, 1)).abs().max()) < 1e-3
+        torch.testing.assert_close(vectors.std(dim=(0, 1)), torch.ones(vectors.shape[-1]), rtol=1e-2, atol=0)
 
 
 def test_paper_settings_are_the_authors() -> None:
@@ -203,9 +214,13 @@ def test_paper_settings_are_the_authors() -> None:
 
 def test_impossible_settings_and_diverging_training_are_refused() -> None:
     for wrong, match in (
-        ({"score_domain": "sqrt"}, "score_domain"), ({"condition": 6}, "multiple of 4"), ({"blocks": 0}, "blocks"),
-        ({"share": 0.0}, "share"), ({"layers": ("layer1",)}, "no layer"),
-        ({"layers": ("blocks.2", "pooled")}, "no feature maps"), ({"layers": ("classifier",)}, "without its layer"),
+        ({"score_domain": "sqrt"}, "score_domain"),
+        ({"condition": 6}, "multiple of 4"),
+        ({"blocks": 0}, "blocks"),
+        ({"share": 0.0}, "share"),
+        ({"layers": ("layer1",)}, "no layer"),
+        ({"layers": ("blocks.2", "pooled")}, "no feature maps"),
+        ({"layers": ("classifier",)}, "without its layer"),
     ):
         with pytest.raises(DetectorError, match=match):
             cflow(**wrong)

@@ -13,10 +13,10 @@ from detector_pictures import anomalous_pictures, normal_pictures
 from torch import Tensor, nn
 
 from detectors import registry
-from detectors._training import holdout
 from detectors.errors import CheckpointError, DetectorError
 from detectors.fastflow import FastFlow
 from detectors.noise import generator
+from detectors.parts.training import holdout
 
 TRAIN = normal_pictures(16, 64, seed=1)
 TEST = torch.cat([normal_pictures(4, 64, seed=2), anomalous_pictures(4, 64, seed=3)])
@@ -89,8 +89,12 @@ def test_the_score_domain_is_a_setting_that_the_record_shows(fitted: FastFlow, t
 def _anomalibs(ours: FastFlow, side: int) -> Any:
     torch_model = pytest.importorskip("anomalib.models.image.fastflow.torch_model")
     theirs = torch_model.FastflowModel(
-        (side, side), "resnet18", pre_trained=False, flow_steps=ours.settings.flow_steps,
-        conv3x3_only=ours.settings.only_3x3, hidden_ratio=ours.settings.hidden,
+        (side, side),
+        "resnet18",
+        pre_trained=False,
+        flow_steps=ours.settings.flow_steps,
+        conv3x3_only=ours.settings.only_3x3,
+        hidden_ratio=ours.settings.hidden,
     )
     theirs.feature_extractor = ours.backbone
     theirs.norms.load_state_dict(ours.norms.state_dict())
@@ -107,8 +111,15 @@ def _anomalibs(ours: FastFlow, side: int) -> Any:
 def test_anomalibs_model_with_the_same_weights_agrees(only_3x3: bool) -> None:
     loss = pytest.importorskip("anomalib.models.image.fastflow.loss")
     ours = registry.create(
-        "fastflow", image_size=64, backbone="resnet18", layers=("layer1", "layer2", "layer3"), weights="random",
-        only_3x3=only_3x3, flow_steps=3, epochs=2, hidden=1.0,
+        "fastflow",
+        image_size=64,
+        backbone="resnet18",
+        layers=("layer1", "layer2", "layer3"),
+        weights="random",
+        only_3x3=only_3x3,
+        flow_steps=3,
+        epochs=2,
+        hidden=1.0,
     )
     assert isinstance(ours, FastFlow)
     ours.fit(TRAIN[:6], seed=0)
@@ -143,7 +154,7 @@ def test_held_out_likelihood_counts_layer_norms_gain() -> None:
 
 
 def _small_flow() -> Any:
-    from detectors._coupling import MapSubnet, map_flow
+    from detectors.parts.flow import MapSubnet, map_flow
 
     made = map_flow(3, 2, lambda i, o, s: MapSubnet(i, o, 4, 3), clamp=2.0)
     made.initialise(generator(1, "flow"), soft=True)
@@ -187,8 +198,11 @@ def test_paper_settings_are_the_authors() -> None:
 
 def test_impossible_settings_and_diverging_training_are_refused() -> None:
     for wrong, match in (
-        ({"score_domain": "sqrt"}, "score_domain"), ({"flow_steps": 0}, "flow_steps"), ({"hidden": 0.0}, "hidden"),
-        ({"layers": ("layer1",)}, "no layer"), ({"layers": ("blocks.2", "pooled")}, "no feature maps"),
+        ({"score_domain": "sqrt"}, "score_domain"),
+        ({"flow_steps": 0}, "flow_steps"),
+        ({"hidden": 0.0}, "hidden"),
+        ({"layers": ("layer1",)}, "no layer"),
+        ({"layers": ("blocks.2", "pooled")}, "no feature maps"),
         ({"layers": ("classifier",)}, "without its layer"),
     ):
         with pytest.raises(DetectorError, match=match):

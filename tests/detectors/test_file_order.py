@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from detectors import registry
+from detectors import contract, registry
 from detectors.base import Detector
 from detectors.errors import DetectorError
 from detectors.file_order import distances, running_number
@@ -51,6 +51,11 @@ def test_pixels_play_no_part_and_there_is_no_gradient() -> None:
     assert torch.equal(black, white)
     assert not detector.sees_pixels
     assert not detector.score(torch.rand(2, 3, 8, 8).requires_grad_(), noise=noise).requires_grad
+
+
+def test_it_keeps_the_contract_of_what_sees_no_pixels() -> None:
+    found = contract.check(fitted(), torch.rand(4, 3, 8, 8), names=["1", "2", "30", "4"], thorough=True)
+    assert found.remark == "it sees no pixels"
 
 
 def test_it_needs_the_names_of_what_it_is_fitted_on() -> None:

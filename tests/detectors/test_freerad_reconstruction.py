@@ -12,8 +12,8 @@ from freerad_small import alpha_bar_by_hand, lively, random_images, source
 from torch import Tensor
 
 from detectors.freerad.diffusion import Schedule, process, shots
-from detectors.freerad.frozen_unet import FrozenUNet
 from detectors.freerad.reconstruction import denoise
+from detectors.freerad.unet import UNet
 from detectors.noise import Noise
 
 WHOLE = process(Schedule())
@@ -144,12 +144,12 @@ def test_the_unet_is_called_once_per_denoising_step(
 ) -> None:
     detector = lively(k=6, denoising_steps=denoising_steps)
     counted: list[int] = []
-    call = FrozenUNet.__call__
+    forward = UNet.forward
 
-    def count(network: FrozenUNet, x: Tensor, timestep: Tensor) -> tuple[Tensor, Tensor]:
+    def count(network: UNet, x: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         counted.append(1)
-        return call(network, x, timestep)
+        return forward(network, x, timesteps)
 
-    monkeypatch.setattr(FrozenUNet, "__call__", count)
+    monkeypatch.setattr(UNet, "forward", count)
     detector.score((random_images(2, 16).float() + 1) / 2, noise=source(2))
     assert len(counted) == calls

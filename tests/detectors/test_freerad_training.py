@@ -15,6 +15,7 @@ from torch import Tensor
 
 from detectors.freerad import stepping, training
 from detectors.freerad.diffusion import Schedule, hybrid_loss, process
+from detectors.freerad.gpu import graph
 from detectors.freerad.training import TrainingSettings, remove_snapshot, train_unet
 from detectors.freerad.unet import UNet, UNetSettings
 from detectors.noise import generator
@@ -42,16 +43,27 @@ class Watch:
 
 
 def _train(
-    settings: TrainingSettings = SETTINGS, *, seed: int = 1, images: Tensor | None = None, unet: UNetSettings = TINY,
-    schedule: Schedule | None = None, workdir: Path | None = None, watch: Watch | None = None,
+    settings: TrainingSettings = SETTINGS,
+    *,
+    seed: int = 1,
+    images: Tensor | None = None,
+    unet: UNetSettings = TINY,
+    schedule: Schedule | None = None,
+    workdir: Path | None = None,
+    watch: Watch | None = None,
 ) -> tuple[UNet, dict[str, Any], Watch]:
     network = UNet(unet, SIDE)
     network.initialise(generator(seed, "weights"))
     watch = watch or Watch()
     report = train_unet(
-        network, _images() if images is None else images, process(schedule or Schedule()), settings, seed=seed,
-        progress=watch, workdir=workdir,
-    )  # fmt: skip
+        network,
+        _images() if images is None else images,
+        process(schedule or Schedule()),
+        settings,
+        seed=seed,
+        progress=watch,
+        workdir=workdir,
+    )
     return network, report, watch
 
 
@@ -123,13 +135,15 @@ def test_a_damaged_snapshot_starts_the_fit_from_the_beginning(
     tmp_path: Path, snapshot: tuple[str, bytes], damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     name, data = snapshot
-    (tmp_path / name).write_bytes({
-        "empty": b"",
-        "half the header": data[:200],
-        "half the tensors": data[: len(data) * 3 // 4],
-        "no metadata": (2).to_bytes(8, "little") + b"{}",
-        "not even text": b"\xff" * 1000,
-    }[damage])  # fmt: skip
+    (tmp_path / name).write_bytes(
+        {
+            "empty": b"",
+            "half the header": data[:200],
+            "half the tensors": data[: len(data) * 3 // 4],
+            "no metadata": (2).to_bytes(8, "little") + b"{}",
+            "not even text": b"\xff" * 1000,
+        }[damage]
+    )
     watch = Watch(kill_at=1)
     with pytest.raises(KilledError):
         _train(workdir=tmp_path, watch=watch)
@@ -288,9 +302,9 @@ def test_a_step_that_cannot_be_recorded_costs_a_warning_and_no_training(
     def broken(*_: Any) -> None:
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
-    monkeypatch.setattr(stepping, "_Replay", broken)
+    monkeypatch.setattr(graph, "Replay", broken)
     step = stepping.step_function(network, process(Schedule()), 0.001, "float32", images.shape, torch.device("cpu"))
-    assert stepping._recorded(step, network, images.shape, torch.device("cpu")) is step
+    assert graph.recorded(step, network, images.shape, torch.device("cpu")) is step
     assert "not permitted" in caplog.text and "and more" not in caplog.text
     assert all(weight.grad is None for weight in network.parameters())
 
@@ -324,8 +338,8 @@ def test_a_recorded_step_reads_its_new_inputs_and_its_results_outlive_the_next(
     network.initialise(generator(1, "weights"))
     cpu, shape = torch.device("cpu"), torch.Size((2, 3, SIDE, SIDE))
     step = stepping.step_function(network, process(Schedule()), 0.001, precision, shape, cpu)
-    recorded = stepping._recorded(step, network, shape, cpu)
-    assert isinstance(recorded, stepping._Replay)
+    recorded = graph.recorded(step, network, shape, cpu)
+    assert isinstance(recorded, graph.Replay)
     kept = [weight.grad for weight in network.parameters()]
     inputs = recorded.x0, recorded.index, recorded.noise
     recorded.graph.again = lambda: recorded.simple.copy_(step(*inputs))

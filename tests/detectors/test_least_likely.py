@@ -7,9 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detectors._least_likely import least_log_likelihood
-from detectors._likelihood_maps import log_likelihood
 from detectors.noise import generator
+from detectors.parts.likelihood import least_log_likelihood, log_likelihood
 
 KERNEL = torch.randn(1, 3, 5, 5, generator=generator(0, "kernel"), dtype=torch.float64)
 
@@ -38,7 +37,8 @@ def test_it_equals_the_minimum_of_the_whole_map(function, reach, sides, align_co
     assert torch.equal(found, expected)
     weights = torch.arange(-30.0, 30.0).double() + 0.5  # normal images are pushed the other way
     for ours, theirs in zip(
-        torch.autograd.grad((weights * found).sum(), maps), torch.autograd.grad((weights * expected).sum(), maps),
+        torch.autograd.grad((weights * found).sum(), maps),
+        torch.autograd.grad((weights * expected).sum(), maps),
         strict=True,
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)

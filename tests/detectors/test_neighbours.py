@@ -7,7 +7,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
-from detectors._neighbours import distance, exact_squares, kmeans, nearest, root, squared_distances
+from detectors.parts.neighbours import distance, exact_squares, kmeans, nearest, root, squared_distances
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

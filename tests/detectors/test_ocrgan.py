@@ -7,16 +7,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from contract_checks import check_finite_differences
-from detector_pictures import normal_pictures, on_the_edge_of_the_ball, turned_pictures
+from derivatives import check_derivative
+from detector_pictures import normal_pictures, turned_pictures
 from torch import nn
 
 from detectors import registry
-from detectors._ocrgan_networks import Generator, initialise_dcgan_, split
-from detectors._training import holdout
+from detectors.contract.ball import far_corners
 from detectors.errors import DetectorError
 from detectors.noise import Noise, NoiseSeed, generator
-from detectors.ocrgan import OCRGAN, _Optimisers, paint
+from detectors.ocrgan.detector import OCRGAN, _Optimisers, paint
+from detectors.ocrgan.network import Generator, initialise_dcgan_, split
+from detectors.parts.training import holdout
 
 TRAIN = normal_pictures(24, 32, seed=1)
 TEST = normal_pictures(4, 32, seed=2)
@@ -99,8 +100,8 @@ def test_official_behaviour_has_a_true_gradient_but_at_flat_patches() -> None:
     """Where a picture is exactly flat the saturating split has a kink; the contract's strong anomalies are flat."""
     detector = ocrgan(epochs=2, subtraction="saturating", channel_selection="random").fit(TRAIN, seed=0)
     grainy = turned_pictures(2, 32, seed=5)
-    for images in (TEST[:2], grainy, on_the_edge_of_the_ball(TEST[:2], 8 / 255, seed=5)):
-        check_finite_differences(detector, images)
+    for images in (TEST[:2], grainy, far_corners(TEST[:2])):
+        check_derivative(detector, images)
     x = torch.full((1, 3, 32, 32), 0.5).requires_grad_()
     (flat,) = torch.autograd.grad(detector.score(x, noise=source(1)).sum(), x)
     assert bool(flat.isfinite().all()) and float(flat.norm()) > 0, "the low band keeps the gradient alive"

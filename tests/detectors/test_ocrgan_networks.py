@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from detector_pictures import normal_pictures
 from torch import nn
 
-from detectors._ocrgan_networks import ChannelSelection, Discriminator, Generator
 from detectors.noise import generator
+from detectors.ocrgan.network import ChannelSelection, Discriminator, Generator
 
 
 def test_channel_selection_is_a_softmax_over_the_branches() -> None:

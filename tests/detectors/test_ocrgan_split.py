@@ -9,8 +9,8 @@ from detector_pictures import normal_pictures, turned_pictures
 from numpy.typing import NDArray
 from torch import Tensor
 
-from detectors._ocrgan_networks import _smooth_double, _smooth_half, split
 from detectors.noise import generator
+from detectors.ocrgan.network import _doubler, _halver, split
 
 TEST = normal_pictures(4, 32, seed=2)
 KERNEL = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1])
@@ -31,9 +31,7 @@ def _bytes_double(image: NDArray[np.int64]) -> NDArray[np.int64]:
     sparse[::2, ::2] = rim
     sparse = np.pad(sparse, 2)
     side = 2 * len(image)
-    found = [
-        [(sparse[2 + r : 7 + r, 2 + c : 7 + c] * KERNEL).sum() for c in range(side)] for r in range(side)
-    ]
+    found = [[(sparse[2 + r : 7 + r, 2 + c : 7 + c] * KERNEL).sum() for c in range(side)] for r in range(side)]
     return (np.array(found) + 32) >> 6
 
 
@@ -91,7 +89,8 @@ def test_the_split_is_differentiable_and_linear_where_it_is_signed() -> None:
     x = turned_pictures(1, 16, seed=1).double()[:, :1]
     for saturating in (False, True):
         assert torch.autograd.gradcheck(
-            lambda image, cut=saturating: tuple(split(image, 3, saturating=cut)), x.clone().requires_grad_(),
+            lambda image, cut=saturating: tuple(split(image, 3, saturating=cut)),
+            x.clone().requires_grad_(),
             fast_mode=True,
         )
     a, b = torch.rand(2, 1, 3, 16, 16, dtype=torch.float64, generator=generator(0, "linear"))
@@ -105,4 +104,5 @@ def test_halving_and_doubling_are_adjoint_inside() -> None:
     x[..., 12:20, 12:20] = torch.rand(8, 8, generator=generator(1), dtype=torch.float64)
     y = torch.zeros(1, 1, 16, 16, dtype=torch.float64)
     y[..., 6:10, 6:10] = torch.rand(4, 4, generator=generator(2), dtype=torch.float64)
-    torch.testing.assert_close(4 * (_smooth_half(x) * y).sum(), (x * _smooth_double(y)).sum())
+    halver, doubler = _halver(32, x), _doubler(16, y)
+    torch.testing.assert_close(4 * (halver @ x @ halver.T * y).sum(), (x * (doubler @ y @ doubler.T)).sum())

@@ -11,13 +11,14 @@ from detector_pictures import normal_pictures
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from detectors import _pls_networks, registry
-from detectors._images import resize
-from detectors._pls_networks import PrincipalComponents, PrincipalLatentSpace, principal_components
-from detectors._training import holdout
+from detectors import registry
 from detectors.errors import DetectorError
 from detectors.noise import generator
+from detectors.parts.images import resize
+from detectors.parts.training import holdout
 from detectors.pls import PLS
+from detectors.pls import network as pls_network
+from detectors.pls.network import PrincipalComponents, PrincipalLatentSpace, principal_components
 
 TRAIN = normal_pictures(32, 16, seed=1)
 TEST = normal_pictures(8, 16, seed=2)
@@ -82,7 +83,8 @@ def test_vector_pca_and_then_spatial_pca_are_sklearns(vector: int) -> None:
     by_vector = PCA(vector).fit(channel_vectors)
     np.testing.assert_allclose(
         found.vector.decode(found.vector.encode(torch.from_numpy(channel_vectors))).numpy(),
-        by_vector.inverse_transform(by_vector.transform(channel_vectors)), atol=1e-9,
+        by_vector.inverse_transform(by_vector.transform(channel_vectors)),
+        atol=1e-9,
     )
     coordinates = by_vector.transform(channel_vectors).reshape(40, 16, vector)
     signs = np.sign((found.vector.basis.numpy() * by_vector.components_.T).sum(axis=0))
@@ -141,7 +143,7 @@ def test_sign_flips_and_rotations_of_the_new_components_change_nothing(
         mean, basis = principal_components(rows, count)
         return mean, -basis @ turn
 
-    monkeypatch.setattr(_pls_networks, "principal_components", turned)
+    monkeypatch.setattr(pls_network, "principal_components", turned)
     flipped.update(more, rate=0.5)
     torch.testing.assert_close(projector(flipped), projector(plain))
     still = projector(plain).clone()
@@ -175,7 +177,7 @@ def test_training_attack_stays_in_the_ball_and_raises_the_error(fitted: PLS) -> 
     attacked = fitted._attack(images, generator(0, "test"))
     assert float((attacked - images).abs().max()) <= EPSILON + 1e-6
     assert float(attacked.min()) >= 0 and float(attacked.max()) <= 1
-    random = (images + EPSILON * torch.sign(torch.randn(images.shape, generator=torch.Generator().manual_seed(0))))
+    random = images + EPSILON * torch.sign(torch.randn(images.shape, generator=torch.Generator().manual_seed(0)))
     assert bool((fitted.score(attacked) > fitted.score(images)).all())
     assert bool((fitted.score(attacked) > fitted.score(random.clamp(0, 1))).all()), "no better than noise"
     assert torch.equal(attacked, fitted._attack(images, generator(0, "test")))

@@ -6,9 +6,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import contract_checks as checks
 import pytest
 import torch
+from derivatives import check_derivative, gradient
 from detector_pictures import anomalous_pictures, normal_pictures
 from freerad_small import SIDE, SMALL, shake, small, source
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from detectors.errors import CheckpointError, DetectorError, NoAnomalyMapError
 from detectors.freerad import FreeRAD
 from detectors.noise import Noise, NoiseSeed
 from detectors.purify import PurifierSettings, Purify
+from detectors.store import FolderStore
 
 NORMALS = normal_pictures(6, SIDE, seed=1)
 IMAGES = torch.cat([normal_pictures(2, SIDE, seed=2), anomalous_pictures(1, SIDE, seed=3)])
@@ -136,19 +137,21 @@ def test_a_map_is_there_where_the_inner_detector_has_one(ae: Any) -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        {}, {"purifier.k": 4, "purifier.denoising_steps": 0}, {"purifier.k": 200, "purifier.denoising_steps": 3},
+        {},
+        {"purifier.k": 4, "purifier.denoising_steps": 0},
+        {"purifier.k": 200, "purifier.denoising_steps": 3},
         {"purifier.work_size": 8, "purifier.unet.attention_sides": (4,)},
     ],
     ids=["one-shot", "full-shot", "arbitrary-shot", "half the size"],
-)  # fmt: skip
+)
 def test_the_gradient_is_that_of_the_whole_path(overrides: dict[str, Any]) -> None:
     detector = lively("ae", **{**CHEAP, **overrides})
-    checks.check_finite_differences(detector, IMAGES[1:], directions=2)
+    check_derivative(detector, IMAGES[1:], directions=2)
 
 
 def test_the_gradient_is_the_inner_ones_pulled_back_through_the_purifier(ae: Any) -> None:
     x, noise = IMAGES.double(), source(3)
-    found = checks.gradient(ae.score, x, noise)
+    found = gradient(ae.score, x, noise)
     leaf = x.clone().requires_grad_()
     purified = ae.purifier.reconstruct(leaf, noise=noise.sub(0))
     seen = purified.detach().requires_grad_()
@@ -166,7 +169,7 @@ def test_nothing_is_clamped_on_the_way() -> None:
     assert float(outside.float().mean()) > 0.5
     mean = float(detector.inner.mean_brightness)
     torch.testing.assert_close(detector.score(IMAGES, noise=noise), (purified.mean(dim=(1, 2, 3)) - mean).abs())
-    checks.check_finite_differences(detector, IMAGES[1:], directions=2)
+    check_derivative(detector, IMAGES[1:], directions=2)
 
 
 # -- fitting ----------------------------------------------------------------------------------------------------------
@@ -215,6 +218,15 @@ def test_a_killed_fit_keeps_its_unet_and_the_parts_do_not_find_each_others_files
     empty = tmp_path / "empty"
     purify("brightness").fit(NORMALS, seed=0, workdir=empty)
     assert not (empty / "inner").exists()
+
+
+def test_the_unet_that_freerad_has_trained_is_found_in_the_store_and_the_other_way_round(tmp_path: Path) -> None:
+    small(k=20).fit(NORMALS, seed=0, store=FolderStore(tmp_path))
+    found = purify("brightness").fit(NORMALS, seed=0, store=FolderStore(tmp_path))
+    assert found.fit_report["unet_from"] == "this machine"
+    assert _same(found, purify("brightness").fit(NORMALS, seed=0))
+    purify("brightness").fit(NORMALS, seed=1, store=FolderStore(tmp_path))
+    assert small().fit(NORMALS, seed=1, store=FolderStore(tmp_path)).fit_report["unet_from"] == "this machine"
 
 
 def test_progress_rises_to_its_end_through_both_parts() -> None:

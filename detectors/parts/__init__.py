@@ -1,0 +1,1 @@
+"""What detectors are built from, each part in its own file, in plain PyTorch."""

@@ -1,0 +1,139 @@
+"""A smooth maximum of the anomaly map, followed where the score is the map's maximum and noise hides of which pixel."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from attack_fakes import SIDE, Fake, Linear, Wavy
+from torch import Tensor
+
+from attacks.errors import AttackError, GradientCutError
+from attacks.objective import Objective, loss_and_gradient, map_scale, smooth_maximum
+from attacks.pgd import PGD, PGDSettings
+from attacks.threat import LInf
+from detectors.noise import Noise, NoiseSeed
+
+
+class Peaks(Fake):
+    """A map of noisy squares, and its maximum as the score: any of many pixels may be the largest."""
+
+    is_stochastic = has_map = score_is_map_maximum = True
+    forwards = 0
+
+    def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
+        self.forwards += len(x)
+        noisy = x.mean(dim=1) + 0.3 * noise.normal(x.shape[2:], stream="score", like=x)
+        return (noisy - 0.5).square()
+
+    def _score(self, x: Tensor, noise: Noise) -> Tensor:
+        return self._anomaly_map(x, noise).flatten(1).amax(dim=1)
+
+
+def images(count: int = 8) -> tuple[Tensor, Tensor, Noise]:
+    x = torch.rand(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(3))
+    return x, torch.tensor([1.0, -1.0] * (count // 2)), NoiseSeed(0).source("attack", [str(i) for i in range(count)])
+
+
+def test_a_smooth_maximum_lies_above_the_maximum_by_at_most_the_scale_times_log_of_the_pixels():
+    maps = torch.rand(5, 6, 7, generator=torch.Generator().manual_seed(0))
+    scale = torch.tensor([1e-3, 0.01, 0.1, 1.0, 10.0])
+    above = smooth_maximum(maps, scale) - maps.flatten(1).amax(dim=1)
+    assert (above >= 0).all() and (above <= scale * math.log(42) + 1e-6).all()
+    expected = scale[2] * torch.log(torch.exp(maps[2] / scale[2]).sum())
+    torch.testing.assert_close(smooth_maximum(maps, scale)[2], expected)
+
+
+def test_its_gradient_is_that_of_the_formula_and_the_scale_is_the_clean_maps():
+    x, y, noise = images()
+    detector = Peaks()
+    scale = map_scale(detector, x, noise)
+    torch.testing.assert_close(scale, detector.anomaly_map(x, noise=noise).flatten(1).std(dim=1))
+    found = loss_and_gradient(detector, x, y, noise, differentiate="map", scale=scale, eot=2)
+    leaf = x.clone().requires_grad_()
+    expected = torch.zeros(())
+    for draw in range(2):
+        maps = detector.anomaly_map(leaf, noise=noise.sub(draw)).flatten(1)
+        expected = expected + (y * scale * torch.logsumexp(maps / scale[:, None], dim=1)).sum() / 2
+    (gradient,) = torch.autograd.grad(expected, leaf)
+    torch.testing.assert_close(found.gradient, gradient)
+    assert ((found.gradient != 0).flatten(1).double().mean(dim=1) > 0.9).all(), "it reaches all pixels"
+
+
+def test_without_a_scale_it_is_refused_and_a_flat_map_has_one_above_zero():
+    x, y, noise = images()
+    with pytest.raises(AttackError, match="map_scale"):
+        loss_and_gradient(Peaks(), x, y, noise, differentiate="map")
+
+    class Flat(Peaks):
+        def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
+            return 0 * x.mean(dim=1)
+
+    assert (map_scale(Flat(), x, noise) > 0).all()
+
+
+def test_a_map_without_a_graph_is_named():
+    class Cut(Peaks):
+        def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
+            return super()._anomaly_map(x.detach(), noise)
+
+    x, y, noise = images()
+    with pytest.raises(GradientCutError, match="anomaly_map"):
+        loss_and_gradient(Cut(), x, y, noise, differentiate="map", scale=torch.ones(8))
+
+
+SMOOTH = PGDSettings(steps=15, eot=2, momentum=0.9, schedule="cosine", smooth_map=True)
+
+
+def test_auto_follows_it_of_a_stochastic_detector_whose_score_is_its_maps_maximum_and_the_protocol_says_so():
+    def followed(detector: Fake, **changed: object) -> str:
+        return PGD(LInf(0.05), replace(SMOOTH, **changed)).settled(detector).settings.differentiate
+
+    class Mean(Peaks):
+        score_is_map_maximum = False
+
+    class Deterministic(Peaks):
+        is_stochastic = False
+
+    assert followed(Peaks()) == followed(Peaks(), differentiate="map") == "map"
+    assert followed(Peaks(), smooth_map=False) == followed(Peaks(), differentiate="score") == "score"
+    assert followed(Mean()) == followed(Deterministic()) == "score"
+    assert followed(Wavy(), differentiate="map") == "score", "without a map there is the score's to follow"
+    assert PGD(LInf(0.05), SMOOTH).settled(Wavy()).settings.smooth_map is False
+
+
+def test_it_finds_more_than_the_scores_own_gradient_under_noise():
+    x, y, noise = images(40)
+    detector = Peaks()
+    selection = NoiseSeed(0).source("selection", noise.image_ids)
+    verdict = NoiseSeed(1).source("verdict", noise.image_ids)
+
+    def left(settings: PGDSettings) -> float:
+        found = PGD(LInf(0.05), settings).run(detector, x, y, noise=noise, selection=selection)
+        losses = Objective(detector, y).losses(found.images, verdict, 60)
+        return float(losses.mean())
+
+    assert left(SMOOTH) > left(replace(SMOOTH, smooth_map=False)) > left(replace(SMOOTH, steps=1, eot=1))
+
+
+def test_candidates_are_compared_by_the_score_and_a_step_costs_no_pass_more():
+    x, y, noise = images()
+    detector = Peaks()
+    attack = PGD(LInf(0.05), SMOOTH)
+    found = attack.run(detector, x, y, noise=noise)
+    assert found.gradients == 30 and not found.zero_gradients.any()
+    assert found.forwards == 30 + 2 + 3 * 16, "gradients, the last loss, three candidates on the selection's draws"
+    plain = PGD(LInf(0.05), replace(SMOOTH, smooth_map=False)).run(detector, x, y, noise=noise)
+    torch.testing.assert_close(found.clean_loss, plain.clean_loss)
+
+
+def test_it_can_be_followed_of_a_deterministic_detector():
+    class Still(Linear):
+        has_map = True
+
+        def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
+            return (self.weight * x).sum(dim=1)
+
+    x, y, _ = images()
+    found = PGD(LInf(0.05), PGDSettings(steps=3, differentiate="map", keep="last")).run(Still(), x, y)
+    assert (found.images != x).flatten(1).any(dim=1).all()
