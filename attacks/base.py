@@ -89,7 +89,10 @@ class Attack(ABC):
         norm: the norm of its threat model ("linf", "l2") where the registry makes it.
         revision: raised whenever a change of code can change adversarial images.
         settings_class: its frozen settings.
+        budget_settings: the settings that make its budget, how many gradients of an image it can follow.
+        length_settings: the settings that are lengths in its norm, as epsilon is.
         can_stop: whether `run` takes `enough` with these settings, on a deterministic detector.
+        follows_both: whether it follows, with these settings, two gradients of a detector that has a surrogate.
     """
 
     name: ClassVar[str]
@@ -98,7 +101,10 @@ class Attack(ABC):
     norm: ClassVar[str]
     revision: ClassVar[int] = 1
     settings_class: ClassVar[type[AttackSettings]] = AttackSettings
+    budget_settings: ClassVar[tuple[str, ...]] = ()
+    length_settings: ClassVar[tuple[str, ...]] = ()
     can_stop: bool = False  # may depend on the settings
+    follows_both: bool = False  # so may this
 
     def __init__(self, threat: Threat, settings: AttackSettings | None = None) -> None:
         """Args: the threat model (one that depends on the image's side is settled at the call), and the settings."""
@@ -173,7 +179,13 @@ class Attack(ABC):
         with torch.inference_mode(False), torch.no_grad():
             clean, sign = x.detach(), y.detach().to(device=x.device, dtype=x.dtype).clone()
             result = self._run(
-                detector, clean.clone(), sign, threat, noise=noise, selection=selection, progress=progress or _silent,
+                detector,
+                clean.clone(),
+                sign,
+                threat,
+                noise=noise,
+                selection=selection,
+                progress=progress or _silent,
                 **({} if enough is None else {"enough": enough.to(clean)}),
             )
             return _brought_inside(result, detector, clean, sign, threat, selection)
@@ -193,9 +205,18 @@ class Attack(ABC):
         """
         return self
 
+    def follows(self, detector: Detector) -> str:
+        """Whose gradient it follows of a detector: "score", or what it takes instead (`attacks.pgd.PGDSettings`)."""
+        return "score"
+
     def gradients(self, *, is_stochastic: bool, gradients_followed: int = 1) -> int:
         """Backward passes per image that the attack will make, for an estimate of its cost."""
         return 1
+
+    def budget(self, *, is_stochastic: bool) -> int:
+        """Backward passes of one start along one gradient, by which two attacks of a kind are compared: three short
+        starts are no long one."""
+        return self.gradients(is_stochastic=is_stochastic)
 
     def with_draws(self, factor: int) -> Self | None:
         """This attack with so many times the noise draws in each gradient of a stochastic detector; None where it

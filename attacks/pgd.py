@@ -96,9 +96,10 @@ class PGDSettings(AttackSettings):
         if not 0 <= self.momentum < 1:
             raise AttackError(f"PGD's momentum must be a number from 0 to below 1; got {self.momentum!r}.")
         for field, known in (
-            ("keep", ("best", "last")), ("differentiate", ("auto", "score", "surrogate", "map")),
+            ("keep", ("best", "last")),
+            ("differentiate", ("auto", "score", "surrogate", "map")),
             ("schedule", ("constant", "cosine")),
-        ):  # fmt: skip
+        ):
             if getattr(self, field) not in known:
                 *others, final = map(repr, known)
                 raise AttackError(
@@ -125,11 +126,18 @@ class PGD(Attack):
     summary: ClassVar[str] = "Projected gradient descent on the score."
     revision: ClassVar[int] = 3
     settings_class: ClassVar[type[AttackSettings]] = PGDSettings
+    budget_settings: ClassVar[tuple[str, ...]] = ("steps", "eot")
+    length_settings: ClassVar[tuple[str, ...]] = ("step_size",)
 
     @property
     def can_stop(self) -> bool:  # type: ignore[override]
         """Where the best iterate is kept, whatever comes after it changes nothing once it is good enough."""
         return bool(self.settings.keep == "best")
+
+    @property
+    def follows_both(self) -> bool:  # type: ignore[override]
+        """One after the other, unless the user chose."""
+        return bool(self.settings.differentiate == "auto")
 
     def step_size(self, threat: ThreatModel) -> float:
         """The (first) step's size on [0, 1]."""
@@ -179,10 +187,19 @@ class PGD(Attack):
             settings, stochastic_steps=None, eot=1, eot_last=None, momentum=0.0, schedule="constant", smooth_map=False
         )
 
+    def follows(self, detector: Detector) -> str:
+        """As in `Attack`; "auto": the score's and the surrogate's."""
+        return str(self.settled(detector).settings.differentiate)
+
     def gradients(self, *, is_stochastic: bool, gradients_followed: int = 1) -> int:
         """As in `Attack`."""
         settings = self._for(is_stochastic)
         return gradients_followed * settings.restarts * sum(settings.draws_at(step) for step in range(settings.steps))
+
+    def budget(self, *, is_stochastic: bool) -> int:
+        """As in `Attack`."""
+        settings: PGDSettings = self.settings
+        return self.gradients(is_stochastic=is_stochastic) // settings.restarts
 
     def with_draws(self, factor: int) -> Self:
         """As in `Attack`."""
@@ -268,9 +285,7 @@ class PGD(Attack):
         return loss_of(detector, x, y, noise, differentiate="surrogate" if followed == "surrogate" else "score")
 
 
-def _of_some(
-    objective: Objective, x: Tensor, noise: Noise, wanting: Tensor, known: Tensor
-) -> tuple[Tensor, Tensor]:
+def _of_some(objective: Objective, x: Tensor, noise: Noise, wanting: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
     """Losses and gradients of the images that are not good enough yet, (B,) bool; the others keep their known loss, and
     with no gradient they take no step. The batch of those that are computed shrinks."""
     rows = wanting.nonzero().flatten()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -36,8 +37,9 @@ def get_class(name: str) -> type[Attack]:
     """The class of an attack (its title and summary). Raises AttackError with the nearest name where there is none."""
     _discover()
     if name not in _REGISTRY:
-        near = difflib.get_close_matches(name, _REGISTRY, n=1, cutoff=0.0)[0]
-        raise AttackError(f"There is no attack {name!r}; did you mean {near!r}? (Known: {', '.join(names())}.)")
+        raise AttackError(
+            f"There is no attack {name!r}; did you mean {_nearest(name, _REGISTRY)!r}? (Known: {', '.join(names())}.)"
+        )
     return _REGISTRY[name]
 
 
@@ -57,11 +59,16 @@ def get(name: str, *, image_size: int | None = None, epsilon: float | None = Non
     known = [f.name for f in fields(cls.settings_class)]
     for key in settings:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            hint = f"; did you mean {near[0]!r}?" if near else "; it has none."
+            near = _nearest(key, known)
+            hint = f"; did you mean {near!r}?" if near else "; it has none."
             raise AttackError(f"{name} has no setting {key!r}{hint}")
     attack = cls(threat_model(cls.norm, epsilon), cls.settings_class(**settings))
     return attack if image_size is None else attack.resolve(image_size)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """The known name that is most like another, for "did you mean"; "" where there is none."""
+    return next(iter(difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)), "")
 
 
 def _discover() -> None:

@@ -19,7 +19,7 @@ from bench.inspection import inspection
 from bench.metrics.intervals import Estimate
 from bench.plan import presets, protocols
 from bench.plan.build import build
-from bench.plan.plan import stops_early
+from bench.plan.cells import stops_early
 from bench.plan.request import Override, RunConfig
 from bench.plan.split import training_data
 from bench.records.schema import Figures
@@ -84,7 +84,12 @@ def fit(
     """
     root = None if data_root is None else Path(data_root)
     run = RunConfig(
-        detectors=(detector,), dataset=dataset, data_root=root, preset=preset, image_size=image_size, device=device,
+        detectors=(detector,),
+        dataset=dataset,
+        data_root=root,
+        preset=preset,
+        image_size=image_size,
+        device=device,
         fit_seed=seed,
         overrides=tuple(Override(detector, name, None, value) for name, value in settings.items()),
     )
@@ -151,20 +156,37 @@ def evaluate(
     seen = inspection.inspect(source, category, (training.fit, training.held_out), test)
     if not allow_leaks:
         seen.check()
-    chosen = rules.attack_settings(**settings)
+    chosen = rules.settings(settings)
     made = attacks.get(attack, image_size=detector.image_size, epsilon=epsilon, **chosen)
     found = measure(
-        detector, made, test, training.held_out, Draws(rules.verdict_draws, seed), trained_on=training.fit.ids,
-        batch_size=batch_size, device=next((t.device for t in detector.state_dict().values()), torch.device("cpu")),
-        tick=lambda done, what: None, early_stop=stops_early(detector, made, complete=complete),
+        detector,
+        made,
+        test,
+        training.held_out,
+        Draws(rules.verdict_draws, seed),
+        trained_on=training.fit.ids,
+        batch_size=batch_size,
+        device=next((t.device for t in detector.state_dict().values()), torch.device("cpu")),
+        tick=lambda done, what: None,
+        early_stop=stops_early(detector, made, complete=complete),
     )
     clean, robust = (_figures(found.results[which]) for which in ("clean", "robust"))
     flags = signs(
-        found.indicators, found.gate, clean=clean, robust=robust, is_stochastic=detector.is_stochastic,
+        found.indicators,
+        found.gate,
+        clean=clean,
+        robust=robust,
+        is_stochastic=detector.is_stochastic,
         keep=str(made.describe().get("keep")),
     )
     return Evaluation(
-        _estimate(clean), _estimate(robust), found.results, found.indicators, found.gate, found.scores, flags,
+        _estimate(clean),
+        _estimate(robust),
+        found.results,
+        found.indicators,
+        found.gate,
+        found.scores,
+        flags,
         seen.remarks,
     )
 

@@ -71,7 +71,6 @@ class APAE(AutoencoderDetector):
     paper = "Goodge et al. 2020, IJCAI"
     revision = 4  # last bits: every gradient is PyTorch's own, of the plain formula
     training_is_chaotic = True
-    is_defence = True
 
     weights: Tensor
     rate: Tensor

@@ -65,7 +65,6 @@ class Detector(nn.Module, ABC):
         fit_is_seeded: False where the fit draws nothing: every seed gives the same detector, which is fitted once.
         training_is_chaotic: whether a fit with another seed, or last bits that round otherwise on another processor,
             gives a detector whose AUCs differ by more than what the intervals over images cover (measured).
-        is_defence: whether its authors claim robustness (a high robust AUC elsewhere is suspicious).
         has_map, has_reconstruction: whether `anomaly_map` and `reconstruct` are there.
         has_surrogate: whether `surrogate_score` is another function than `score`; attacks then follow both gradients.
             May depend on the settings.
@@ -89,7 +88,6 @@ class Detector(nn.Module, ABC):
     sees_pixels: ClassVar[bool] = True
     fit_is_seeded: ClassVar[bool] = True
     training_is_chaotic: ClassVar[bool] = False
-    is_defence: ClassVar[bool] = False
     has_map: bool = False  # may depend on the settings
     has_reconstruction: bool = False
     has_surrogate: bool = False  # may depend on the settings

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from pathlib import Path
 from typing import Any
 
 from detectors import checkpoint, registry
 from detectors.base import Detector, Settings
-from detectors.errors import CheckpointError
+from detectors.errors import CheckpointError, nearest
 
 
 def load(name: str | Path) -> Detector:
@@ -26,8 +25,8 @@ def load(name: str | Path) -> Detector:
     if path.suffix != ".safetensors":
         known = shipped()
         if str(name) not in known:
-            near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.0)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            near = nearest(str(name), known)
+            hint = f" Did you mean {near!r}?" if near else ""
             raise CheckpointError(f"There is no shipped checkpoint {str(name)!r}; give a .safetensors file.{hint}")
         path = known[str(name)]
     description = checkpoint.read_description(path)

@@ -97,7 +97,6 @@ class Purify(Detector):
 
     inner_class: ClassVar[type[Detector]]
     is_stochastic = True
-    is_defence = True
     has_reconstruction = True  # the purified image
 
     def __init__(self, settings: PurifySettings, image_size: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
@@ -13,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from detectors.base import Detector, Settings
-from detectors.errors import DetectorError
+from detectors.errors import DetectorError, nearest
 from detectors.parts import presets
 
 ENTRY_POINT = "radbench.detectors"
@@ -87,7 +86,7 @@ def get(name: str) -> type[Detector]:
         return _member(_FAMILIES[prefix], member)
     if name not in _REGISTRY:
         of_families = [f"{f.prefix}:{m}" for f in families() for m in f.members() or ([member] if member else [])]
-        near = difflib.get_close_matches(name, [*_REGISTRY, *of_families], n=1, cutoff=0.0)[0]
+        near = nearest(name, [*_REGISTRY, *of_families])
         known = ", ".join([*names(), *(f"{family.prefix}:NAME" for family in families())])
         raise DetectorError(f"There is no detector {name!r}; did you mean {near!r}? (Known: {known}.)")
     return _REGISTRY[name]
@@ -100,10 +99,10 @@ def _member(family: Family, member: str) -> type[Detector]:
         if member in family.refused:
             raise
         # The family says why; whoever mistyped a name wants to hear the right one, too.
-        near = difflib.get_close_matches(member, family.members(), n=1, cutoff=0.6)
-        if not near or near[0] == member or "did you mean" in str(error).lower():
+        near = nearest(member, family.members(), likeness=0.6)
+        if near in ("", member) or "did you mean" in str(error).lower():
             raise
-        raise DetectorError(f"{error} Did you mean '{family.prefix}:{near[0]}'?") from error
+        raise DetectorError(f"{error} Did you mean '{family.prefix}:{near}'?") from error
 
 
 def create(name: str, *, preset: str = "quick", image_size: int = 128, **overrides: Any) -> Detector:
@@ -133,8 +132,8 @@ def _replaced(settings: Any, path: list[str], value: Any, *, owner: str) -> Any:
     name, *rest = path
     known = [f.name for f in fields(settings)]
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-        hint = f"; did you mean {near[0]!r}?" if near else "; it has none."
+        near = nearest(name, known)
+        hint = f"; did you mean {near!r}?" if near else "; it has none."
         raise DetectorError(f"{owner} has no setting {name!r}{hint}")
     current = getattr(settings, name)
     if is_dataclass(current) and not isinstance(current, type):

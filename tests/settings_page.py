@@ -22,6 +22,7 @@ WIDTH = 120
 FAMILY_OF = {"purify": "spade"}  # the member that stands for a family whose members differ in the inner detector alone
 NOT_SAID = "version"  # of an installed package: another one on each machine
 
+OF_AN_ATTACK = "- `attack_settings`: below, beside each of an attack's own."
 INTRODUCTION = """# Settings
 
 Every setting of every detector and attack, with its value at each preset or protocol. This page is made from the code:
@@ -38,7 +39,12 @@ command line. A change of any setting is another detector: another checkpoint, a
 def page(*, with_anomalib: bool = True) -> str:
     """The whole file's text."""
     parts = [INTRODUCTION, "## Presets\n", *_rows_of(presets.PRESETS), "\n## Protocols\n"]
-    parts += [*_rows_of(protocols.PROTOCOLS, but=("column", "statement")), "\n## Attacks\n", *_attacks()]
+    parts += [
+        *_rows_of(protocols.PROTOCOLS, but=("attack_settings", "statement")),
+        OF_AN_ATTACK,
+        "\n## Attacks\n",
+        *_attacks(),
+    ]
     parts += ["\n## Detectors\n", *_detectors()]
     if with_anomalib:
         parts += ["\n## Models of anomalib\n", *_anomalib()]
@@ -103,7 +109,7 @@ def _attacks() -> list[str]:
         for name, value, text in flat(cls()):
             values = {"from Python": value}
             for protocol in protocols.PROTOCOLS:
-                values[f"protocol {protocol.name}"] = protocol.attack_settings().get(name, value)
+                values[f"protocol {protocol.name}"] = protocol.attack_settings.get(name, value)
             if name in known:
                 lines.append(_line(name, values, text))
         lines.append("")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+import attacks
+from attacks.registry import get_class
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("attacks", "bench", "detectors")
@@ -26,7 +30,7 @@ BENCH = {
     "cell": {"errors", "text", "files", "metrics", "data", "records", "inspection", "plan"},
     "run": {"errors", "text", "files", "data", "records", "inspection", "plan", "cell"},
     "report": {"errors", "text", "names", "files", "metrics", "records"},
-}  # fmt: skip
+}
 ABOVE = {"__init__", "__main__", "api", "cli"}  # may import all of it; nobody imports them
 # Which modules of the other two packages attacks and detectors may see: what an attack needs to know of a detector.
 OF_DETECTORS = {"detectors.base", "detectors.noise", "detectors.errors"}
@@ -74,9 +78,12 @@ def test_no_arrow_of_bench_climbs() -> None:
     wrong = [
         f"{name} imports {to}"
         for name, to, _ in edges()
-        if name.startswith("bench") and to.startswith("bench") and unit(name) != unit(to)
-        and unit(name) not in ABOVE and unit(to) not in BENCH[unit(name)]
-    ]  # fmt: skip
+        if name.startswith("bench")
+        and to.startswith("bench")
+        and unit(name) != unit(to)
+        and unit(name) not in ABOVE
+        and unit(to) not in BENCH[unit(name)]
+    ]
     assert not wrong
 
 
@@ -121,3 +128,25 @@ def test_an_import_within_a_function_is_of_what_takes_seconds() -> None:
     slow = {"bench.report.plots", "bench.report.example_panel", "bench.report.paper"}
     late = {(name, to) for name, to, is_late in edges() if is_late}
     assert {to for _, to in late if not to.startswith("bench.report.paper")} <= slow
+
+
+def test_an_attacks_settings_are_named_by_the_command_line_and_by_protocols_alone() -> None:
+    """Whatever else a plan and a run do with them holds for any attack. Records name them, and so do reports."""
+    settings = {f.name for name in attacks.names() for f in dataclasses.fields(get_class(name).settings_class)}
+    assert {"steps", "eot", "differentiate"} <= settings
+    found = []
+    for folder in ("plan", "run"):
+        for path in sorted((ROOT / "bench" / folder).glob("*.py")):
+            if path.name == "protocols.py":
+                continue
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                words = {
+                    ast.Constant: lambda n: n.value,
+                    ast.keyword: lambda n: n.arg,
+                    ast.arg: lambda n: n.arg,
+                    ast.Attribute: lambda n: n.attr,
+                }
+                word = words[type(node)](node) if type(node) in words else None
+                if isinstance(word, str) and word in settings - {"selection_draws"}:  # a verdict's, too
+                    found.append(f"{path.name}: {word}")
+    assert not found

@@ -159,9 +159,11 @@ def constants(function: str, path: str) -> list[str]:
     tree = ast.parse(text_of(path))
     (found,) = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == function]
     return [
-        node.value for statement in found.body[1:] for node in ast.walk(statement)
+        node.value
+        for statement in found.body[1:]
+        for node in ast.walk(statement)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    ]  # fmt: skip
+    ]
 
 
 def test_every_flag_is_explained() -> None:
@@ -190,9 +192,10 @@ def test_every_flag_has_a_section_of_its_own() -> None:
 def test_every_indicator_and_mark_is_explained() -> None:
     page = text_of("docs/flags.md")
     names = [
-        *constants("indicators", "bench/cell/results.py"), *constants("_early_stop", "bench/cell/results.py"),
+        *constants("indicators", "bench/cell/results.py"),
+        *constants("_early_stop", "bench/cell/results.py"),
         *constants("describe", "bench/cell/more_draws.py"),
-    ]  # fmt: skip
+    ]
     for name in names:
         assert not re.fullmatch(r"[a-z_]{5,}", name) or f"`{name}`" in page, f"docs/flags.md lacks {name}"
     for mark, meaning in [*((MARKS[name], MEANING[name]) for name in MARKS), *SHORTCUTS.values()]:
@@ -201,7 +204,7 @@ def test_every_indicator_and_mark_is_explained() -> None:
 
 def test_every_field_of_a_record_is_explained() -> None:
     page = text_of("docs/records.md")
-    names = {field.name for field in fields(Record)} - {"path"} | {"content_sha256"}
+    names = {field.name for field in fields(Record)} - {"path", "others", "lacking"} | {"content_sha256"}
     for path in sorted((ROOT / "results" / "reference").rglob("*--*--*.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         cell, results = record["cell"], record["results"]
@@ -237,8 +240,9 @@ def test_revisions_are_those_of_the_changelog() -> None:
     found |= {f"protocol `{p.name}`": p.version for p in protocols.PROTOCOLS}
     found |= {
         f"detectors `{family.prefix}:NAME`": max(family.revisions.values())
-        for family in registry.families() if family.revisions
-    }  # fmt: skip
+        for family in registry.families()
+        if family.revisions
+    }
     found["open settings (`k = auto`)"] = OPEN_SETTING_REVISION
     assert told == {name: str(number) for name, number in found.items()}
 
@@ -291,9 +295,12 @@ def test_the_examples_of_contributing_run_together(tmp_path: Path) -> None:
     line = "run --dataset table --data-root . --detectors contrast --attack uniform-linf,pgd-linf --image-size 32"
     done = subprocess.run(
         [sys.executable, "-c", RUN, *line.split(), "--workers", "1", "--out", "out", "--cache", "cache"],
-        cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     records = [json.loads(path.read_text()) for path in (tmp_path / "out" / "records").rglob("*.json")]
     assert {record["cell"]["attack"]["name"] for record in records} == {"uniform-linf", "pgd-linf"}

@@ -24,9 +24,11 @@ from bench.errors import BenchError, RecordError
 from bench.inspection.inspection import Inspection
 from bench.plan import presets, protocols
 from bench.plan.build import build
+from bench.plan.cells import cell_of, stops_early
 from bench.plan.checkpoints import stored_hash
-from bench.plan.plan import Job, Plan, cell_of, stops_early
+from bench.plan.plan import Job, Plan
 from bench.plan.split import TrainingData
+from bench.records.cell import Cell, Subset
 from bench.records.paths import EXAMPLES_SUFFIX, companion, folder_of, record_path
 from bench.records.record import Record
 from bench.records.score_table import Scores
@@ -115,9 +117,13 @@ def obtain(plan: Plan, category: str, training: TrainingData, name: str, reporte
         with files.guarded(plan.run.cache):
             detector = build(name, category, plan.image_size, plan.run)
             return fitting.obtain(
-                detector, plan.dataset, category, training, plan.run,
+                detector,
+                plan.dataset,
+                category,
+                training,
+                plan.run,
                 reporter.fitting(name, category, plan.run.fit_seed),
-            )  # fmt: skip
+            )
     except Exception as error:
         return _reason(error, f"fitting {name}")
 
@@ -125,7 +131,7 @@ def obtain(plan: Plan, category: str, training: TrainingData, name: str, reporte
 def _cell(
     plan: Plan,
     category: Category,
-    subset: dict[str, Any],
+    subset: Subset,
     name: str,
     fitted: Fitted | str,
     attack: Attack,
@@ -145,11 +151,15 @@ def _cell(
         try:
             with files.guarded(plan.run.out):
                 found = measure(
-                    fitted.detector, attack, category.test, category.training.held_out,
+                    fitted.detector,
+                    attack,
+                    category.test,
+                    category.training.held_out,
                     Draws(protocols.get(plan.run.protocol).verdict_draws, plan.run.seed),
                     trained_on=category.training.fit.ids,
                     batch_size=plan.run.batch_size or presets.get(plan.run.preset).batch_size,
-                    device=plan.run.torch_device(), tick=tick,
+                    device=plan.run.torch_device(),
+                    tick=tick,
                     early_stop=stops_early(fitted.detector, attack, complete=plan.run.complete),
                 )
                 record = judged(plan, cell, fitted, found, category.inspection)
@@ -176,7 +186,7 @@ def _reason(error: Exception, what: str) -> str:
     )
 
 
-def _known(folder: Path, cell: dict[str, Any]) -> Record | None:
+def _known(folder: Path, cell: Cell) -> Record | None:
     """The cell's record, unless it failed."""
     found = find(folder, cell)
     return found if found is not None and found.ok else None
@@ -186,14 +196,12 @@ def _has_leaks(record: Record) -> bool:
     return any(str(limit).startswith(ALLOW_LEAKS) for limit in record.limits)
 
 
-def _unfitted(
-    plan: Plan, category: Category, detector: Detector, attack: Attack, subset: dict[str, Any]
-) -> dict[str, Any]:
+def _unfitted(plan: Plan, category: Category, detector: Detector, attack: Attack, subset: Subset) -> Cell:
     """The cell of a detector that could not be fitted: it has no checkpoint."""
     return cell_of(plan, category.name, detector, attack, "", subset)
 
 
-def _clear(folder: Path, cell: dict[str, Any]) -> None:
+def _clear(folder: Path, cell: Cell) -> None:
     """Take away the record of an earlier failed fit, now that the fit succeeded."""
     path = record_path(folder, cell)
     if path.is_file():

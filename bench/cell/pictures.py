@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-import pickle
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
 
 from bench.data.base import ImageSet
+from bench.data.stored import StoredImages
 from bench.errors import DataError
 from bench.inspection import inspection
 from bench.inspection.inspection import Inspection
-from bench.plan.plan import Plan, subset_of
+from bench.plan.cells import subset_of
+from bench.plan.plan import Plan
 from bench.plan.split import TrainingData, training_data
+from bench.records.cell import Subset
 
 _PICTURES = ("training", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class SharedPictures:
+    """A category's decoded pictures in the files of a folder, and what records say about them: the category's own files
+    may be changed before another process would look."""
+
+    folder: Path
+    sets: Mapping[str, StoredImages]
+    subset: Subset
+    inspection: Inspection
+    fingerprint: str
 
 
 @dataclass(eq=False)
@@ -33,7 +48,7 @@ class Category:
         return self.plan.dataset.test(self.name, self.plan.image_size, per_class=self.plan.per_class)
 
     @cached_property
-    def subset(self) -> dict[str, Any]:
+    def subset(self) -> Subset:
         """What a record says about the test images; nothing is decoded for it."""
         labels = self.plan.dataset.test_labels(self.name, per_class=self.plan.per_class)
         is_matched = self.plan.dataset.is_matched(self.name)
@@ -66,16 +81,33 @@ class Category:
         for name in _PICTURES:
             self.__dict__.pop(name, None)
 
-    def packed(self) -> bytes:
-        """The decoded pictures for another process (`unpack`): copying is far faster than decoding again.
+    @property
+    def is_decoded(self) -> bool:
+        """Whether its test images are at hand; the others are with them."""
+        return "test" in self.__dict__
 
-        With them goes what records say about them: files may be changed before the other process would look.
-        """
-        told = {name: getattr(self, name) for name in (*_PICTURES, "subset", "inspection")}
-        return pickle.dumps((told, self.plan.dataset.fingerprint(self.name)), protocol=5)
+    def share(self, folder: Path) -> SharedPictures:
+        """The decoded pictures for other processes (`take_over`): far faster than decoding again. From now on this
+        process maps them as well. Raises OSError where the disk refuses."""
+        folder.mkdir()
+        sets = {"fit": self.training.fit, "held_out": self.training.held_out, "test": self.test}
+        shared = SharedPictures(
+            folder=folder,
+            sets={name: StoredImages.store(images, folder / name) for name, images in sets.items()},
+            subset=self.subset,
+            inspection=self.inspection,
+            fingerprint=self.plan.dataset.fingerprint(self.name),
+        )
+        self.take_over(shared)
+        return shared
 
-    def unpack(self, pictures: bytes) -> None:
-        """Take over what this program's own process `packed`."""
-        told, fingerprint = pickle.loads(pictures)  # noqa: S301 - it comes through a pipe from the parent
-        self.__dict__.update(told)
-        self.plan.dataset.know_fingerprint(self.name, fingerprint)
+    def take_over(self, shared: SharedPictures) -> None:
+        """Have what another process decoded and found, without looking at the category's files."""
+        sets = {name: stored.mapped() for name, stored in shared.sets.items()}
+        self.__dict__.update(
+            training=TrainingData(sets["fit"], sets["held_out"]),
+            test=sets["test"],
+            subset=shared.subset,
+            inspection=shared.inspection,
+        )
+        self.plan.dataset.know_fingerprint(self.name, shared.fingerprint)

@@ -11,15 +11,14 @@ from bench.cell.measure import Measured
 from bench.inspection.inspection import Inspection
 from bench.plan import request
 from bench.plan.plan import Plan
-from bench.records import environment, schema
+from bench.records import environment
+from bench.records.cell import Cell
 from bench.records.record import Record
 
 ALLOW_LEAKS = "--allow-leaks"  # begins a limit of a record that a run without the option must not take over
 
 
-def judged(
-    plan: Plan, cell: dict[str, Any], fitted: Fitted, found: Measured, seen: Inspection
-) -> Record:
+def judged(plan: Plan, cell: Cell, fitted: Fitted, found: Measured, seen: Inspection) -> Record:
     """The record of a cell that came to an end."""
     seconds = found.outcome.seconds
     return replace(
@@ -32,17 +31,17 @@ def judged(
     )
 
 
-def failed(plan: Plan, cell: dict[str, Any], checkpoint: dict[str, Any], reason: str, seen: Inspection) -> Record:
+def failed(plan: Plan, cell: Cell, checkpoint: dict[str, Any], reason: str, seen: Inspection) -> Record:
     """The record of a cell that has no figures, and why."""
     return replace(_empty(plan, cell, checkpoint, seen), reason=reason)
 
 
-def _empty(plan: Plan, cell: dict[str, Any], checkpoint: dict[str, Any], seen: Inspection) -> Record:
+def _empty(plan: Plan, cell: Cell, checkpoint: dict[str, Any], seen: Inspection) -> Record:
     device = plan.run.torch_device()
-    limits = plan.limits_of(cell["detector"]["name"], cell["category"])
+    limits = plan.limits_of(cell.detector.name, cell.category)
     limits += [f"{ALLOW_LEAKS}: {sentence}" for sentence in seen.refusals]  # else there would be nothing to judge
     return Record(
-        key=schema.cell_key(cell),
+        key=cell.key,
         status="failed",
         cell=cell,
         full_run=not limits,

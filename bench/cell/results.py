@@ -41,8 +41,9 @@ def indicators(outcome: Outcome) -> dict[str, Any]:
     """Signs that the attack did not do its work (after Pintor et al. 2022). Zero gradients are the score's, whatever a
     surrogate made up for; those of a surrogate are there where one was followed."""
     of_surrogate = {
-        "surrogate_zero_gradient_share": outcome.surrogate_zero_gradients, "surrogate_won_share": outcome.surrogate_won,
-    }  # fmt: skip
+        "surrogate_zero_gradient_share": outcome.surrogate_zero_gradients,
+        "surrogate_won_share": outcome.surrogate_won,
+    }
     spent = np.ones(len(outcome.zero_gradients)) if outcome.gradients_spent is None else outcome.gradients_spent
     # Of images on which the attack stopped, nothing can be said that depends on its end.
     ended = np.ones(len(spent), dtype=bool) if outcome.had_enough is None else ~outcome.had_enough
@@ -77,9 +78,7 @@ def _early_stop(outcome: Outcome) -> dict[str, float]:
     }
 
 
-def late_gain(
-    gained: Floats | None, late: Floats | None, ended: NDArray[np.bool_] | None = None
-) -> float | None:
+def late_gain(gained: Floats | None, late: Floats | None, ended: NDArray[np.bool_] | None = None) -> float | None:
     """How much of the attack's gain came in the last fifth of its steps: near 0 where it has converged, 0.2 and more
     where it was still on its way and more steps would find more.
 
@@ -110,8 +109,9 @@ def _pixel(outcome: Outcome, test: ImageSet, *, complete: bool) -> dict[str, flo
         return None
     masks = test.masks.numpy()
     clean = {
-        "auroc": pixels.pixel_auroc(outcome.clean_maps, masks), "aupro": pixels.aupro(outcome.clean_maps, masks),
-    }  # fmt: skip
+        "auroc": pixels.pixel_auroc(outcome.clean_maps, masks),
+        "aupro": pixels.aupro(outcome.clean_maps, masks),
+    }
     if not complete:  # maps of images that were not attacked to the end are no worst case
         return clean
     return clean | {

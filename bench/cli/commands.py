@@ -6,7 +6,7 @@ import logging
 import sys
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,7 +20,7 @@ from bench.cell import fitting, group
 from bench.cli import inspect_command, score_pictures, shell, summary
 from bench.cli.progress import ConsoleReporter
 from bench.errors import BenchError
-from bench.plan import checkpoints, presets
+from bench.plan import checkpoints, presets, protocols
 from bench.plan import plan as planning
 from bench.plan.request import Override, RunConfig, default_cache
 from bench.plan.split import training_data
@@ -32,7 +32,10 @@ from bench.run import pool as processes
 from bench.run.determinism import deterministic
 
 app = typer.Typer(
-    cls=shell.Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    cls=shell.Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     help="RADBench: the adversarial robustness of image anomaly detectors.",
 )
 
@@ -119,16 +122,41 @@ def run(
     """Fit, attack, judge, and write leaderboards."""
     console = _console(verbose)
     config = RunConfig(
-        detectors=_names(detectors), attacks=_names(attack), dataset=dataset, data_root=data_root,
-        group_pattern=group_pattern, bit_depth=bit_depth, allow_leaks=allow_leaks,
-        categories=None if categories == "all" else _names(categories), preset=preset, protocol=protocol,
-        epsilons=tuple(_radius("--epsilon", e, attack) for e in _names(epsilon)), steps=steps,
-        step_size=_radius("--step-size", step_size, attack) if step_size else None, restarts=restarts, eot=eot,
-        momentum=momentum, random_start=random_start, keep=keep or None, gradient=gradient, complete=complete,
+        detectors=_names(detectors),
+        attacks=_names(attack),
+        dataset=dataset,
+        data_root=data_root,
+        group_pattern=group_pattern,
+        bit_depth=bit_depth,
+        allow_leaks=allow_leaks,
+        categories=None if categories == "all" else _names(categories),
+        preset=preset,
+        protocol=protocol,
+        epsilons=tuple(_radius("--epsilon", e, attack) for e in _names(epsilon)),
+        attack_settings=_asked(
+            steps=steps,
+            step_size=_radius("--step-size", step_size, attack) if step_size else None,
+            restarts=restarts,
+            random_start=random_start,
+            keep=keep or None,
+            eot=eot,
+            momentum=momentum,
+            differentiate=gradient,
+        ),
+        complete=complete,
         holdout=holdout,
-        seed=seed, fit_seed=fit_seed, fit_seeds=_seeds(fit_seeds), fit_seeds_for=fit_seeds_for, limit=limit,
-        image_size=image_size, batch_size=batch_size, device=device, refit=refit,
-        overrides=tuple(Override.parse(s) for s in settings or ()), out=out, cache=cache or default_cache(),
+        seed=seed,
+        fit_seed=fit_seed,
+        fit_seeds=_seeds(fit_seeds),
+        fit_seeds_for=fit_seeds_for,
+        limit=limit,
+        image_size=image_size,
+        batch_size=batch_size,
+        device=device,
+        refit=refit,
+        overrides=tuple(Override.parse(s) for s in settings or ()),
+        out=out,
+        cache=cache or default_cache(),
     )
     if dry_run:
         _show_costs(planning.make(config), console)
@@ -181,11 +209,22 @@ def fit(
     """Fit detectors and keep their checkpoints; a killed fit goes on where it was."""
     console = _console(verbose)
     config = RunConfig(
-        detectors=_names(detectors), dataset=dataset, data_root=data_root, preset=preset, fit_seed=fit_seed,
-        fit_seeds=_seeds(fit_seeds), fit_seeds_for=fit_seeds_for,
-        group_pattern=group_pattern, bit_depth=bit_depth,
-        categories=None if categories == "all" else _names(categories), limit=limit, holdout=holdout,
-        image_size=image_size, device=device, refit=refit, overrides=tuple(Override.parse(s) for s in settings or ()),
+        detectors=_names(detectors),
+        dataset=dataset,
+        data_root=data_root,
+        preset=preset,
+        fit_seed=fit_seed,
+        fit_seeds=_seeds(fit_seeds),
+        fit_seeds_for=fit_seeds_for,
+        group_pattern=group_pattern,
+        bit_depth=bit_depth,
+        categories=None if categories == "all" else _names(categories),
+        limit=limit,
+        holdout=holdout,
+        image_size=image_size,
+        device=device,
+        refit=refit,
+        overrides=tuple(Override.parse(s) for s in settings or ()),
         cache=cache or default_cache(),
     )
     plan = planning.make(config)
@@ -213,7 +252,9 @@ def fit(
                     path = fitting.export(fitted, folder, distinct_name(stem))
                 console.print(
                     f"{what}: {fitted.origin}, {fitted.fit_seconds:.0f} s of fitting: {path}",
-                    markup=False, highlight=False, soft_wrap=True,
+                    markup=False,
+                    highlight=False,
+                    soft_wrap=True,
                 )
     shell.say(*problems)
     raise typer.Exit(2 if problems else 0)
@@ -243,10 +284,20 @@ def score(
     """Score pictures with a fitted detector: higher is more anomalous."""
     console = Console(stderr=as_json)  # the way to a fitted detector must not get into the JSON
     config = RunConfig(
-        detectors=(detector,), dataset=dataset, data_root=data_root, categories=(category,), preset=preset,
-        group_pattern=group_pattern, bit_depth=bit_depth,
-        fit_seed=fit_seed, limit=limit, holdout=holdout, image_size=image_size, device=device,
-        overrides=tuple(Override.parse(s) for s in settings or ()), cache=cache or default_cache(),
+        detectors=(detector,),
+        dataset=dataset,
+        data_root=data_root,
+        categories=(category,),
+        preset=preset,
+        group_pattern=group_pattern,
+        bit_depth=bit_depth,
+        fit_seed=fit_seed,
+        limit=limit,
+        holdout=holdout,
+        image_size=image_size,
+        device=device,
+        overrides=tuple(Override.parse(s) for s in settings or ()),
+        cache=cache or default_cache(),
     )
     if not checkpoint:
         files.check_writable(config.cache)
@@ -286,8 +337,15 @@ def inspect(
 ) -> None:
     """Look at a dataset before believing a figure: leaks, what was left out, what gives the classes away."""
     config = RunConfig(
-        detectors=(), dataset=dataset, data_root=data_root, group_pattern=group_pattern, bit_depth=bit_depth,
-        categories=None if categories == "all" else _names(categories), preset=preset, limit=limit, holdout=holdout,
+        detectors=(),
+        dataset=dataset,
+        data_root=data_root,
+        group_pattern=group_pattern,
+        bit_depth=bit_depth,
+        categories=None if categories == "all" else _names(categories),
+        preset=preset,
+        limit=limit,
+        holdout=holdout,
         image_size=image_size,
     )
     raise typer.Exit(inspect_command.inspect(config, Console()))
@@ -345,6 +403,11 @@ def _radius(option: str, text: str, attack: str) -> float:
         return parse_epsilon(text, norm="l2" if norms == {"l2"} else "linf")
     except AttackError as error:  # which speaks of an epsilon, whatever was parsed
         raise BenchError(f"{option}: {error}") from None
+
+
+def _asked(**settings: Any) -> dict[str, Any]:
+    """The attack's settings that the user asked for; the other options are as they are."""
+    return {name: value for name, value in settings.items() if value not in (None, protocols.UNASKED.get(name))}
 
 
 def _names(text: str) -> tuple[str, ...]:

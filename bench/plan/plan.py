@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 import attacks
@@ -11,20 +11,13 @@ from attacks.base import Attack
 from attacks.registry import get_class
 from attacks.threat import scaled_l2_epsilon
 from bench.data import registry as datasets
-from bench.data.base import ANOMALOUS, NORMAL, Dataset
+from bench.data.base import Dataset
 from bench.errors import BenchError
 from bench.plan import presets, protocols
 from bench.plan.build import build, check_counts
 from bench.plan.request import RunConfig, check_overrides
-from bench.records.score_table import ids_sha256
 from detectors import registry as detector_registry
 from detectors.base import Detector
-
-_FOLLOWED = {
-    "surrogate": "the surrogate's",
-    "auto": "the score's and the surrogate's",
-    "map": "that of a smooth maximum of the map",
-}
 
 
 class Job(NamedTuple):
@@ -70,8 +63,10 @@ class Plan:
         """In the order in which they are done."""
         return [
             Job(category, name, seed)
-            for category in self.categories for name in self.detectors for seed in self.fit_seeds(name)
-        ]  # fmt: skip
+            for category in self.categories
+            for name in self.detectors
+            for seed in self.fit_seeds(name)
+        ]
 
     @property
     def several_fits(self) -> frozenset[str]:
@@ -101,14 +96,10 @@ class Plan:
     def limits(self) -> list[str]:
         """Why this is not a full run of its protocol; empty where it is one. Options that change nothing don't count:
         a record that was made with them is one that a plain run takes over."""
-        defaults = protocols.get(self.run.protocol)
         found = []
         if self.run.limit is not None:
             found.append(f"--limit {self.run.limit}: at most so many training normals, and test images per class")
-        if self.run.step_size is not None:
-            found.append(f"--step-size {self.run.step_size:g}: not the protocol's 2.5 epsilon / steps")
-        if self.run.keep not in (None, "best", defaults.keep):
-            found.append(f"--keep {self.run.keep}: the protocol keeps the {defaults.keep} iterate")
+        found += protocols.get(self.run.protocol).departures(self.run.attack_settings)
         preset_side = presets.get(self.run.preset).side(self.run.dataset)
         if self.image_size != preset_side:
             found.append(f"--image-size {self.image_size}: the preset's is {preset_side}")
@@ -118,23 +109,16 @@ class Plan:
 
     def limits_of(self, detector: str, category: str) -> list[str]:
         """The same for one detector: what concerns it alone is among them, such as settings that the user changed."""
-        found, run, defaults = self.limits, self.run, protocols.get(self.run.protocol)
+        found, run, rules = self.limits, self.run, protocols.get(self.run.protocol)
         is_stochastic = detector in self.stochastic
         for attack in self.attacks:
-            # Of each restart: three short ones are no long one.
-            spent, due = (
-                a.gradients(is_stochastic=is_stochastic) // getattr(a.settings, "restarts", 1)
-                for a in (attack, _of_protocol(attack.name, defaults))
-            )
+            spent, due = (a.budget(is_stochastic=is_stochastic) for a in (attack, _of_protocol(attack.name, rules)))
             if spent < due:
-                found.append(f"--steps or --eot: {spent} gradients for each image, fewer than the protocol's {due}")
+                options = " or ".join(map(protocols.option, attack.budget_settings))
+                found.append(f"{options}: {spent} gradients for each image, fewer than the protocol's {due}")
                 break
-        # More of it is not a stronger attack.
-        if is_stochastic and run.momentum not in (None, defaults.momentum):
-            found.append(f"--momentum {run.momentum:g}: not the protocol's {defaults.momentum:g}")
-        followed = self.followed.get((detector, category), run.gradient)
-        if run.gradient not in ("auto", followed):
-            found.append(f"--gradient {run.gradient}: the protocol follows {_FOLLOWED[followed]}")
+        usual_gradient = self.followed.get((detector, category))
+        found += rules.departures_on(run.attack_settings, is_stochastic=is_stochastic, usual_gradient=usual_gradient)
         changed = run.overrides_for(detector, category)
         if changed:
             usual = detector_registry.get(detector).settings_for(run.preset, self.image_size)
@@ -173,7 +157,7 @@ def make(run: RunConfig) -> Plan:
         check_counts([built[name, category] for name in names], dataset, category, run)
     stochastic = frozenset(name for (name, _), detector in built.items() if detector.is_stochastic)
     usual = _of_protocol(attack_names[0], protocols.get(run.protocol))
-    follows = {key: getattr(usual.settled(d).settings, "differentiate", "score") for key, d in built.items()}
+    follows = {key: usual.follows(detector) for key, detector in built.items()}
     followed = {key: what for key, what in follows.items() if what != "score"}
     return Plan(run, dataset, categories, names, made, image_size, stochastic, followed, built)
 
@@ -200,8 +184,14 @@ class Outline:
         names = _resolve(run.attacks, attacks.names())
         made = tuple(a for name in names for a in _attacks(name, run, self.image_size))
         return Plan(
-            run, datasets.get(run.dataset, run.data_root, run.reading), self.categories, self.detectors, made,
-            self.image_size, self.stochastic, self.followed,
+            run,
+            datasets.get(run.dataset, run.data_root, run.reading),
+            self.categories,
+            self.detectors,
+            made,
+            self.image_size,
+            self.stochastic,
+            self.followed,
         )
 
 
@@ -229,8 +219,10 @@ def _resolve(asked: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
 def _check_radii(names: Sequence[str], run: RunConfig, image_size: int) -> None:
     """Refuse radii that can only be a mistake; each would make a robust AUC that means nothing."""
     norms = {get_class(name).norm for name in names}
-    if len(norms) > 1 and (run.epsilons or run.step_size is not None):
-        raise BenchError("--epsilon and --step-size belong to one norm; run the attacks of each norm on their own.")
+    lengths = dict.fromkeys(setting for name in names for setting in get_class(name).length_settings)
+    if len(norms) > 1 and (run.epsilons or lengths.keys() & run.attack_settings.keys()):
+        options = " and ".join(["--epsilon", *map(protocols.option, lengths)])
+        raise BenchError(f"{options} belong to one norm; run the attacks of each norm on their own.")
     for epsilon in run.epsilons:
         usual = 2 / 255 if norms == {"linf"} else scaled_l2_epsilon(image_size)
         if (norms == {"linf"} and epsilon >= 1) or (norms == {"l2"} and epsilon > 100 * usual):
@@ -241,98 +233,19 @@ def _check_radii(names: Sequence[str], run: RunConfig, image_size: int) -> None:
 
 
 def _attacks(name: str, run: RunConfig, image_size: int) -> list[Attack]:
-    changed = _changed(run)
-    if run.gradient != "auto":
-        changed["differentiate"] = run.gradient
+    rules = protocols.get(run.protocol)
+    changed = rules.changed(run.attack_settings)
     # That an attack cannot do what the user asks for is an error.
-    settings = _known(name, protocols.get(run.protocol).attack_settings(**changed)) | changed
+    settings = _known(name, rules.settings(changed)) | changed
     radii: list[float | None] = [*dict.fromkeys(run.epsilons)] or [None]
     return [attacks.get(name, image_size=image_size, epsilon=epsilon, **settings) for epsilon in radii]
 
 
-def _known(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+def _known(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """An attack without steps takes none from the protocol."""
     known = {f.name for f in fields(get_class(name).settings_class)}
     return {key: value for key, value in settings.items() if key in known}
 
 
 def _of_protocol(name: str, rules: protocols.Protocol) -> Attack:
-    return attacks.get(name, **_known(name, rules.attack_settings()))
-
-
-def _changed(run: RunConfig) -> dict[str, Any]:
-    """What the user asked for in the attack's settings other than the protocol's."""
-    usual = protocols.get(run.protocol).attack_settings() | {"step_size": None, "random_start": False, "restarts": 1}
-    asked = {
-        "steps": run.steps, "step_size": run.step_size, "keep": run.keep, "random_start": run.random_start,
-        "restarts": run.restarts, "eot": run.eot, "momentum": run.momentum,
-    }
-    return {key: value for key, value in asked.items() if value is not None and value != usual[key]}
-
-
-def subset_of(
-    labels: Mapping[str, int], per_class: int | None, limit: int | None = None, *, is_matched: bool = False
-) -> dict[str, Any]:
-    """What a record says about the test images, of which `labels` has the ids in order; a --limit is named, so that a
-    full run never takes over its cell, and that they were matched by group."""
-    return {
-        "per_class": per_class,
-        "normals": sum(label == NORMAL for label in labels.values()),
-        "anomalies": sum(label == ANOMALOUS for label in labels.values()),
-        "sha256": ids_sha256(labels),
-        **({} if limit is None else {"limit": limit}),
-        **({"matched": "group"} if is_matched else {}),
-    }
-
-
-def _statement(run: RunConfig, rules: protocols.Protocol) -> str:
-    """The protocol's own words, as long as the user changed nothing of the attack."""
-    if _changed(run):
-        return f"The attack's settings were changed from those of the protocol {rules.name}; they are named above."
-    return rules.statement
-
-
-def stops_early(detector: Detector, attack: Attack, *, complete: bool) -> bool:
-    """Whether an image that has lost all its pairs is attacked no further, which is exact of a deterministic detector
-    whose strongest iterate is kept (`bench.cell.enough`), and not wanted where the attack is to be `complete`."""
-    return attack.can_stop and not complete and not detector.is_stochastic and detector.sees_pixels
-
-
-def cell_of(
-    plan: Plan, category: str, detector: Detector, attack: Attack, tensors_sha256: str, subset: dict[str, Any]
-) -> dict[str, Any]:
-    """Everything that the cell's figures depend on; its hash is the cell's key."""
-    run, rules = plan.run, protocols.get(plan.run.protocol)
-    return {
-        "protocol": {
-            "name": rules.name, "version": rules.version, "statement": _statement(run, rules), "changed": _changed(run),
-        },
-        "dataset": plan.dataset.name,
-        "fingerprint": plan.dataset.fingerprint(category),
-        "remark": plan.dataset.remark(category),
-        "category": category,
-        "subset": subset,
-        "preset": run.preset,
-        "image_size": plan.image_size,
-        "detector": {
-            "name": detector.name,
-            "title": detector.title,
-            "revision": detector.revision,
-            "settings": asdict(detector.settings),
-            "checkpoint_sha256": tensors_sha256,
-            "frozen": detector.frozen_hashes(),
-            "is_stochastic": detector.is_stochastic,
-        },
-        "attack": attack.settled(detector).describe(),
-        "draws": {
-            "verdict": rules.verdict_draws if detector.is_stochastic else 1,
-            "selection": rules.selection_draws if detector.is_stochastic else 0,
-        },
-        "seed": run.seed,
-        "fit_seed": run.fit_seed,
-        # Some figures are not there, so a --complete run must not take over its cell.
-        **({"early_stop": True} if stops_early(detector, attack, complete=run.complete) else {}),
-        # Thresholds come from the held-out normals, also where the fit is the same without them. Named only where it is
-        # not the preset's, as --limit is.
-        **({} if run.holdout in (None, presets.get(run.preset).holdout) else {"holdout": run.holdout}),
-    }
+    return attacks.get(name, **_known(name, rules.attack_settings))

@@ -1,11 +1,28 @@
-"""Protocols: how hard an attack tries and how a verdict is taken. Versioned, and named in every record."""
+"""Protocols: how hard an attack tries and how a verdict is taken. Versioned, and named in every record.
+
+What an attack's settings are to a run is known here alone: what a protocol sets of them, what a user may ask for
+instead, and which of it makes another measurement. A run holds no more than what was asked for (`RunConfig`).
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bench.errors import BenchError
 from bench.names import unknown
+
+GRADIENTS = ("auto", "score", "surrogate", "map")
+_FOLLOWED = {
+    "surrogate": "the surrogate's",
+    "auto": "the score's and the surrogate's",
+    "map": "that of a smooth maximum of the map",
+}
+# What a user may ask for beside what a protocol sets, and what it is where nobody asks.
+UNASKED: Mapping[str, Any] = {"step_size": None, "random_start": False, "restarts": 1, "differentiate": "auto"}
+_OPTIONS = {"differentiate": "--gradient"}  # where an option is not called as the setting is
 
 
 @dataclass(frozen=True)
@@ -14,52 +31,106 @@ class Protocol:
 
     Attributes:
         name, version: both go into every record; the version rises whenever figures could change.
-        steps: gradient steps of PGD on a deterministic detector.
-        stochastic_steps: on a stochastic one.
-        eot, eot_last: noise draws that the first and the last gradient of a stochastic detector are averaged over.
-        momentum: of PGD's steps on a stochastic detector.
-        schedule: of the sizes of its steps there.
-        smooth_map: whether they follow a smooth maximum of the map there, where the score is the map's maximum.
-        keep: "best" (the strongest iterate) or "last" (the paper).
+        attack_settings: what it sets of an attack that has such settings (`attacks.pgd.PGDSettings`).
         per_class: normal and anomalous test images per category at most, chosen by a hash of their names; None: all.
         verdict_draws: noise draws of a stochastic detector's verdict at least; more where their spread asks for it.
-        selection_draws: noise draws on which iterates are compared.
-        column: what the robust column is called, with its limits.
         statement: what a reader must know.
     """
 
     name: str
     version: int
-    steps: int
-    stochastic_steps: int
-    eot: int
-    eot_last: int
-    momentum: float
-    schedule: str
-    smooth_map: bool
-    keep: str
+    attack_settings: Mapping[str, Any]
     per_class: int | None
     verdict_draws: int
-    selection_draws: int
-    column: str
     statement: str
 
-    def attack_settings(self, **changed: Any) -> dict[str, Any]:
-        """What it sets of an attack that has such settings, and what the user changed of it: a number of steps or of
-        draws that the user gives stands for both of the protocol's."""
-        names = (
-            "steps", "stochastic_steps", "eot", "eot_last", "momentum", "schedule", "smooth_map", "keep",
-            "selection_draws",
-        )  # fmt: skip
+    @property
+    def selection_draws(self) -> int:
+        """Noise draws on which iterates are compared."""
+        return int(self.attack_settings["selection_draws"])
+
+    def changed(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What of the settings that a user asks for is not its own."""
+        usual = {**self.attack_settings, **UNASKED}
+        return {name: value for name, value in asked.items() if name not in usual or value != usual[name]}
+
+    def stated(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """The same for a record. Whose gradient was followed is told with the attack: often it changes nothing."""
+        return {name: value for name, value in self.changed(asked).items() if name != "differentiate"}
+
+    def settings(self, changed: Mapping[str, Any]) -> dict[str, Any]:
+        """What it sets, and what the user changed of it: a number of steps or of draws that the user gives stands for
+        both of the protocol's."""
         both = {"stochastic_steps": changed.get("steps"), "eot_last": changed.get("eot")}
         paired = {name: value for name, value in both.items() if value is not None}
-        return {name: getattr(self, name) for name in names} | paired | changed
+        return {**self.attack_settings, **paired, **changed}
+
+    def departures(self, asked: Mapping[str, Any]) -> list[str]:
+        """Why a run with these settings is none of its own whatever the detector, budgets aside; more restarts, random
+        starts and the strongest iterate make no attack weaker."""
+        found = []
+        if "step_size" in asked:
+            found.append(f"--step-size {asked['step_size']:g}: not the protocol's 2.5 epsilon / steps")
+        usual = self.attack_settings["keep"]
+        if asked.get("keep", usual) not in ("best", usual):
+            found.append(f"--keep {asked['keep']}: the protocol keeps the {usual} iterate")
+        return found
+
+    def departures_on(self, asked: Mapping[str, Any], *, is_stochastic: bool, usual_gradient: str | None) -> list[str]:
+        """And why it is none on a detector.
+
+        Args:
+            asked: the settings.
+            is_stochastic: of the detector.
+            usual_gradient: what its own attack follows there, "auto" where it is two; None: the score's, as any does.
+        """
+        found = []
+        usual = self.attack_settings["momentum"]
+        if is_stochastic and asked.get("momentum", usual) != usual:  # more of it is not a stronger attack
+            found.append(f"--momentum {asked['momentum']:g}: not the protocol's {usual:g}")
+        gradient = asked.get("differentiate", "auto")
+        if usual_gradient is not None and gradient not in ("auto", usual_gradient):
+            found.append(f"--gradient {gradient}: the protocol follows {_FOLLOWED[usual_gradient]}")
+        return found
+
+
+def option(setting: str) -> str:
+    """How the command line calls a setting."""
+    return _OPTIONS.get(setting, f"--{setting.replace('_', '-')}")
+
+
+def check_asked(asked: Mapping[str, Any]) -> None:
+    """Raise BenchError where a user asks for a setting that no attack could have."""
+    for name in ("steps", "restarts", "eot"):
+        if name in asked and asked[name] < 1:
+            raise BenchError(f"{option(name)} must be at least 1; got {asked[name]}.")
+    gradient = asked.get("differentiate", "auto")
+    if gradient not in GRADIENTS:
+        raise BenchError(f"--gradient is one of {', '.join(GRADIENTS)}; got {gradient!r}.")
+    momentum, size = asked.get("momentum", 0.0), asked.get("step_size", 1.0)
+    if not 0 <= momentum < 1:
+        raise BenchError(f"--momentum is a number from 0 to below 1; got {momentum}.")
+    if not (math.isfinite(size) and size > 0):
+        raise BenchError(f"--step-size is a number above 0 on the [0, 1] pixel scale; got {size}.")
 
 
 PROTOCOLS = (
     Protocol(
-        "quick", 5, steps=20, stochastic_steps=30, eot=2, eot_last=6, momentum=0.9, schedule="cosine", smooth_map=True,
-        keep="best", per_class=60, verdict_draws=10, selection_draws=16, column="PGD-20, upper bound",
+        "quick",
+        5,
+        attack_settings={
+            "steps": 20,
+            "stochastic_steps": 30,
+            "eot": 2,
+            "eot_last": 6,
+            "momentum": 0.9,
+            "schedule": "cosine",
+            "smooth_map": True,
+            "keep": "best",
+            "selection_draws": 16,
+        },
+        per_class=60,
+        verdict_draws=10,
         statement="PGD with 20 steps (step size 2.5 epsilon / 20, no random start, strongest iterate); of a stochastic "
         "detector with 30 steps that fall from epsilon / 2 to epsilon / 50, momentum 0.9, gradients averaged over 2 "
         "noise draws at first and 6 at last (120 in all), along a smooth maximum of its anomaly map where the score is "
@@ -68,9 +139,21 @@ PROTOCOLS = (
         "defence in particular.",
     ),
     Protocol(
-        "paper", 2, steps=40, stochastic_steps=40, eot=1, eot_last=1, momentum=0.0, schedule="constant",
-        smooth_map=False, keep="last", per_class=None, verdict_draws=10, selection_draws=16,
-        column="PGD-40, last iterate",
+        "paper",
+        2,
+        attack_settings={
+            "steps": 40,
+            "stochastic_steps": 40,
+            "eot": 1,
+            "eot_last": 1,
+            "momentum": 0.0,
+            "schedule": "constant",
+            "smooth_map": False,
+            "keep": "last",
+            "selection_draws": 16,
+        },
+        per_class=None,
+        verdict_draws=10,
         statement="What the paper did, as far as it says: plain PGD, last iterate, all test images. Steps (40) and "
         "step size (2.5 epsilon / 40) are ours: the paper gives neither. Of a random defence this is a weak attack: it "
         "averages no noise.",

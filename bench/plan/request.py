@@ -6,7 +6,8 @@ import math
 import os
 import shlex
 import sys
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from bench.names import nearest
 from bench.plan import presets, protocols
 
 SMALLEST_SIDE, LARGEST_SIDE = 8, 4096  # as for the checkpoints that `detectors.load` takes
-GRADIENTS = ("auto", "score", "surrogate", "map")
 FIT_SEEDS_FOR = ("all", "chaotic")
 DEVICES = ("cpu", "cuda", "xpu")  # "mps" has no float64
 
@@ -74,10 +74,8 @@ class RunConfig:
         dataset, data_root, categories: what is tested; categories None means all.
         preset, protocol: names.
         epsilons: per attack; empty means each attack's default. l-inf in [0, 1] units.
-        steps, step_size, restarts, eot, momentum, random_start, keep: None means the protocol's (the record says what
-            was used).
-        gradient: "auto" (the score's, and the surrogate's of a detector that has one, or what the protocol puts in its
-            place), "score", "surrogate" (BPDA) or "map" (a smooth maximum of the anomaly map).
+        attack_settings: of the attacks' settings those that the user asked for; the others are the protocol's (the
+            record says what was used).
         complete: attack every image to the end, also one that has lost all its pairs already.
         seed: of attack, selection and verdict noise. fit_seed: of fitting.
         fit_seeds: of several fits of each detector, instead of `fit_seed`; empty means that one alone.
@@ -103,14 +101,7 @@ class RunConfig:
     preset: str = "quick"
     protocol: str = "quick"
     epsilons: tuple[float, ...] = ()
-    steps: int | None = None
-    step_size: float | None = None
-    restarts: int = 1
-    eot: int | None = None
-    momentum: float | None = None
-    random_start: bool = False
-    keep: str | None = None
-    gradient: str = "auto"
+    attack_settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     complete: bool = False
     seed: int = 0
     fit_seed: int = 0
@@ -130,7 +121,8 @@ class RunConfig:
         presets.get(self.preset)
         protocols.get(self.protocol)
         _ = self.reading  # which checks itself
-        for name in ("steps", "restarts", "eot", "limit", "batch_size"):
+        protocols.check_asked(self.attack_settings)
+        for name in ("limit", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise BenchError(f"--{name.replace('_', '-')} must be at least 1; got {value}.")
@@ -138,18 +130,12 @@ class RunConfig:
             raise BenchError(f"--holdout is a number of images, 0 or more; got {self.holdout}.")
         if self.image_size is not None and not SMALLEST_SIDE <= self.image_size <= LARGEST_SIDE:
             raise BenchError(f"--image-size must lie in {SMALLEST_SIDE}..{LARGEST_SIDE} pixels; got {self.image_size}.")
-        if self.gradient not in GRADIENTS:
-            raise BenchError(f"--gradient is one of {', '.join(GRADIENTS)}; got {self.gradient!r}.")
         if self.fit_seeds and self.fit_seed:
             raise BenchError("--fit-seed is for one fit and --fit-seeds for several; give one of them.")
         if min(self.fit_seeds, default=0) < 0:
             raise BenchError(f"--fit-seeds are whole numbers, 0 or more; got {min(self.fit_seeds)}.")
         if self.fit_seeds_for not in FIT_SEEDS_FOR:
             raise BenchError(f"--fit-seeds-for is one of {', '.join(FIT_SEEDS_FOR)}; got {self.fit_seeds_for!r}.")
-        if self.momentum is not None and not 0 <= self.momentum < 1:
-            raise BenchError(f"--momentum is a number from 0 to below 1; got {self.momentum}.")
-        if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size > 0):
-            raise BenchError(f"--step-size is a number above 0 on the [0, 1] pixel scale; got {self.step_size}.")
 
     @property
     def reading(self) -> Reading:
@@ -194,8 +180,3 @@ def command_line() -> str:
     program = Path(sys.argv[0]).name
     name = "python -m bench" if program == "__main__.py" else program
     return shlex.join([*name.split(), *sys.argv[1:]])
-
-
-def public_fields(config: RunConfig) -> dict[str, Any]:
-    """The configuration as plain values."""
-    return {f.name: getattr(config, f.name) for f in fields(config)}

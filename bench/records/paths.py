@@ -5,20 +5,18 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from bench.records.schema import cell_key
+from bench.records.cell import Cell
 
 SCORES_SUFFIX = ".scores.csv"
 EXAMPLES_SUFFIX = ".examples.safetensors"
 
 
-def record_path(folder: Path, cell: Mapping[str, Any]) -> Path:
+def record_path(folder: Path, cell: Cell) -> Path:
     """Where the record of a cell lies: folder/dataset/category/detector--attack--key.json, names made harmless."""
-    stem = f"{safe_name(cell['detector']['name'])}--{safe_name(cell['attack']['name'])}--{cell_key(cell)[:12]}"
-    return folder_of(folder, cell["dataset"], cell["category"]) / f"{stem}.json"
+    stem = f"{safe_name(cell.detector.name)}--{safe_name(cell.attack.name)}--{cell.key[:12]}"
+    return folder_of(folder, cell.dataset, cell.category) / f"{stem}.json"
 
 
 def folder_of(folder: Path, dataset: object, category: object) -> Path:

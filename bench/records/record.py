@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import RecordError
+from bench.records.cell import Cell, CellAttack, CellDetector, Subset
 from bench.records.schema import CONTENT, FORMAT, Figures, check, content_sha256
 from bench.text import one_line
 
@@ -31,7 +32,7 @@ class Record:
 
     key: str
     status: str
-    cell: dict[str, Any]
+    cell: Cell
     full_run: bool
     written: str
     reason: str = ""
@@ -49,6 +50,9 @@ class Record:
     scores_sha256: str = ""
     format: int = FORMAT
     path: Path | None = field(default=None, compare=False, repr=False)
+    # Of the file that it was read from: entries of another version, and those that are not there.
+    others: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    lacking: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -61,63 +65,63 @@ class Record:
 
     @property
     def dataset(self) -> str:
-        return str(self.cell["dataset"])
+        return self.cell.dataset
 
     @property
     def category(self) -> str:
-        return str(self.cell["category"])
+        return self.cell.category
 
     @property
     def fingerprint(self) -> str:
-        return str(self.cell["fingerprint"])
+        return self.cell.fingerprint
 
     @property
-    def subset(self) -> dict[str, Any]:
-        return dict(self.cell["subset"])
+    def subset(self) -> Subset:
+        return self.cell.subset
 
     @property
     def preset(self) -> str:
-        return str(self.cell["preset"])
+        return self.cell.preset
 
     @property
     def image_size(self) -> int:
-        return int(self.cell["image_size"])
+        return self.cell.image_size
 
     @property
     def protocol(self) -> str:
-        return str(self.cell["protocol"]["name"])
+        return self.cell.protocol.name
 
     @property
-    def detector(self) -> dict[str, Any]:
-        return dict(self.cell["detector"])
+    def detector(self) -> CellDetector:
+        return self.cell.detector
 
     @property
     def detector_name(self) -> str:
-        return str(self.cell["detector"]["name"])
+        return self.cell.detector.name
 
     @property
     def detector_title(self) -> str:
-        return str(self.cell["detector"].get("title") or self.detector_name)
+        return self.cell.detector.title or self.detector_name
 
     @property
-    def attack(self) -> dict[str, Any]:
-        return dict(self.cell["attack"])
+    def attack(self) -> CellAttack:
+        return self.cell.attack
 
     @property
     def attack_name(self) -> str:
-        return str(self.cell["attack"]["name"])
+        return self.cell.attack.name
 
     @property
     def norm(self) -> str:
-        return str(self.cell["attack"]["norm"])
+        return self.cell.attack.norm
 
     @property
     def epsilon(self) -> float:
-        return float(self.cell["attack"]["epsilon"])
+        return float(self.cell.attack.epsilon)
 
     @property
     def seed(self) -> int:
-        return int(self.cell["seed"])
+        return self.cell.seed
 
     @property
     def clean(self) -> Figures | None:
@@ -155,24 +159,30 @@ class Record:
             document = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise RecordError(f"it is no JSON ({error}); run the cell again.") from None
-        check(document)
-        known = {f.name for f in dataclasses.fields(cls)} - {"path"}
-        return cls(**{key: value for key, value in document.items() if key in known})
+        cell = check(document)
+        known = {name: value for name, value in document.items() if name in _ENTRIES}
+        others = {name: value for name, value in document.items() if name not in _ENTRIES and name != CONTENT}
+        lacking = _ENTRIES - document.keys()
+        return cls(**{**known, "cell": cell}, others=others, lacking=lacking)
 
 
 def is_stale(record: Record, revisions: Revisions) -> bool:
     """Whether the detector, the attack or the protocol has been revised since."""
     cell = record.cell
     pairs = (
-        (cell["detector"]["revision"], revisions.detectors.get(record.detector_name)),
-        (cell["attack"]["revision"], revisions.attacks.get(record.attack_name)),
-        (cell["protocol"]["version"], revisions.protocols.get(record.protocol)),
+        (cell.detector.revision, revisions.detectors.get(cell.detector.name)),
+        (cell.attack.revision, revisions.attacks.get(cell.attack.name)),
+        (cell.protocol.version, revisions.protocols.get(cell.protocol.name)),
     )
     return any(current is not None and then < current for then, current in pairs)
 
 
+_ENTRIES = frozenset(f.name for f in dataclasses.fields(Record)) - {"path", "others", "lacking"}
+
+
 def _document(record: Record) -> dict[str, Any]:
-    return {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name != "path"}
+    found = {name: value for name in _ENTRIES if (value := getattr(record, name)) or name not in record.lacking}
+    return found | {"cell": record.cell.to_document()} | record.others
 
 
 def _finite(value: Any) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 
 from bench.errors import CellError, RecordError
 from bench.metrics import intervals, ranking
+from bench.records.cell import Cell
 from bench.records.score_table import Scores, ids_sha256
 
 # Of a figure; another machine's sums differ in the last bits alone.
@@ -54,25 +55,24 @@ def figures(scores: Scores, threshold: float | None, *, complete: bool = True) -
     return found
 
 
-def check(cell: Mapping[str, Any], results: Mapping[str, Any], scores: Scores) -> None:
+def check(cell: Cell, results: Mapping[str, Any], scores: Scores) -> None:
     """Hold a record against its scores: the images and draws of its cell, then every figure of `figures`.
 
     Raises:
         RecordError: they do not belong together; the sentence names the figure and both values.
     """
-    subset = cell["subset"]
+    subset = cell.subset
     counted = {
-        "cell.subset.normals": (subset["normals"], int((scores.labels == 1).sum())),
-        "cell.subset.anomalies": (subset["anomalies"], int((scores.labels == -1).sum())),
-        "cell.subset.sha256": (subset["sha256"], ids_sha256(scores.images)),
+        "cell.subset.normals": (subset.normals, int((scores.labels == 1).sum())),
+        "cell.subset.anomalies": (subset.anomalies, int((scores.labels == -1).sum())),
+        "cell.subset.sha256": (subset.sha256, ids_sha256(scores.images)),
     }
     for where, (stated, found) in counted.items():
         if stated != found:
             raise RecordError(f"{where} is {stated!r:.80} and its scores say {found!r}; run the cell again.")
-    if len(scores.clean) < cell["draws"]["verdict"]:  # more are taken where their spread asks for it
+    if len(scores.clean) < cell.draws.verdict:  # more are taken where their spread asks for it
         raise RecordError(
-            f"cell.draws.verdict is {cell['draws']['verdict']} and its scores have {len(scores.clean)}; run the cell "
-            "again."
+            f"cell.draws.verdict is {cell.draws.verdict} and its scores have {len(scores.clean)}; run the cell again."
         )
     threshold = None
     if results.get("threshold") is not None:
@@ -82,7 +82,7 @@ def check(cell: Mapping[str, Any], results: Mapping[str, Any], scores: Scores) -
             raise RecordError(f"results.threshold should be a finite number and is {shown}; run the cell again.")
     try:
         absent = dict.fromkeys((*_AT_A_THRESHOLD, "anomalies_only_auc"))
-        computed = absent | figures(scores, threshold, complete=cell.get("early_stop") is not True)
+        computed = absent | figures(scores, threshold, complete=not cell.early_stop)
     except CellError as error:
         raise RecordError(f"no figure follows from its scores ({error}); run the cell again.") from None
     _compare("results", results, computed)

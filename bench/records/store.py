@@ -17,15 +17,14 @@ import errno
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from bench.errors import RecordError
 from bench.records import recount
+from bench.records.cell import Cell
 from bench.records.paths import SCORES_SUFFIX, companion, record_path
 from bench.records.record import Record
-from bench.records.schema import cell_key, check
+from bench.records.schema import check
 from bench.records.score_table import Scores, parse_scores, render_scores
 from detectors.checkpoint import write_atomically
 
@@ -45,9 +44,9 @@ def write(record: Record, scores: Scores | None, folder: Path) -> Path:
     table = render_scores(scores) if scores is not None else ""
     text = dataclasses.replace(record, scores_sha256=_digest(table) if table else "").to_json()
     document = json.loads(text)
-    check(document)
+    cell = check(document)
     if record.ok and scores is not None:
-        recount.check(document["cell"], document["results"], scores)
+        recount.check(cell, document["results"], scores)
     scores_path, had_record = companion(path, SCORES_SUFFIX), path.exists()
     try:
         if table:
@@ -103,7 +102,7 @@ def read_all(folder: Path) -> tuple[list[Record], list[str]]:
     return list(found.values()), problems
 
 
-def find(folder: Path, cell: Mapping[str, Any]) -> Record | None:
+def find(folder: Path, cell: Cell) -> Record | None:
     """The record of this very cell, or None where there is none or it does not count (it will be written again, which a
     warning says)."""
     path = record_path(folder, cell)
@@ -114,7 +113,7 @@ def find(folder: Path, cell: Mapping[str, Any]) -> Record | None:
     except RecordError as error:
         log.warning("%s That is done now.", error)
         return None
-    return record if record.key == cell_key(cell) else None
+    return record if record.key == cell.key else None
 
 
 def read_scores(record: Record) -> Scores:

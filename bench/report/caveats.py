@@ -36,7 +36,7 @@ def estimate(record: Record, which: str) -> Estimate | None:
         return None
     if figures.strict_low is not None and figures.strict_high is not None:
         return Estimate(value, figures.strict_low, figures.strict_high)
-    return score_interval(value, int(record.subset["normals"]), int(record.subset["anomalies"]))
+    return score_interval(value, record.subset.normals, record.subset.anomalies)
 
 
 def counts_ties_as_lost(record: Record) -> bool:
@@ -50,9 +50,13 @@ def failure_flags(record: Record) -> list[str]:
     if not record.ok:
         return []
     return signs(
-        record.indicators, record.gate, clean=record.clean, robust=record.robust,
-        is_stochastic=record.detector.get("is_stochastic") is True, keep=str(record.attack.get("keep")),
-    )  # fmt: skip
+        record.indicators,
+        record.gate,
+        clean=record.clean,
+        robust=record.robust,
+        is_stochastic=record.detector.is_stochastic,
+        keep=str(record.attack.settings.get("keep")),
+    )
 
 
 def signs(
@@ -115,28 +119,32 @@ def signs(
 def claim(records: Sequence[Record]) -> str:
     """What a robust column is: "PGD-20/30, upper bound". Every attack gives an upper bound on the robust AUC."""
     name = one_line(records[0].attack_name.split("-")[0].upper(), 40)
-    steps = sorted({int(_number(r.attack.get("steps"))) for r in records} - {0})
+    steps = sorted({int(_number(r.attack.settings.get("steps"))) for r in records} - {0})
     return f"{name}-{'/'.join(map(str, steps))}, upper bound" if steps else f"{name}, upper bound"
 
 
 def facts(records: Sequence[Record]) -> tuple[str, ...]:
     """The heading of a leaderboard of these records: what a reader must know before believing a number."""
     first = records[0]
-    attack, protocol, subset = first.attack, first.cell["protocol"], first.subset
-    sizes = sorted({(int(r.subset["normals"]), int(r.subset["anomalies"])) for r in records})
+    attack, protocol, subset = first.attack.settings, first.cell.protocol, first.subset
+    sizes = sorted({(r.subset.normals, r.subset.anomalies) for r in records})
     counts = ", ".join(f"{n} normal and {a} anomalous" for n, a in sizes[:6]) + (", ..." if len(sizes) > 6 else "")
     verdicts = sorted({int(_number(r.results.get("verdict_draws"))) for r in records} - {0})
     settings = {
-        "steps": _each(records, "steps"), "step size": _each(records, "step_size"), "restarts": attack.get("restarts"),
-        "random start": attack.get("random_start"), "iterate kept": attack.get("keep"),
-        "EOT draws at first": _each(records, "eot", but=1), "and at last": _each(records, "eot_last", but=1),
+        "steps": _each(records, "steps"),
+        "step size": _each(records, "step_size"),
+        "restarts": attack.get("restarts"),
+        "random start": attack.get("random_start"),
+        "iterate kept": attack.get("keep"),
+        "EOT draws at first": _each(records, "eot", but=1),
+        "and at last": _each(records, "eot_last", but=1),
         "momentum where stochastic": _each(records, "momentum", but=0),
-    }  # fmt: skip
+    }
     sentences = [
-        f"Protocol {first.protocol} (version {protocol['version']}), preset {first.preset}, "
+        f"Protocol {first.protocol} (version {protocol.version}), preset {first.preset}, "
         f"{first.image_size}x{first.image_size} pixels.",
         f"Test images per category: {counts}"
-        + (f" (at most {subset['per_class']} per class)." if subset.get("per_class") else "."),
+        + (f" (at most {subset.per_class} per class)." if subset.per_class else "."),
         f"Attack {first.attack_name}: {norm_text(first.norm)} epsilon {epsilon_text(first.epsilon, first.norm)}"
         + "".join(f", {name} {_plain(value)}" for name, value in settings.items() if value is not None)
         + f"; robust AUC is {claim(records)}.",
@@ -145,18 +153,18 @@ def facts(records: Sequence[Record]) -> tuple[str, ...]:
         + (", ties counted as lost." if counts_ties_as_lost(first) else "."),
         *fits.sentences(records),
     ]
-    both = sorted({one_line(r.detector_title, 40) for r in records if r.attack.get("differentiate") == "auto"})
+    both = sorted({one_line(r.detector_title, 40) for r in records if r.attack.settings.get("differentiate") == "auto"})
     if both:
         sentences.append(
             f"Attacked along the gradients of score and surrogate, for each image the worse counts: {', '.join(both)}."
         )
-    remarks = sorted({one_line(r.cell.get("remark") or "") for r in records})
-    return tuple(text for text in [*sentences, one_line(protocol.get("statement") or "", LONGEST), *remarks] if text)
+    remarks = sorted({one_line(r.cell.remark) for r in records})
+    return tuple(text for text in [*sentences, one_line(protocol.statement, LONGEST), *remarks] if text)
 
 
 def _each(records: Sequence[Record], setting: str, *, but: float | None = None) -> str | None:
     """The values of a setting that follows from the detector, those aside that say nothing; None where none is left."""
-    found = {_number(record.attack.get(setting)) for record in records if record.attack.get(setting) is not None}
+    found = {_number(value) for record in records if (value := record.attack.settings.get(setting)) is not None}
     return "/".join(f"{value:.4g}" for value in sorted(found - {but})) or None
 
 

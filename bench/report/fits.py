@@ -31,8 +31,7 @@ class Spread:
 
 def fit_seed(record: Record) -> int:
     """The seed of the record's fit; 0 where a stranger's record does not say."""
-    seed = record.cell.get("fit_seed")
-    return seed if isinstance(seed, int) and not isinstance(seed, bool) else 0
+    return record.cell.fit_seed
 
 
 def over_fits(estimates: Sequence[Estimate]) -> Estimate | None:
@@ -98,7 +97,7 @@ def sentences(records: Iterable[Record]) -> list[str]:
     found: dict[tuple[str, str], dict[str, set[int]]] = {}  # title and name: category, settings and seed: fits
     for record in records:
         of_detector = found.setdefault((one_line(record.detector_title, 40), record.detector_name), {})
-        cell = repr((record.category, record.detector.get("settings"), record.seed))
+        cell = repr((record.category, record.detector.settings, record.seed))
         of_detector.setdefault(cell, set()).add(fit_seed(record))
     counts = {names: {len(seeds) for seeds in of_detector.values()} for names, of_detector in found.items()}
     several: dict[str, list[str]] = {}

@@ -148,7 +148,7 @@ def build(records: Iterable[Record], revisions: Revisions | None = None) -> list
 
 
 def _group_key(record: Record) -> str:
-    return json.dumps([curve_key(record), record.attack.get("epsilon")])
+    return json.dumps([curve_key(record), record.attack.epsilon])
 
 
 def curve_key(record: Record) -> str:
@@ -157,15 +157,24 @@ def curve_key(record: Record) -> str:
     Of the attack's budget it is the protocol, and what the user changed of it: how many steps, of what size, and draws
     that makes follows from the detector and may differ within one leaderboard.
     """
-    protocol = record.cell["protocol"]
-    budget = [record.attack.get(name) for name in ("restarts", "random_start", "keep")]
+    protocol = record.cell.protocol
+    budget = [record.attack.settings.get(name) for name in ("restarts", "random_start", "keep")]
     return json.dumps(
         [
-            record.dataset, record.preset, record.image_size, record.protocol, protocol.get("statement"),
-            protocol.get("changed"), record.attack_name, record.norm, budget, record.subset.get("per_class"),
+            record.dataset,
+            record.preset,
+            record.image_size,
+            record.protocol,
+            protocol.statement,
+            protocol.changed,
+            record.attack_name,
+            record.norm,
+            budget,
+            record.subset.per_class,
         ],
-        sort_keys=True, default=str,
-    )  # fmt: skip
+        sort_keys=True,
+        default=str,
+    )
 
 
 def _board(records: list[Record], revisions: Revisions) -> Leaderboard:
@@ -182,8 +191,12 @@ def _board(records: list[Record], revisions: Revisions) -> Leaderboard:
         cells = {c: _cell(found, revisions, usual[c]) for c, found in by_category.items() if found}
         rows.append(
             Row(
-                own[0].detector_name, label, cells, _average(cells, categories, "clean"),
-                _average(cells, categories, "robust"), _spread(cells, categories, "clean"),
+                own[0].detector_name,
+                label,
+                cells,
+                _average(cells, categories, "clean"),
+                _average(cells, categories, "robust"),
+                _spread(cells, categories, "clean"),
                 _spread(cells, categories, "robust"),
             )
         )
@@ -242,12 +255,12 @@ def _fit_of(record: Record) -> tuple[object, ...]:
 
 
 def _checkpoint(record: Record) -> str:
-    return str(record.detector.get("checkpoint_sha256"))
+    return record.detector.checkpoint_sha256
 
 
 def _variant(record: Record) -> str:
     """What makes a row of its own; the seed of the fit does not."""
-    return json.dumps([record.detector.get("settings"), record.seed], sort_keys=True, default=str)
+    return json.dumps([record.detector.settings, record.seed], sort_keys=True, default=str)
 
 
 def rows_by_label(records: list[Record]) -> dict[str, list[Record]]:
@@ -269,7 +282,7 @@ def rows_by_label(records: list[Record]) -> dict[str, list[Record]]:
 
 
 def _difference(record: Record, others: Sequence[Record]) -> str:
-    own, flat = _flat(record.detector["settings"]), [_flat(r.detector["settings"]) for r in others]
+    own, flat = _flat(record.detector.settings), [_flat(r.detector.settings) for r in others]
     keys = sorted({key for settings in flat for key in settings})
     parts = [f"{k}={own.get(k, 'null')}" for k in keys if len({settings.get(k, "null") for settings in flat}) > 1]
     if len({r.seed for r in others}) > 1:
@@ -302,8 +315,9 @@ def _cell(records: Sequence[Record], revisions: Revisions, usual: Counter[str]) 
     }
     failures = [
         (f"fit {fits.fit_seed(r)} " if len(records) > 1 else "") + f"failed: {one_line(r.reason) or 'no reason given'}"
-        for r in records if not r.ok
-    ]  # fmt: skip
+        for r in records
+        if not r.ok
+    ]
     figures = {which: [e for r in usable if (e := estimate(r, which)) is not None] for which in ("clean", "robust")}
     clean, robust = (fits.over_fits(figures[which]) for which in ("clean", "robust"))
     spreads = (fits.spread([e.value for e in figures[which]]) for which in ("clean", "robust"))
@@ -331,7 +345,7 @@ def _shortcut_marks(records: Iterable[Record]) -> str:
 
 
 def _images(record: Record) -> str:
-    return f"{record.fingerprint}/{record.subset.get('sha256')}"
+    return f"{record.fingerprint}/{record.subset.sha256}"
 
 
 def _has_ties(figures: Figures | None) -> bool:

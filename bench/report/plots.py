@@ -127,9 +127,14 @@ def _curve(axes: Axes, records: Sequence[Record], label: str, index: int, band: 
     colour = COLOURS[index % len(COLOURS)]
     axes.fill_between(at, low, high, color=colour, alpha=band, linewidth=0)
     axes.plot(
-        at, value, color=colour, linestyle=LINES[index % len(LINES)], marker=MARKERS[index % len(MARKERS)],
-        label=plain(label, 40), clip_on=False,
-    )  # fmt: skip
+        at,
+        value,
+        color=colour,
+        linestyle=LINES[index % len(LINES)],
+        marker=MARKERS[index % len(MARKERS)],
+        label=plain(label, 40),
+        clip_on=False,
+    )
     seeds = sorted({fits.fit_seed(r) for r in records})
     for seed in seeds if len(seeds) > 1 else []:
         of_fit = np.array(_points([r for r in records if fits.fit_seed(r) == seed]))
@@ -234,8 +239,9 @@ def heat_map_figure(board: Leaderboard) -> Figure:
             image = axes.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
             _write_numbers(axes, values)
             axes.set_title(which if which == "clean" else f"robust ({plain(board.claim, 40)})")
-            axes.set_xticks(range(len(columns)), [plain(c, 14) for c in columns], rotation=40, ha="right",
-                            rotation_mode="anchor")  # fmt: skip
+            axes.set_xticks(
+                range(len(columns)), [plain(c, 14) for c in columns], rotation=40, ha="right", rotation_mode="anchor"
+            )
             axes.set_yticks(range(len(board.rows)), [plain(row.label, 34) for row in board.rows])
             axes.axvline(len(columns) - 1.5, color="white", linewidth=2)
             axes.tick_params(length=0)
@@ -254,8 +260,9 @@ def _write_numbers(axes: Axes, values: Floats) -> None:
             axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor="0.92", edgecolor="0.6", hatch="////", lw=0))
             axes.text(x, y, MISSING, ha="center", va="center", fontsize=size)
         else:
-            axes.text(x, y, f"{value:.1f}", ha="center", va="center", fontsize=size,
-                      color="black" if value > 55 else "white")  # fmt: skip
+            axes.text(
+                x, y, f"{value:.1f}", ha="center", va="center", fontsize=size, color="black" if value > 55 else "white"
+            )
 
 
 def _curve_groups(boards: Iterable[Leaderboard]) -> dict[str, list[Record]]:
@@ -265,7 +272,8 @@ def _curve_groups(boards: Iterable[Leaderboard]) -> dict[str, list[Record]]:
         for row in board.rows:
             for cell in row.cells.values():
                 r = cell.record  # the others are fits of the same
-                parts = (r.dataset, r.preset, r.protocol, r.attack_name, f"{r.image_size}px", r.attack.get("steps"))
+                steps = r.attack.settings.get("steps")
+                parts = (r.dataset, r.preset, r.protocol, r.attack_name, f"{r.image_size}px", steps)
                 alike = hashlib.sha256(curve_key(r).encode()).hexdigest()[:6]
                 groups.setdefault(safe_name("-".join(map(str, (*parts, alike)))), []).extend(cell.records)
     return {key: found for key, found in groups.items() if any(r.ok for r in found)}

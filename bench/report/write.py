@@ -33,8 +33,13 @@ if TYPE_CHECKING:  # imported where it is needed: what a run shows before its en
     import pandas as pd
 
 _LEVELS = (
-    "separability", "robust_accuracy", "attack_success", "normals_only_auc", "anomalies_only_auc", "threshold",
-)  # fmt: skip
+    "separability",
+    "robust_accuracy",
+    "attack_success",
+    "normals_only_auc",
+    "anomalies_only_auc",
+    "threshold",
+)
 _ATTACK_COLUMNS = ("steps", "step_size", "restarts", "random_start", "keep", "eot", "momentum")
 _PIXEL = ("auroc", "aupro", "robust_auroc", "robust_aupro")
 
@@ -171,18 +176,18 @@ def _line(record: Record, revisions: Revisions) -> dict[str, object]:
         "preset": record.preset,
         "image_size": record.image_size,
         "protocol": record.protocol,
-        "protocol_version": cell["protocol"]["version"],
+        "protocol_version": cell.protocol.version,
         "detector": record.detector_name,
-        "detector_revision": cell["detector"]["revision"],
+        "detector_revision": cell.detector.revision,
         "seed": record.seed,
         "fit_seed": fits.fit_seed(record),
         "attack": record.attack_name,
         "norm": record.norm,
         "epsilon": record.epsilon,
-        **{name: attack.get(name) for name in _ATTACK_COLUMNS},
-        "verdict_draws": cell["draws"]["verdict"],
-        "normals": record.subset["normals"],
-        "anomalies": record.subset["anomalies"],
+        **{name: attack.settings.get(name) for name in _ATTACK_COLUMNS},
+        "verdict_draws": cell.draws.verdict,
+        "normals": record.subset.normals,
+        "anomalies": record.subset.anomalies,
         "status": record.status,
         "reason": record.reason,
         "full_run": record.full_run,

@@ -62,7 +62,7 @@ def from_records(records: Sequence[Record], gflops: float) -> list[Cost]:
     """The newest complete record of each detector, preset and side, as a cost."""
     found: dict[tuple[str, str, int], Cost] = {}
     for record in sorted((r for r in records if r.ok), key=lambda r: r.written):
-        images = record.subset["normals"] + record.subset["anomalies"]
+        images = record.subset.normals + record.subset.anomalies
         gradients = float(record.indicators.get("gradients_per_image") or 0)
         attack, verdict = record.seconds.get("attack"), record.seconds.get("verdict")
         if not gradients or attack is None or verdict is None:
@@ -70,8 +70,13 @@ def from_records(records: Sequence[Record], gflops: float) -> list[Cost]:
         draws = 2 * int(record.results.get("verdict_draws") or 1)  # clean and attacked
         try:
             cost = Cost(
-                record.detector_name, record.preset, record.image_size, float(record.seconds.get("fit") or 0),
-                round(float(attack) / images / gradients, 6), round(float(verdict) / images / draws, 6), gflops,
+                record.detector_name,
+                record.preset,
+                record.image_size,
+                float(record.seconds.get("fit") or 0),
+                round(float(attack) / images / gradients, 6),
+                round(float(verdict) / images / draws, 6),
+                gflops,
             )
         except (TypeError, ValueError, ZeroDivisionError):  # a stranger's record
             continue
@@ -137,7 +142,7 @@ def _seconds(cost: Cost, plan: Plan, detector: str, fits: bool) -> float:
 
 
 def _gradients(attack: Attack, stochastic: bool, surrogate: bool) -> int:
-    both = surrogate and attack.describe().get("differentiate") == "auto"
+    both = surrogate and attack.follows_both
     return attack.gradients(is_stochastic=stochastic, gradients_followed=2 if both else 1)
 
 

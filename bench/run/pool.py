@@ -11,25 +11,30 @@ import logging
 import multiprocessing
 import os
 import queue
+import shutil
 import signal
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
 
+from bench import files
 from bench.cell.group import Reporter
+from bench.cell.pictures import SharedPictures
+from bench.data import registry as datasets
 from bench.errors import BenchError, DataError
 from bench.plan.plan import Job, Outline, Plan
 from bench.plan.request import RunConfig
 from bench.records.paths import safe_name
 from bench.records.record import Record
-from bench.run import costs
-from bench.run.worker import POLL_SECONDS, Channel, Check, Run, Told, work
-from detectors.base import Progress
+from bench.run import costs, worker
+from bench.run.relay import Relay
+from bench.run.shared_folder import shared_folder
+from bench.run.worker import POLL_SECONDS, Told
 
 Found = list[tuple[Record, bool]]
 
@@ -49,8 +54,10 @@ def early(run: RunConfig, asked: int | None) -> AbstractContextManager[Crew | No
     """The processes that a run will need, to start before there is a plan of it: importing takes all of them seconds,
     and so does planning. None where the plan may show that an earlier run has left nothing to do."""
     wanted = _wanted(run, asked)
-    if run.categories is not None and run.detectors != ("all",):
-        wanted = min(wanted, len(set(run.categories)) * len(set(run.detectors)) * len(run.fit_seeds or (0,)))
+    if run.detectors != ("all",):
+        with suppress(BenchError):  # planning will say it
+            categories = run.categories or datasets.get(run.dataset, run.data_root, run.reading).categories()
+            wanted = min(wanted, len(set(categories)) * len(set(run.detectors)) * len(run.fit_seeds or (0,)))
     has_records = (run.out / "records" / safe_name(run.dataset)).is_dir()
     return nullcontext() if wanted < 2 or has_records else Crew(wanted)
 
@@ -62,14 +69,6 @@ def _wanted(run: RunConfig, asked: int | None) -> int:
     return asked if asked is not None else torch.get_num_threads() if on_cpu else 1
 
 
-@dataclass(frozen=True)
-class _Member:
-    """A process of a crew, and the pipe to it."""
-
-    process: Any
-    pipe: Any
-
-
 class Crew:
     """Processes that wait for jobs. To be used in a `with`: leaving it ends them, whatever they are doing.
 
@@ -77,36 +76,47 @@ class Crew:
     """
 
     def __init__(self, workers: int) -> None:
-        context = multiprocessing.get_context("spawn")  # a forked copy of PyTorch's threads hangs
-        # Both with a thread that feeds the pipe: a worker may wait for pictures while this process hands out jobs.
-        self._todo, self._said = context.Queue(), context.Queue()
-        self._members, self._theirs = [], []
-        level = logging.getLogger("bench").level
-        for number in range(workers):
-            ours, theirs = context.Pipe()
-            arguments = (os.getpid(), level, Channel(number, self._todo, self._said, theirs))
-            self._members.append(_Member(context.Process(target=work, args=arguments, daemon=True), ours))
-            self._theirs.append(theirs)
+        self._workers = workers
+        self._pool: ProcessPoolExecutor | None = None
+        self._processes: list[multiprocessing.process.BaseProcess] = []
+        self._shared: dict[str, SharedPictures] = {}
+        self._stack = ExitStack()
 
     def __enter__(self) -> Crew:
         try:
-            with _memory_kept(), _interrupts_kept():
-                for member in self._members:
-                    member.process.start()
-        except BaseException:  # an interrupt between two of them, too
-            self.__exit__()
+            self._start()
+        except BaseException:  # an interrupt, too
+            self.end()
             raise
-        for theirs in self._theirs:  # so that a pipe to a process that has ended is broken
-            theirs.close()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.end()
 
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")  # a forked copy of PyTorch's threads hangs
+        self._said = context.Queue()
+        words = (os.getpid(), logging.getLogger("bench").level, self._said)
+        others = multiprocessing.active_children()
+        with _memory_kept(), _interrupts_kept():
+            try:
+                self._pool = ProcessPoolExecutor(self._workers, context, initializer=worker.begin, initargs=words)
+                for _ in range(self._workers):  # each starts one, as long as none has nothing to do
+                    self._pool.submit(os.getpid)
+            finally:
+                self._processes = [p for p in multiprocessing.active_children() if p not in others]
+
+    def _stop(self) -> None:
+        for process in self._processes:
+            process.terminate()
+        if self._pool is not None:
+            self._pool.shutdown()
+        self._pool, self._processes = None, []
+
     def end(self) -> None:
-        """End the processes, where nothing is left for them."""
-        self._todo.cancel_join_thread()  # jobs that nobody takes any more must not keep this process
-        _end(self._members)
+        """End the processes, whatever they are doing, and take away what they share."""
+        self._stop()
+        self._stack.close()
 
     def check(self, plan: Plan, names: Sequence[str], reporter: Reporter, *, workers: int) -> dict[str, DataError]:
         """Decode all pictures of some of a plan's categories, each by one process; to be called once, before `run`.
@@ -115,36 +125,32 @@ class Crew:
             plan: the whole plan.
             names: of the categories.
             reporter: told what was seen in each.
-            workers: how many of the processes work from now on; the others end.
+            workers: how many processes work from now on, at most as many as there are.
 
         Returns:
             What is wrong with those that cannot be read. The pictures of the others are kept.
 
         Raises:
+            RecordError: the disk refuses.
             BenchError: a process was killed.
         """
-        _end(self._members[workers:])
-        del self._members[workers:]
-        told = Told(Outline.of(plan), max(1, torch.get_num_threads() // workers))
-        for member in self._members:
-            with _unless_killed():
-                member.pipe.send(told)
-        for name in names:
-            self._todo.put(Check(name))
-        self._pictures = _Pictures(self._members)
+        if workers < self._workers:  # a pool cannot shrink
+            self._stop()
+            self._workers = workers
+            self._start()
+        self._told = Told(Outline.of(plan), max(1, torch.get_num_threads() // workers))
+        with files.guarded(plan.run.cache):
+            folder = self._stack.enter_context(shared_folder(plan.run.cache))
         problems: dict[str, DataError] = {}
-        messages, checked = self._messages(), 0
-        while checked < len(names):
-            kind, *rest = next(messages)
-            if kind == "looked":
-                reporter.looked(*rest)
-                continue
-            checked += 1
-            worker, name, problem = rest
-            if problem is None:
-                self._pictures.receive(worker, name)
-            else:
-                problems[name] = problem
+        with self._losses_said() as pool:
+            places = {name: folder / str(number) for number, name in enumerate(names)}
+            found = {name: pool.submit(worker.check, self._told, name, place) for name, place in places.items()}
+            for name, future in found.items():
+                try:
+                    self._shared[name] = future.result()
+                    reporter.looked(self._shared[name].inspection)
+                except DataError as error:
+                    problems[name] = error
         return problems
 
     def run(self, plan: Plan, jobs: Sequence[Job], reporter: Reporter) -> list[Found]:
@@ -154,61 +160,48 @@ class Crew:
             RecordError, DataError: as in one process.
             BenchError: a process was killed.
         """
-        for number in costs.longest_first(plan, jobs):
-            self._todo.put(Run(number, *jobs[number]))
-        for _ in self._members:
-            self._todo.put(None)
-        relay, found = _Relay(reporter), dict[int, Found]()
-        left = Counter(job.category for job in jobs)
-        messages = self._messages()
-        while len(found) < len(jobs):
-            kind, *rest = next(messages)
-            if kind == "end":
-                number, records = rest
-                found[number] = records
-                category = jobs[number].category
-                left[category] -= 1
-                if not left[category]:
-                    self._pictures.forget(category)
-            elif kind == "pictures":
-                self._pictures.send(*rest)
-            else:
-                relay.pass_on(kind, *rest)
-        return [found[number] for number in range(len(jobs))]
+        relay, failed = Relay(reporter), list[Future[None]]()
+        found: dict[Job, Found] = {job: [] for job in jobs}
+        left = Counter({name: len(plan.attacks) * n for name, n in Counter(job.category for job in jobs).items()})
+        with self._losses_said() as pool:
+            for job in (jobs[number] for number in costs.longest_first(plan, jobs)):
+                future = pool.submit(worker.work, self._told, self._shared[job.category], job)
+                future.add_done_callback(lambda future: failed.append(future) if future.exception() else None)
+            while left.total():
+                kind, job, *rest = self._message()
+                if failed:
+                    failed[0].result()
+                if kind == "done":
+                    record, was_there = rest
+                    found[job].append((record, was_there))
+                    left[job.category] -= 1
+                    if not left[job.category]:  # a process that maps its pictures has them all the same
+                        shutil.rmtree(self._shared[job.category].folder, ignore_errors=True)
+                if kind:
+                    relay.pass_on(kind, job, *rest)
+        return [found[job] for job in jobs]
 
-    def _messages(self) -> Iterator[tuple[Any, ...]]:
-        """What the processes say; an error is raised, and so is that one of them was killed."""
-        gone_since: float | None = None
-        while True:
-            try:
-                message = self._said.get(timeout=POLL_SECONDS)
-            except queue.Empty:
-                # Its last words may still be on their way when a process has ended.
-                codes = {member.process.exitcode for member in self._members}
-                is_lost = bool(codes - {None, 0}) or None not in codes
-                gone_since = gone_since or time.monotonic() if is_lost else None
-                if gone_since is not None and time.monotonic() - gone_since > 2:
-                    raise BenchError(
-                        f"A worker process was killed (exit code {max(codes - {None}, key=abs)}), probably for want of "
-                        "memory; what was finished is kept: run the same command again with --workers 1."
-                    ) from None
-                continue
-            if message[0] == "error":
-                raise message[1]
-            yield message
+    def _message(self) -> tuple[Any, ...]:
+        """What a process says: (kind, job, ...), or ("", None) where none says anything."""
+        try:
+            message: tuple[Any, ...] = self._said.get(timeout=POLL_SECONDS)
+        except queue.Empty:
+            return "", None
+        return message
 
-
-def _unless_killed() -> AbstractContextManager[None]:
-    """For a pipe to a process: that it was killed is noticed, and said, by `Crew._messages`."""
-    return suppress(OSError, EOFError)
-
-
-def _end(members: Sequence[_Member]) -> None:
-    started = [member.process for member in members if member.process.pid is not None]
-    for process in started:
-        process.terminate()
-    for process in started:
-        process.join()
+    @contextmanager
+    def _losses_said(self) -> Iterator[ProcessPoolExecutor]:
+        """The pool; that one of its processes was killed becomes a sentence."""
+        assert self._pool is not None
+        try:
+            yield self._pool
+        except BrokenProcessPool:
+            self._pool.shutdown()  # it ends the others, and then all exit codes are known
+            codes = [p.exitcode for p in self._processes if p.exitcode not in (None, 0, -signal.SIGTERM)]
+            raise BenchError(
+                f"A worker process was killed (exit code {codes[0] if codes else -signal.SIGTERM}), probably for want "
+                "of memory; what was finished is kept: run the same command again with --workers 1."
+            ) from None
 
 
 @contextmanager
@@ -236,53 +229,3 @@ def _memory_kept() -> Iterator[None]:
     finally:
         for name in names:
             del os.environ[name]
-
-
-class _Pictures:
-    """Each category's decoded pictures, packed: a process that comes to a category is sent them."""
-
-    def __init__(self, members: Sequence[_Member]) -> None:
-        self._members = members
-        self._packed: dict[str, bytes] = {}
-
-    def receive(self, worker: int, name: str) -> None:
-        """From the process that decoded them."""
-        with _unless_killed():
-            self._packed[name] = self._members[worker].pipe.recv_bytes()
-
-    def send(self, worker: int, name: str) -> None:
-        """To a process that waits for them."""
-        with _unless_killed():
-            if name in self._packed:  # else the one that decoded them was killed
-                self._members[worker].pipe.send_bytes(self._packed[name])
-
-    def forget(self, name: str) -> None:
-        """Give their memory back."""
-        self._packed.pop(name, None)
-
-
-class _Relay:
-    """Tells the parent's reporter what a worker's told it, job by job."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter = reporter
-        self._fits: dict[Job, Progress] = {}
-        self._attacks: dict[Job, tuple[Any, Callable[[int, str], None]]] = {}
-
-    def pass_on(self, kind: str, *rest: Any) -> None:
-        if kind == "done":
-            self._reporter.done(*rest)
-            return
-        job: Job = rest[0]
-        if kind == "fitting":
-            self._fits[job] = self._reporter.fitting(job.detector, job.category, job.fit_seed)
-        elif kind == "fit":
-            self._fits[job](*rest[1:])
-        elif kind == "attacking":
-            attack, images = rest[1:]
-            showing = self._reporter.attacking(job.detector, job.category, job.fit_seed, attack, images)
-            self._attacks[job] = (showing, showing.__enter__())
-        elif kind == "attack":
-            self._attacks[job][1](*rest[1:])
-        elif kind == "attacked":
-            self._attacks.pop(job)[0].__exit__(None, None, None)

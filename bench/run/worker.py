@@ -1,4 +1,4 @@
-"""The life of one of the processes that share a run: told what to do by the parent (`bench.run.pool`)."""
+"""What one of the processes that share a run does: jobs that the parent hands it (`bench.run.pool`)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench import files
 from bench.cell.group import Group
-from bench.cell.pictures import Category
-from bench.errors import BenchError, DataError, RecordError
+from bench.cell.pictures import Category, SharedPictures
+from bench.errors import BenchError, RecordError
 from bench.inspection.inspection import Inspection
 from bench.plan.plan import Job, Outline, Plan
 from bench.records import environment
@@ -30,131 +32,105 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Told:
-    """What a worker is told before its first job."""
+    """What every job comes with."""
 
     outline: Outline
     threads: int
 
 
-@dataclass(frozen=True)
-class Check:
-    """A job: decode a category's pictures, and send them or what is wrong with them."""
+@dataclass
+class _Desk:
+    """What this process has at hand from one job to the next."""
 
-    category: str
-
-
-@dataclass(frozen=True)
-class Run:
-    """A job: do a group, the number-th of those that are to be done."""
-
-    number: int
-    category: str
-    detector: str
-    fit_seed: int
+    said: Any = None  # messages to the parent, shared by all workers: (kind, job, ...)
+    told: Told | None = None
+    plan: Plan | None = None
+    category: Category | None = None
 
 
-@dataclass(frozen=True)
-class Channel:
-    """A worker's ways to and from the parent.
-
-    Attributes:
-        worker: its number.
-        todo: jobs, shared by all workers; None: there are no more.
-        said: messages to the parent, shared by all workers: tuples that begin with their kind.
-        pipe: its own: `Told` first, then categories' packed pictures, both ways.
-    """
-
-    worker: int
-    todo: Any
-    said: Any
-    pipe: Any
+_desk = _Desk()
 
 
-def work(parent: int, log_level: int, channel: Channel) -> None:
-    """The life of a worker: it ends after the last job, and with its parent."""
+def begin(parent: int, log_level: int, said: Any) -> None:
+    """The first thing that a process does: import everything, before there is something to do."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     logging.getLogger("bench").setLevel(log_level)
     environment.commit()  # of the code that this process has loaded: the tree may change under a long run
     with suppress(Exception):  # whatever a stranger's detector does when it is imported, the parent says it
-        detector_registry.names()  # imports them all, before there is something to do
-    said = channel.said
-    try:
-        try:
-            told: Told = channel.pipe.recv()
-        except EOFError:  # the parent is gone
-            return
+        detector_registry.names()
+    _desk.said = said
+
+
+def check(told: Told, name: str, folder: Path) -> SharedPictures:
+    """A job: decode a category's pictures and leave them in a folder for all. Raises DataError as `Category.check`."""
+    with _only_sentences():
+        category = _category(told, name)
+        category.check()
+        with files.guarded(folder):
+            return category.share(folder)
+
+
+def work(told: Told, shared: SharedPictures, job: Job) -> None:
+    """A job: do a group. Its records are among what is said. Raises as `Group.run`."""
+    with _only_sentences():
+        category = _category(told, job.category)
+        if not category.is_decoded:
+            category.take_over(shared)
+        Group(category, job.detector, job.fit_seed).run(_Speaker(job))
+
+
+def _category(told: Told, name: str) -> Category:
+    """The one at hand, or a new one of which nothing is decoded."""
+    if _desk.plan is None or told != _desk.told:
         torch.set_num_threads(told.threads)
         deterministic(told.outline.run.torch_device())
-        _do_jobs(told.outline.plan(), channel)
-    except KeyboardInterrupt:
-        pass  # the parent has the words for it
-    except BenchError as error:
-        said.put(("error", error))
-    except Exception as error:  # a bug; its own class may not survive the way between processes
-        log.debug("In a worker:", exc_info=error)
-        said.put(("error", RecordError(f"A worker process stopped: {type(error).__name__}: {error}; report it.")))
+        _desk.told, _desk.plan, _desk.category = told, told.outline.plan(), None
+    if _desk.category is None or _desk.category.name != name:
+        _desk.category = Category(_desk.plan, name)
+    return _desk.category
 
 
-def _do_jobs(plan: Plan, channel: Channel) -> None:
-    category = Category(plan, "")
-    while (job := channel.todo.get()) is not None:
-        at_hand = category.name == job.category
-        category = category if at_hand else Category(plan, job.category)
-        if isinstance(job, Check):
-            _check(category, channel)
-            continue
-        if not at_hand:
-            channel.said.put(("pictures", channel.worker, job.category))
-            try:
-                category.unpack(channel.pipe.recv_bytes())
-            except EOFError:  # the parent is gone
-                return
-        group = Group(category, job.detector, job.fit_seed)
-        channel.said.put(("end", job.number, group.run(_Speaker(channel.said))))
-
-
-def _check(category: Category, channel: Channel) -> None:
+@contextmanager
+def _only_sentences() -> Iterator[None]:
+    """A bug's own class may not survive the way between processes."""
     try:
-        category.check()
-        _Speaker(channel.said).looked(category.inspection)
-    except DataError as error:
-        channel.said.put(("checked", channel.worker, category.name, error))
-        return
-    channel.said.put(("checked", channel.worker, category.name, None))
-    channel.pipe.send_bytes(category.packed())
+        yield
+    except BenchError:
+        raise
+    except Exception as error:
+        log.debug("In a worker:", exc_info=error)
+        what = f"{type(error).__name__}: {error}"
+        raise RecordError(f"A worker process stopped: {what}; report it.") from None
 
 
+@dataclass(frozen=True)
 class _Speaker:
-    """The reporter of a worker: everything goes to the parent."""
+    """The reporter of a job: everything goes to the parent."""
 
-    def __init__(self, said: Any) -> None:
-        self._said = said
+    job: Job
+
+    def _say(self, kind: str, *rest: Any) -> None:
+        _desk.said.put((kind, self.job, *rest))
 
     def looked(self, inspection: Inspection) -> None:
-        self._said.put(("looked", inspection))
+        """The parent knows it from `check`."""
 
     def fitting(self, detector: str, category: str, fit_seed: int) -> Progress:
-        job = Job(category, detector, fit_seed)
-        self._said.put(("fitting", job))
-
-        def show(done: int, total: int, note: str = "") -> None:
-            self._said.put(("fit", job, done, total, note))
-
-        return show
+        self._say("fitting")
+        return lambda done, total, note="": self._say("fit", done, total, note)
 
     @contextmanager
     def attacking(
         self, detector: str, category: str, fit_seed: int, attack: str, images: int
     ) -> Iterator[Callable[[int, str], None]]:
-        job = Job(category, detector, fit_seed)
-        self._said.put(("attacking", job, attack, images))
+        self._say("attacking", attack, images)
         try:
-            yield lambda done, note: self._said.put(("attack", job, done, note))
+            yield lambda done, note: self._say("attack", done, note)
         finally:
-            self._said.put(("attacked", job))
+            self._say("attacked")
 
     def done(self, record: Record, reused: bool) -> None:
-        self._said.put(("done", record, reused))
+        self._say("done", record, reused)
 
 
 def _end_with(parent: int) -> None:

@@ -9,7 +9,6 @@ anomalib itself is imported only when one of its models is asked for: that takes
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import warnings
 from importlib.util import find_spec
@@ -17,7 +16,7 @@ from importlib.util import find_spec
 from detectors.anomalib_family.fence import own_randomness
 from detectors.anomalib_family.refusals import REFUSED
 from detectors.base import Detector
-from detectors.errors import DetectorError
+from detectors.errors import DetectorError, nearest
 from detectors.registry import Family, register_family
 
 PREFIX = "anomalib"
@@ -59,7 +58,7 @@ def make(member: str) -> type[Detector]:
     if member in REFUSED:
         raise DetectorError(f"{PREFIX}:{member} is refused: {REFUSED[member]}")
     if member not in OFFERED:
-        near = difflib.get_close_matches(member, (*OFFERED, *REFUSED), n=1, cutoff=0.0)[0]
+        near = nearest(member, (*OFFERED, *REFUSED))
         raise DetectorError(f"There is no {PREFIX}:{member}; did you mean '{PREFIX}:{near}'?")
     if not is_installed():
         raise DetectorError("anomalib is not installed; pip install 'radbench[anomalib]'")

@@ -44,7 +44,6 @@ class FreeRAD(Detector):
     paper = "Robustness for Free, ICLR 2023 submission"
     revision = 3  # last bits: every gradient is PyTorch's own, of the plain formula
     is_stochastic = True
-    is_defence = True
     has_map = True
     score_is_map_maximum = True
     has_reconstruction = True

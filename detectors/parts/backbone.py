@@ -6,7 +6,6 @@ on probe images.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self, cast
@@ -15,7 +14,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from detectors.errors import DetectorError
+from detectors.errors import DetectorError, nearest
 from detectors.noise import generator
 from detectors.parts import weights as weight_files
 from detectors.parts.folding import PROBE_SIDE, mirror, simplified
@@ -177,8 +176,7 @@ def features(network: nn.Module, x: Tensor, layers: Sequence[str]) -> list[Tenso
 
 def _untrained(name: str) -> nn.Module:
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=1, cutoff=0.0)[0]
-        raise DetectorError(f"timm has no model {name!r}; did you mean {near!r}?")
+        raise DetectorError(f"timm has no model {name!r}; did you mean {nearest(name, timm.list_models())!r}?")
     with torch.device("meta"):  # no memory, and no draws from torch's global random state
         network: nn.Module = timm.create_model(name, pretrained=False)
     return network
@@ -190,8 +188,7 @@ def _check_layers(name: str, network: nn.Module, layers: Sequence[str]) -> None:
         raise DetectorError(f"No layer of {name} was asked for; name at least one, e.g. {POOLED!r}.")
     for layer in layers:
         if layer not in known:
-            near = difflib.get_close_matches(layer, known, n=1, cutoff=0.0)[0]
-            raise DetectorError(f"{name} has no layer {layer!r}; did you mean {near!r}?")
+            raise DetectorError(f"{name} has no layer {layer!r}; did you mean {nearest(layer, known)!r}?")
 
 
 def _random_state(reference: dict[str, Tensor], draws: torch.Generator) -> dict[str, Tensor]:

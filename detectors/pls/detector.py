@@ -95,7 +95,6 @@ class PLS(Detector):
     paper = "Lo et al., T-PAMI 2022 (Principal Latent Space)"
     revision = 4  # last bits: every gradient is PyTorch's own, of the plain formula
     training_is_chaotic = True
-    is_defence = True
     has_map = True
     has_reconstruction = True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from zoo import fitted as fitted
 from zoo import linear_weights as linear_weights
 
 import attacks
+from attacks.pgd import PGDSettings
 from bench.cell.attack import Draws, Outcome, run_cell
 from bench.data.base import ANOMALOUS, NORMAL, ImageSet
 from bench.inspection.inspection import Inspection
@@ -33,6 +35,7 @@ from bench.run import runner
 from detectors.base import Detector, Progress
 
 SIDE = 32
+ATTACK_SETTINGS = {f.name for f in fields(PGDSettings)}
 
 
 def write_folder(
@@ -69,15 +72,29 @@ def image_set(normals: int, anomalies: int, *, side: int = 16, seed: int = 0) ->
 
 
 def outcome_of(
-    detector: Detector, *, attack: str = "pgd-linf", normals: int = 6, anomalies: int = 6, batch_size: int = 5,
-    seed: int = 0, verdict: int = 10, epsilon: float | None = None, steps: int = 10,
-) -> Outcome:  # fmt: skip
+    detector: Detector,
+    *,
+    attack: str = "pgd-linf",
+    normals: int = 6,
+    anomalies: int = 6,
+    batch_size: int = 5,
+    seed: int = 0,
+    verdict: int = 10,
+    epsilon: float | None = None,
+    steps: int = 10,
+) -> Outcome:
     images = image_set(normals, anomalies, side=detector.image_size)
     made = attacks.get(attack, image_size=detector.image_size, epsilon=epsilon, steps=steps)
     return run_cell(
-        detector, made, images, images.subset(range(normals)), Draws(verdict, seed),
-        batch_size=batch_size, device=torch.device("cpu"), tick=lambda done, what: None,
-    )  # fmt: skip
+        detector,
+        made,
+        images,
+        images.subset(range(normals)),
+        Draws(verdict, seed),
+        batch_size=batch_size,
+        device=torch.device("cpu"),
+        tick=lambda done, what: None,
+    )
 
 
 def on(root: Path, *more: object, names: str = "fake") -> tuple[object, ...]:
@@ -115,10 +132,22 @@ class Quiet:
 def config(root: Path, data: Path, *detectors: str, **changes: Any) -> RunConfig:
     """A run on a folder data set with few steps; results and checkpoints below `root`."""
     chosen: dict[str, Any] = {
-        "dataset": "folder", "data_root": data, "image_size": SIDE, "steps": 3, "device": "cpu", "out": root / "out",
+        "dataset": "folder",
+        "data_root": data,
+        "image_size": SIDE,
+        "steps": 3,
+        "device": "cpu",
+        "out": root / "out",
         "cache": root / "cache",
-    }  # fmt: skip
-    return RunConfig(detectors=detectors, **(chosen | changes))
+    }
+    return asked_for(detectors=detectors, **(chosen | changes))
+
+
+def asked_for(**options: Any) -> RunConfig:
+    """A run by the names of the command line's options: those that are an attack's settings go where they belong, and
+    None is not asked for."""
+    settings = {name: options.pop(name) for name in ATTACK_SETTINGS & options.keys()}
+    return RunConfig(**options, attack_settings={name: v for name, v in settings.items() if v is not None})
 
 
 def run(run_config: RunConfig, reporter: Quiet | None = None) -> runner.RunResult:

@@ -44,9 +44,14 @@ def test_a_run_ends_with_a_table_its_meaning_and_where_the_files_are(
     for word in ("bolt", "nut", "average", "Noisy", "Brightness", "clean AUC", "robust AUC", "PGD", "32x32"):
         assert word in said.out, word
     for text in (
-        "6 normal and 6 anomalous", "95 % intervals", "Separable by brightness", "how often an anomalous image scores",
-        "l-inf epsilon 2/255", "no licence for them", "4 cells",
-    ):  # fmt: skip
+        "6 normal and 6 anomalous",
+        "95 % intervals",
+        "Separable by brightness",
+        "how often an anomalous image scores",
+        "l-inf epsilon 2/255",
+        "no licence for them",
+        "4 cells",
+    ):
         assert text in flat, text
     found, problems = store.read_all(tmp_path / "out" / "records")
     assert len(found) == 4 and not problems
@@ -76,7 +81,7 @@ def test_a_limited_run_is_marked_in_the_record_and_in_the_table(
     register(fakes.Fake)
     said = command(*on(folder, tmp_path, "--limit", 4))
     (first, _), _ = store.read_all(tmp_path / "out" / "records")
-    assert not first.full_run and "--limit 4" in first.limits[0] and first.subset["normals"] == 4
+    assert not first.full_run and "--limit 4" in first.limits[0] and first.subset.normals == 4
     assert "†" in said.out and "not a full run" in said.out
 
 
@@ -108,10 +113,11 @@ def test_a_dry_run_knows_what_is_fitted_already(
     ("what", "names"),
     [
         ("detectors", (*detectors.names(), "anomalib:NAME", "anomalib:winclip")),
-        ("attacks", attacks.names()), ("datasets", datasets.names()),
+        ("attacks", attacks.names()),
+        ("datasets", datasets.names()),
         ("presets", ("quick", "paper", "protocol quick", "protocol paper")),
     ],
-)  # fmt: skip
+)
 def test_list_shows_everything_there_is(command: Command, what: str, names: tuple[str, ...]) -> None:
     said = command("list", what)
     assert said.code == 0 and said.err == "" and all(len(line) <= 80 for line in said.out.splitlines())
@@ -125,10 +131,10 @@ def test_a_member_of_a_family_goes_the_way_of_every_detector(command: Command, f
     assert said.code == 0 and said.err == ""
     found, problems = store.read_all(tmp_path / "out" / "records")
     assert {record.detector_name for record in found} == {name} and len(found) == 2 and not problems
-    steps = {r.category: r.cell["detector"]["settings"]["purifier"]["k"] for r in found}
+    steps = {r.category: r.detector.settings["purifier"]["k"] for r in found}
     assert steps == {"bolt": 100, "nut": 50}
     assert all(":" not in path.name for path in tmp_path.rglob("*")), "no file name that other systems refuse"
-    (bolt,) = {r.cell["detector"]["checkpoint_sha256"] for r in found if r.category == "bolt"}
+    (bolt,) = {r.detector.checkpoint_sha256 for r in found if r.category == "bolt"}
     fit = ("fit", "--dataset", "folder", "--data-root", folder, "--image-size", 32, "--cache", tmp_path / "cache")
     said = command(*fit, *short, "--detectors", f"{name},brightness", "--export", tmp_path / "export")
     assert said.code == 0 and (tmp_path / "export" / "purify_brightness" / "folder-bolt-quick.json").is_file()

@@ -66,15 +66,26 @@ def test_a_setting_for_a_category_that_is_not_run_is_refused(tmp_path: Path, fol
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"steps": 0}, {"restarts": 0}, {"eot": -1}, {"limit": 0}, {"batch_size": 0}, {"image_size": 7},
-        {"momentum": 1.0}, {"momentum": -0.5}, {"momentum": float("nan")},
-        {"image_size": 100_000}, {"step_size": 0.0}, {"step_size": float("nan")}, {"preset": "qick"},
-        {"protocol": "papr"}, {"holdout": -5},
+        {"steps": 0},
+        {"restarts": 0},
+        {"eot": -1},
+        {"limit": 0},
+        {"batch_size": 0},
+        {"image_size": 7},
+        {"momentum": 1.0},
+        {"momentum": -0.5},
+        {"momentum": float("nan")},
+        {"image_size": 100_000},
+        {"step_size": 0.0},
+        {"step_size": float("nan")},
+        {"preset": "qick"},
+        {"protocol": "papr"},
+        {"holdout": -5},
     ],
-)  # fmt: skip
+)
 def test_numbers_and_names_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(BenchError):
-        RunConfig(("ae",), **wrong)
+        fakes.asked_for(detectors=("ae",), **wrong)
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "meta", "gpu", "cpu:x"])

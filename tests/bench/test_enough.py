@@ -72,9 +72,16 @@ def outcome(detector: Detector, *, early_stop: bool, epsilon: float, steps: int 
     test = images or fakes.image_set(12, 12, side=detector.image_size)
     made = attacks.get("pgd-linf", image_size=detector.image_size, epsilon=epsilon, steps=steps)
     return run_cell(
-        detector, made, test, test.subset(range(11)), Draws(1, 0),
-        batch_size=5, device=CPU, tick=lambda done, what: None, early_stop=early_stop,
-    )  # fmt: skip
+        detector,
+        made,
+        test,
+        test.subset(range(11)),
+        Draws(1, 0),
+        batch_size=5,
+        device=CPU,
+        tick=lambda done, what: None,
+        early_stop=early_stop,
+    )
 
 
 class Wavy(fakes.Fake):
@@ -137,7 +144,8 @@ def test_a_record_leaves_out_what_it_does_not_know_and_a_complete_run_makes_its_
     names = ("linear", "noisy")
     early, noisy = fakes.run(fakes.config(tmp_path, folder, *names, categories=("bolt",))).records
     whole, _ = fakes.run(fakes.config(tmp_path, folder, *names, categories=("bolt",), complete=True)).records
-    assert early.cell["early_stop"] is True and "early_stop" not in {*whole.cell, *noisy.cell}
+    assert early.cell.early_stop and early.cell.to_document()["early_stop"] is True
+    assert "early_stop" not in {*whole.cell.to_document(), *noisy.cell.to_document()}
     assert early.key != whole.key and early.robust == whole.robust
     assert "anomalies_only_auc" in whole.results and "anomalies_only_auc" not in early.results
     assert early.results["normals_only_auc"] == whole.results["normals_only_auc"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from fake_records import TITLES, make_failed, make_record, make_scores, with_auc
+from fake_records import TITLES, changed, make_failed, make_record, make_scores, with_auc
 from rich.console import Console
 
 from bench.metrics.intervals import Estimate
@@ -119,9 +119,10 @@ def test_a_flag_is_stated_once_with_its_range_and_how_many_fits_it_is_up_for() -
     cell = the_cell([*records, of_fit(3, 99, indicators={"flags": ["odd"]})])
     assert cell.marks == ("indicator",)
     assert cell.reasons == (
-        "the gradient was zero in 20 to 40 % of the steps (2 of 4 fits)", "odd (1 of 4 fits)",
+        "the gradient was zero in 20 to 40 % of the steps (2 of 4 fits)",
+        "odd (1 of 4 fits)",
         "the attack raised the AUC (1 of 4 fits)",
-    )  # fmt: skip
+    )
     assert fits.merged([["20 % in 5 steps"]]) == ["20 % in 5 steps"], "of one fit as it is"
 
 
@@ -131,16 +132,19 @@ def test_the_heading_says_who_has_how_many_fits() -> None:
     assert "Fits: 3 for AE, PLS; 1 for the others." in facts
     assert "Brackets: 95 % intervals over images and noise; ± the standard deviation over fits." in facts
     unlike = [*three, of_fit(0, 40, category="poly", detector="ae")]
-    assert any("Fits: 1 to 3 for AE; 3 for PLS." in f or "Fits: 3 for PLS; 1 to 3 for AE." in f
-               for f in only(unlike).facts)  # fmt: skip
+    assert any(
+        "Fits: 1 to 3 for AE; 3 for PLS." in f or "Fits: 3 for PLS; 1 to 3 for AE." in f for f in only(unlike).facts
+    )
 
 
 def test_many_fits_on_other_images_do_not_outvote_the_other_rows() -> None:
     others = [of_fit(s, 40, fingerprint="0" * 64) for s in (0, 1, 2)]
     board = only([*others, of_fit(0, 50, detector="cfa"), of_fit(0, 50, detector="spade")])
     assert {row.name: row.cells["mono"].marks for row in board.rows} == {
-        "ae": ("other images",), "cfa": (), "spade": (),
-    }  # fmt: skip
+        "ae": ("other images",),
+        "cfa": (),
+        "spade": (),
+    }
 
 
 def test_settings_that_compete_are_rows_whichever_fits_they_have() -> None:
@@ -148,8 +152,9 @@ def test_settings_that_compete_are_rows_whichever_fits_they_have() -> None:
     records = [of_fit(seed, robust, settings={"k": k}) for seed, k, robust in chosen]
     board = only(records)
     assert {row.label: row.robust.value for row in board.rows if row.robust} == {
-        "AE (k=50)": pytest.approx(30), "AE (k=100)": pytest.approx(65),
-    }  # fmt: skip
+        "AE (k=50)": pytest.approx(30),
+        "AE (k=100)": pytest.approx(65),
+    }
     assert "Fits: 1 to 2 for AE." in board.facts
 
 
@@ -162,7 +167,7 @@ def test_the_csv_has_one_line_for_each_fit(tmp_path: Path) -> None:
 def test_a_strangers_fit_seed_is_fit_0_or_a_number() -> None:
     for odd in (None, "1", True, [1], 1.5):
         record = make_record()
-        assert fits.fit_seed(dataclasses.replace(record, cell={**record.cell, "fit_seed": odd})) == 0
+        assert fits.fit_seed(dataclasses.replace(record, cell=changed(record.cell, fit_seed=odd))) == 0
     assert fits.fit_seed(make_record(fit_seed=7)) == 7
 
 
@@ -181,8 +186,9 @@ def test_the_terminal_table_of_three_fits_fits_80_columns(monkeypatch: pytest.Mo
     names, categories = ("ae", "long"), ("mono", "a" * 18)
     # The widest figures that there are, all marks, a fit that failed.
     weak = {"full_run": False, "indicators": {"zero_gradient_share": 0.5}, "detector_revision": 1}
-    records = [of_fit(s, 100, clean=100, category=c, detector=d, **weak) for s in range(3) for c in categories
-               for d in names]  # fmt: skip
+    records = [
+        of_fit(s, 100, clean=100, category=c, detector=d, **weak) for s in range(3) for c in categories for d in names
+    ]
     records.append(make_failed(detector="long", fit_seed=3, detector_revision=1))
     board = only(records, Revisions(detectors={"long": 2, "ae": 2}))
     stream = io.StringIO()
@@ -196,8 +202,9 @@ def test_a_curve_is_the_mean_over_fits_with_a_thin_line_for_each() -> None:
     values = {0: {1: 70.0, 2: 40.0}, 1: {1: 50.0, 2: 30.0}}
     records = [
         of_fit(seed, robust, clean=90 + 4 * seed, epsilon=e / 255)
-        for seed, found in values.items() for e, robust in found.items()
-    ]  # fmt: skip
+        for seed, found in values.items()
+        for e, robust in found.items()
+    ]
     figure = plots.security_curve_figure(records)
     mean, *single = figure.axes[0].get_lines()[:3]
     np.testing.assert_allclose(mean.get_ydata(), [92, 60, 35])

@@ -304,9 +304,9 @@ def test_processes_send_what_they_saw_once(tmp_path: Path, data: Path) -> None:
 
 def test_a_subset_that_was_matched_says_so(tmp_path: Path, data: Path) -> None:
     matched = fakes.config(tmp_path, data, "brightness", group_pattern=r"test/\w+/(\d+)")
-    assert pictures.Category(plan.make(matched), "bolt").subset["matched"] == "group"
+    assert pictures.Category(plan.make(matched), "bolt").subset.matched == "group"
     plain = fakes.config(tmp_path, data, "brightness")
-    assert "matched" not in pictures.Category(plan.make(plain), "bolt").subset
+    assert "matched" not in pictures.Category(plan.make(plain), "bolt").subset.to_document()
 
 
 def test_remarks_stand_under_a_leaderboard_once() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import bench_fakes as fakes
 import pytest
 import torch
@@ -153,7 +155,7 @@ def test_a_record_is_flagged_where_noise_won_or_nothing_was_gained() -> None:
 def test_of_a_stochastic_detector_a_gain_on_half_of_the_images_is_chance() -> None:
     def flags(share: float) -> list[str]:
         record = make_record(indicators={"gain_share": share})
-        record.cell["detector"]["is_stochastic"] = True
-        return failure_flags(record)
+        detector = dataclasses.replace(record.detector, is_stochastic=True)
+        return failure_flags(dataclasses.replace(record, cell=dataclasses.replace(record.cell, detector=detector)))
 
     assert flags(0.55) == ["the attack gained nothing on 45 % of the images"] and flags(0.8) == []

@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import bench_fakes as fakes
 import pytest
 
 from bench.errors import BenchError
+from bench.plan import cells, presets, protocols
 from bench.plan import plan as planning
-from bench.plan import presets, protocols
 from bench.plan.request import Override, RunConfig
 
 
 def run(**changes: Any) -> RunConfig:
-    return RunConfig(**({"detectors": ("brightness",), "categories": ("mono",)} | changes))
+    return fakes.asked_for(**({"detectors": ("brightness",), "categories": ("mono",)} | changes))
 
 
 @pytest.mark.parametrize(
@@ -64,8 +65,8 @@ def test_whether_a_detector_draws_noise_is_asked_of_its_settings() -> None:
 def test_more_steps_are_a_full_run_that_does_not_claim_the_protocols_steps() -> None:
     plan = planning.make(run(steps=100))
     assert plan.limits == []
-    assert "20 steps" not in planning._statement(plan.run, planning.protocol.get("quick"))
-    assert "20 steps" in planning._statement(run(), planning.protocol.get("quick"))
+    assert "20 steps" not in cells._statement(plan.run, protocols.get("quick"))
+    assert "20 steps" in cells._statement(run(), protocols.get("quick"))
 
 
 def test_random_start_and_keep_reach_the_attack() -> None:
@@ -111,10 +112,81 @@ def test_options_that_change_nothing_do_not_mark_a_run() -> None:
     """The record that they leave is one that a plain run takes over."""
     same = (Override("ae", "epochs", None, planning.build("ae", "mono", 128, run()).settings.epochs),)
     config = run(
-        detectors=("ae", "cflow"), eot=2, momentum=0.9, steps=20, keep="best", holdout=32, gradient="surrogate",
+        detectors=("ae", "cflow"),
+        eot=2,
+        momentum=0.9,
+        steps=20,
+        keep="best",
+        holdout=32,
+        differentiate="surrogate",
         overrides=same,
     )
     plan = planning.make(config)
     assert plan.limits_of("ae", "mono") == [] and plan.limits_of("cflow", "mono") == []
-    assert planning._statement(config, protocols.get("quick")) == protocols.get("quick").statement
-    assert "--gradient score" in planning.make(replace(config, gradient="score")).limits_of("cflow", "mono")[0]
+    assert cells._statement(config, protocols.get("quick")) == protocols.get("quick").statement
+    assert (
+        "--gradient score"
+        in planning.make(replace(config, attack_settings={"differentiate": "score"})).limits_of("cflow", "mono")[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"steps": 0}, "--steps must be at least 1; got 0."),
+        ({"restarts": 0}, "--restarts must be at least 1; got 0."),
+        ({"eot": -1}, "--eot must be at least 1; got -1."),
+        ({"momentum": 1.0}, "--momentum is a number from 0 to below 1; got 1.0."),
+        ({"step_size": 0.0}, "--step-size is a number above 0 on the [0, 1] pixel scale; got 0.0."),
+        ({"differentiate": "both"}, "--gradient is one of auto, score, surrogate, map; got 'both'."),
+    ],
+)
+def test_a_setting_that_no_attack_could_have_is_a_sentence_about_its_option(
+    settings: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(BenchError) as caught:
+        RunConfig(("ae",), attack_settings=settings)
+    assert str(caught.value) == sentence
+
+
+def test_every_departure_from_the_protocol_is_named_by_its_option_and_in_this_order() -> None:
+    config = run(
+        detectors=("cflow", "freerad"),
+        steps=19,
+        eot=1,
+        step_size=1e-3,
+        keep="last",
+        momentum=0.5,
+        restarts=3,
+        random_start=True,
+        differentiate="score",
+    )
+    plan = planning.make(config)
+    general = [
+        "--step-size 0.001: not the protocol's 2.5 epsilon / steps",
+        "--keep last: the protocol keeps the best iterate",
+    ]
+    assert plan.limits == general
+    assert plan.limits_of("cflow", "mono") == [
+        *general,
+        "--steps or --eot: 19 gradients for each image, fewer than the protocol's 20",
+        "--gradient score: the protocol follows the surrogate's",
+    ]
+    assert plan.limits_of("freerad", "mono") == [
+        *general,
+        "--steps or --eot: 19 gradients for each image, fewer than the protocol's 120",
+        "--momentum 0.5: not the protocol's 0.9",
+        "--gradient score: the protocol follows that of a smooth maximum of the map",
+    ]
+    with pytest.raises(BenchError, match=r"^--epsilon and --step-size belong to one norm; run the attacks of each"):
+        planning.make(run(attacks=("all",), step_size=0.001))
+
+
+def test_a_record_names_what_was_changed_and_not_what_was_typed() -> None:
+    quick = protocols.get("quick")
+    assert quick.stated({"steps": 20, "keep": "best", "eot": 2, "differentiate": "score"}) == {}
+    asked = {"steps": 21, "eot": 3, "restarts": 2, "random_start": True, "step_size": 0.01, "keep": "last"}
+    assert quick.stated(asked) == asked
+    settings = quick.settings(quick.changed(asked))
+    assert (settings["stochastic_steps"], settings["eot_last"], settings["momentum"]) == (21, 3, 0.9)
+    assert quick.settings({})["stochastic_steps"] == 30, "of a number that was not changed, both are the protocol's"

@@ -14,7 +14,8 @@ import pytest
 from fake_records import make_cell, make_failed, make_record, make_scores, write_record
 
 from bench.errors import RecordError
-from bench.records import paths, schema, store
+from bench.records import paths, store
+from bench.records.cell import Cell
 from bench.records.record import Record, Revisions, is_stale
 from bench.records.schema import content_sha256
 from bench.records.score_table import Scores
@@ -43,11 +44,11 @@ def test_scores_come_back_bit_by_bit(tmp_path: Path) -> None:
 
 def test_the_key_ignores_the_order_of_entries_and_nothing_else() -> None:
     cell = make_cell()
-    assert schema.cell_key(dict(reversed(cell.items()))) == schema.cell_key(cell)
+    assert Cell.from_document(dict(reversed(cell.to_document().items()))).key == cell.key
     others = [make_cell(seed=1), make_cell(epsilon=np.nextafter(2 / 255, 1)), make_cell(steps=21), make_cell(eot=20)]
-    assert len({schema.cell_key(c) for c in [cell, *others]}) == 5
+    assert len({c.key for c in [cell, *others]}) == 5
     with pytest.raises(RecordError, match="plain, finite JSON"):
-        schema.cell_key(make_cell(epsilon=float("nan")))
+        _ = make_cell(epsilon=float("nan")).key
 
 
 @pytest.mark.parametrize(
@@ -94,12 +95,18 @@ def damage(path: Path, *, seal: bool = False, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "no JSON"), ("{", "no JSON"), ("[]", "no record of format"), ("[" * 100_000, "no JSON"),
-        ('{"format": 3}', "no record of format"), ('{"format": 2}', "content_sha256"), ("\x00\xff", "no JSON"),
-        ('{"format": true}', "no record of format"), ('{"format": 2, "seed": NaN}', "plain, finite JSON"),
+        ("", "no JSON"),
+        ("{", "no JSON"),
+        ("[]", "no record of format"),
+        ("[" * 100_000, "no JSON"),
+        ('{"format": 3}', "no record of format"),
+        ('{"format": 2}', "content_sha256"),
+        ("\x00\xff", "no JSON"),
+        ('{"format": true}', "no record of format"),
+        ('{"format": 2, "seed": NaN}', "plain, finite JSON"),
         ('{"format": 1}', "made by an older version of RADBench (format 1, this one reads 2)"),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_record_is_reported_and_the_others_are_read(tmp_path: Path, text: str, says: str) -> None:
     good, bad = write_record(tmp_path), write_record(tmp_path, seed=1)
     assert bad.path is not None
@@ -113,12 +120,22 @@ def test_a_damaged_record_is_reported_and_the_others_are_read(tmp_path: Path, te
 @pytest.mark.parametrize(
     "changes",
     [
-        {"results__robust__auc": 101.0}, {"results__robust__auc": None}, {"results__robust__auc": "99"},
-        {"results__robust": None}, {"results__clean__low": True}, {"status": "great"}, {"cell__image_size": "128"},
-        {"cell__attack__epsilon": 0.5}, {"cell__seed": 5}, {"limits": None}, {"results": []},
-        {"results__clean__strict_auc": [1]}, {"scores_sha256": ""}, {"scores_sha256": None},
+        {"results__robust__auc": 101.0},
+        {"results__robust__auc": None},
+        {"results__robust__auc": "99"},
+        {"results__robust": None},
+        {"results__clean__low": True},
+        {"status": "great"},
+        {"cell__image_size": "128"},
+        {"cell__attack__epsilon": 0.5},
+        {"cell__seed": 5},
+        {"limits": None},
+        {"results": []},
+        {"results__clean__strict_auc": [1]},
+        {"scores_sha256": ""},
+        {"scores_sha256": None},
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("seal", [False, True])
 def test_a_record_that_was_edited_into_nonsense_is_refused(
     tmp_path: Path, changes: dict[str, object], seal: bool
@@ -133,10 +150,16 @@ def test_a_record_that_was_edited_into_nonsense_is_refused(
 @pytest.mark.parametrize(
     "changes",
     [
-        {"results__robust__auc": 99.0}, {"results__brightness__flagged": True}, {"results__threshold": 9.0},
-        {"written": "2030-01-01"}, {"full_run": False}, {"indicators": {}}, {"mood": "good"}, {"limits": ["x"]},
+        {"results__robust__auc": 99.0},
+        {"results__brightness__flagged": True},
+        {"results__threshold": 9.0},
+        {"written": "2030-01-01"},
+        {"full_run": False},
+        {"indicators": {}},
+        {"mood": "good"},
+        {"limits": ["x"]},
     ],
-)  # fmt: skip
+)
 def test_any_edit_breaks_a_records_hash(tmp_path: Path, changes: dict[str, object]) -> None:
     record = write_record(tmp_path)
     assert record.path is not None
@@ -150,8 +173,9 @@ def test_line_ends_white_space_and_the_order_of_entries_are_no_part_of_the_hash(
     assert record.path is not None
     text = record.path.read_text()
     document = json.loads(text)
-    canonical = json.dumps({k: v for k, v in document.items() if k != "content_sha256"}, sort_keys=True,
-                           separators=(",", ":"))  # fmt: skip
+    canonical = json.dumps(
+        {k: v for k, v in document.items() if k != "content_sha256"}, sort_keys=True, separators=(",", ":")
+    )
     assert document["content_sha256"] == hashlib.sha256(canonical.encode()).hexdigest()
     for other in (text.replace("\n", "\r\n"), json.dumps(dict(reversed(document.items())))):
         record.path.write_bytes(other.encode())

@@ -47,8 +47,8 @@ def test_the_record_says_which_gradient_was_followed_and_how_often_the_surrogate
     tmp_path: Path, folder: Path, register: Register
 ) -> None:
     register(Stairs)
-    auto, score, surrogate = (runs(tmp_path, folder, gradient=g) for g in ("auto", "score", "surrogate"))
-    assert [r.attack["differentiate"] for r in (auto, score, surrogate)] == ["auto", "score", "surrogate"]
+    auto, score, surrogate = (runs(tmp_path, folder, differentiate=g) for g in ("auto", "score", "surrogate"))
+    assert [r.attack.settings["differentiate"] for r in (auto, score, surrogate)] == ["auto", "score", "surrogate"]
     assert len({r.key for r in (auto, score, surrogate)}) == 3
     assert auto.indicators["surrogate_won_share"] > 0.9 and auto.indicators["surrogate_zero_gradient_share"] == 0
     assert auto.indicators["zero_gradient_share"] == score.indicators["zero_gradient_share"] == 1
@@ -70,23 +70,24 @@ def test_a_detector_without_a_surrogate_has_one_cell_whatever_is_asked_for(
     register(fakes.Linear)
     run = fakes.config(tmp_path, folder, "linear", categories=("bolt",))
     (first,) = fakes.run(run).records
-    assert first.attack["differentiate"] == "score" and "surrogate_won_share" not in first.indicators
+    assert first.attack.settings["differentiate"] == "score" and "surrogate_won_share" not in first.indicators
     for gradient in ("score", "surrogate"):
-        found = fakes.run(dataclasses.replace(run, gradient=gradient))
+        found = fakes.run(dataclasses.replace(run, attack_settings={**run.attack_settings, "differentiate": gradient}))
         assert found.reused == 1 and found.records[0].key == first.key
 
 
-def test_the_command_line_takes_three_words(
+def test_the_command_line_takes_a_word_of_each_gradient(
     command: Command, folder: Path, tmp_path: Path, register: Register, no_plots: None
 ) -> None:
     register(Stairs)
-    words = fakes.on(folder, "--categories", "bolt", "--steps", 1, "--out", tmp_path / "o", "--cache", tmp_path / "c")
-    assert command(*words, "--detectors", "stairs", "--gradient", "surrogate").code == 0
+    places = ("--out", tmp_path / "o", "--cache", tmp_path / "c")
+    words = fakes.on(folder, "--categories", "bolt", "--steps", 1, *places, names="stairs")
+    assert command(*words, "--gradient", "surrogate").code == 0
     assert '"differentiate": "surrogate"' in next((tmp_path / "o").glob("records/*/*/stairs--*.json")).read_text()
     said = command(*words, "--gradient", "both")
-    assert said.code == 2 and "auto, score, surrogate; got 'both'" in said.err
+    assert said.code == 2 and "auto, score, surrogate, map; got 'both'" in said.err
 
 
 def test_another_word_is_refused() -> None:
     with pytest.raises(BenchError, match="--gradient"):
-        RunConfig(detectors=("ae",), gradient="both")
+        RunConfig(detectors=("ae",), attack_settings={"differentiate": "both"})

@@ -110,15 +110,16 @@ def test_a_record_states_what_was_done_where_and_with_what_uncertainty(
     run = fakes.config(tmp_path, folder, "noisy", categories=("bolt",), steps=None, image_size=None)
     (record,) = fakes.run(run).records
     cell = record.cell
-    assert cell["protocol"]["name"] == "quick" and cell["protocol"]["version"] >= 1
-    assert (cell["dataset"], cell["category"], cell["preset"], cell["image_size"]) == ("folder", "bolt", "quick", 128)
-    assert len(cell["fingerprint"]) == 64 and cell["subset"]["normals"] == cell["subset"]["anomalies"] == 6
-    assert cell["detector"]["settings"] == {"knob": 1} and cell["detector"]["revision"] == 1
-    assert len(cell["detector"]["checkpoint_sha256"]) == 64
-    assert cell["attack"]["steps"] == 30 and (cell["attack"]["eot"], cell["attack"]["eot_last"]) == (2, 6)
-    assert cell["attack"]["schedule"] == "cosine" and cell["attack"]["epsilon"] == pytest.approx(2 / 255)
-    assert cell["attack"]["step_size"] == pytest.approx(1 / 255)
-    assert cell["draws"] == {"verdict": 10, "selection": 16} and cell["seed"] == 0
+    assert cell.protocol.name == "quick" and cell.protocol.version >= 1
+    assert (cell.dataset, cell.category, cell.preset, cell.image_size) == ("folder", "bolt", "quick", 128)
+    assert len(cell.fingerprint) == 64 and cell.subset.normals == cell.subset.anomalies == 6
+    assert cell.detector.settings == {"knob": 1} and cell.detector.revision == 1
+    assert len(cell.detector.checkpoint_sha256) == 64
+    attack = cell.attack.settings
+    assert attack["steps"] == 30 and (attack["eot"], attack["eot_last"]) == (2, 6)
+    assert attack["schedule"] == "cosine" and cell.attack.epsilon == pytest.approx(2 / 255)
+    assert attack["step_size"] == pytest.approx(1 / 255)
+    assert cell.draws.to_document() == {"verdict": 10, "selection": 16} and cell.seed == 0
     assert record.full_run and record.limits == []
     assert record.checkpoint["origin"] == "fitted" and len(record.checkpoint["key"]) == 64
     assert {"python", "torch", "timm", "numpy", "device", "commit", "cpu", "threads"} <= record.environment.keys()
@@ -129,9 +130,12 @@ def test_a_record_states_what_was_done_where_and_with_what_uncertainty(
         assert figures is not None and 0 <= figures.low <= figures.auc <= figures.high <= 100
         assert figures.high > figures.low and figures.strict_auc is not None
     assert {
-        "zero_gradient_share", "nonfinite_gradient_share", "last_worse_than_best_share", "late_gain_share",
+        "zero_gradient_share",
+        "nonfinite_gradient_share",
+        "last_worse_than_best_share",
+        "late_gain_share",
         "reprojected_images",
-    } <= record.indicators.keys()  # fmt: skip
+    } <= record.indicators.keys()
     assert {"separability", "flagged"} == record.results["brightness"].keys()
     assert record.licence and record.command
 
@@ -221,9 +225,15 @@ def test_images_that_an_attack_leaves_outside_the_ball_are_brought_back_and_coun
 
     images = fakes.image_set(3, 2)
     found = run_cell(
-        fitted(fakes.Fake), Leaving(LInf(0.01)), images, images.subset([]), Draws(1, 0),
-        batch_size=4, device=CPU, tick=lambda done, what: None,
-    )  # fmt: skip
+        fitted(fakes.Fake),
+        Leaving(LInf(0.01)),
+        images,
+        images.subset([]),
+        Draws(1, 0),
+        batch_size=4,
+        device=CPU,
+        tick=lambda done, what: None,
+    )
     assert found.reprojected == 5  # of 4 images and of one alone, which is computed twice and counted once
     assert np.abs(found.robust - found.clean).max() <= 0.01 + 1e-6  # the mean of an image in the ball
 

@@ -20,13 +20,43 @@ import pytest
 import torch
 
 from bench.cell.pictures import Category
+from bench.data.stored import StoredImages
 from bench.errors import BenchError, DataError, RecordError
 from bench.plan import plan as planning
-from bench.run import pool, runner
-from bench.run.worker import Run
+from bench.run import pool, runner, worker
+from bench.run.shared_folder import shared_folder
 from detectors.base import Progress
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+
+
+def run_of_two(tmp_path: Path, folder: Path) -> list[str]:
+    """A command that takes hours."""
+    return [
+        sys.executable,
+        "-m",
+        "bench",
+        "run",
+        "--dataset",
+        "folder",
+        "--data-root",
+        str(folder),
+        "--detectors",
+        "ae,brightness",
+        "--image-size",
+        "32",
+        "--steps",
+        "100000",
+        "--workers",
+        "2",
+        "--out",
+        str(tmp_path / "out"),
+        "--cache",
+        str(tmp_path / "cache"),
+        "--device",
+        "cpu",
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -108,10 +138,18 @@ def test_a_damaged_picture_costs_its_category_alone_and_is_found_before_any_fit(
 
 def test_processes_that_were_started_early_do_the_work_and_those_too_many_end(tmp_path: Path, folder: Path) -> None:
     run = fakes.config(tmp_path, folder, "brightness")
+    alive: list[int] = []
+    told = fakes.Quiet()
+    told.done = lambda *_: alive.append(len(multiprocessing.active_children()))  # type: ignore[method-assign]
     with pool.early(run, 3) as crew:
-        assert crew is not None and len(multiprocessing.active_children()) == 3
+        assert crew is not None and len(multiprocessing.active_children()) == 2, "there is no third job"
         found = runner.run_plan(planning.make(run), fakes.Quiet(), workers=2, crew=crew)
     assert len(found.records) == 2 and not found.failed and multiprocessing.active_children() == []
+    with pool.Crew(3) as crew:
+        assert len(multiprocessing.active_children()) == 3
+        more = dataclasses.replace(run, out=tmp_path / "more")
+        assert len(runner.run_plan(planning.make(more), told, workers=2, crew=crew).records) == 2
+    assert alive == [2, 2] and multiprocessing.active_children() == []
     for nobody in (pool.early(run, 3), pool.early(fakes.config(tmp_path / "else", folder, "brightness"), 1)):
         with nobody as crew:
             assert crew is None, "there are records, or there is no need"
@@ -131,17 +169,18 @@ def test_processes_that_turn_out_not_to_be_needed_end_before_the_work_starts(tmp
 
 def test_any_number_of_jobs_is_handed_out_without_waiting_for_a_worker() -> None:
     """A pipe holds some 600: a worker that waits for pictures, and a parent that waits for room, wait for ever."""
-    crew = pool.Crew(1)
+    with pool.Crew(1) as crew:
 
-    def hand_out() -> None:
-        for number in range(20_000):
-            crew._todo.put(Run(number, "category", "detector", 0))
+        def hand_out() -> None:
+            assert crew._pool is not None
+            for _ in range(20_000):
+                crew._pool.submit(time.sleep, 1000)
 
-    thread = threading.Thread(target=hand_out, daemon=True)
-    thread.start()
-    thread.join(60)
-    assert not thread.is_alive()
-    crew.end()
+        thread = threading.Thread(target=hand_out, daemon=True)
+        thread.start()
+        thread.join(60)
+        assert not thread.is_alive()
+    assert multiprocessing.active_children() == []
 
 
 def test_a_record_names_the_pictures_that_it_was_computed_on(
@@ -192,6 +231,73 @@ def test_a_killed_worker_is_a_sentence(tmp_path: Path, folder: Path) -> None:
     assert multiprocessing.active_children() == []
 
 
+def test_a_worker_that_is_killed_before_there_is_work_is_the_same_sentence(tmp_path: Path, folder: Path) -> None:
+    plan = planning.make(fakes.config(tmp_path, folder, "brightness"))
+    with pool.Crew(2) as crew:
+        os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+        with pytest.raises(BenchError, match=r"killed \(exit code -9\).*--workers 1"):
+            runner.run_plan(plan, fakes.Quiet(), workers=2, crew=crew)
+    assert multiprocessing.active_children() == [] and list((tmp_path / "cache").glob("pictures-*")) == []
+
+
+def test_what_a_worker_raises_is_raised_here_and_a_bug_is_a_sentence() -> None:
+    with pool.Crew(1) as crew, crew._losses_said() as processes:
+        told: Any = None
+        with pytest.raises(RecordError, match=r"A worker process stopped: AttributeError: .*; report it\."):
+            processes.submit(worker.check, told, "bolt", Path()).result()
+
+
+def test_pictures_that_are_mapped_are_those_that_were_decoded(tmp_path: Path, folder: Path) -> None:
+    plan = planning.make(fakes.config(tmp_path, folder, "brightness", holdout=0))
+    here, there = Category(plan, "bolt"), Category(plan, "bolt")
+    decoded = [here.training.fit, here.training.held_out, here.test]
+    masked = dataclasses.replace(here.test, masks=torch.rand(here.test.images[:, 0].shape) > 0.5)
+    shared = here.share(tmp_path / "shared")
+    there.take_over(shared)
+    assert there.is_decoded and (there.subset, there.inspection) == (here.subset, here.inspection)
+    of_masked = StoredImages.store(masked, tmp_path / "masked").mapped()
+    mapped = [there.training.fit, there.training.held_out, there.test, of_masked]
+    for one, other in zip([*decoded, masked], mapped, strict=True):
+        assert (one.ids, one.defects) == (other.ids, other.defects) and one.images.dtype == other.images.dtype
+        assert torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+        assert one.masks is other.masks is None or torch.equal(one.masks, other.masks)  # type: ignore[arg-type]
+    files = {path: path.read_bytes() for path in (tmp_path / "shared").iterdir()}
+    there.test.images.zero_()
+    assert files == {path: path.read_bytes() for path in files}, "what one process writes is its own"
+    assert not torch.equal(here.test.images, there.test.images)
+
+
+def test_the_folder_that_processes_share_is_taken_away_also_after_a_kill(tmp_path: Path, folder: Path) -> None:
+    cache = tmp_path / "cache"
+    left, other = cache / "pictures-left", cache / "pictures-other"
+    for there in (left, other):
+        there.mkdir(parents=True)
+        (there / "lock").touch()
+    with shared_folder(cache) as own, shared_folder(cache) as second:
+        assert own.is_dir() and second.is_dir() and own != second, "a run that is alive keeps its own"
+        assert not left.exists() and not other.exists()
+    assert list(cache.iterdir()) == []
+    runner.run_plan(planning.make(fakes.config(tmp_path, folder, "brightness")), fakes.Quiet(), workers=2)
+    assert list(cache.glob("pictures-*")) == []
+
+
+def test_ctrl_c_stops_all_processes_and_says_so(tmp_path: Path, folder: Path) -> None:
+    command = run_of_two(tmp_path, folder)
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, env=ENVIRONMENT, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        _wait(lambda: list(tmp_path.glob("cache/checkpoints/ae/*.json")), "nothing was fitted")
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to all of them
+        _, said = process.communicate(timeout=60)
+        _wait(lambda: not _alive(process.pid), "a worker goes on")
+    finally:
+        if _alive(process.pid):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130 and "Traceback" not in said.decode() and b"topped" in said
+    assert list(tmp_path.glob("cache/pictures-*")) == []
+
+
 def test_a_disk_that_refuses_stops_the_run(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "records").write_text("in the way")
@@ -202,12 +308,10 @@ def test_a_disk_that_refuses_stops_the_run(tmp_path: Path, folder: Path) -> None
 
 def test_workers_die_with_a_killed_parent(tmp_path: Path, folder: Path) -> None:
     """Otherwise they would go on beside the next run."""
-    command = [
-        sys.executable, "-m", "bench", "run", "--dataset", "folder", "--data-root", str(folder), "--detectors",
-        "ae,brightness", "--image-size", "32", "--steps", "100000", "--workers", "2", "--out", str(tmp_path / "out"),
-        "--cache", str(tmp_path / "cache"), "--device", "cpu",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, cwd=REPOSITORY, start_new_session=True, stdout=subprocess.DEVNULL)
+    command = run_of_two(tmp_path, folder)
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL
+    )
     try:
         _wait(lambda: list(tmp_path.glob("cache/checkpoints/ae/*.json")), "nothing was fitted")
         assert process.poll() is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -123,8 +123,9 @@ def reproduce(
     notes += [f"{MARKS[mark]} {MEANING[mark]}." for mark in used]
     notes += [
         f"{row.category}, {row.detector}, {norm_text(row.norm)}: the mean over {row.fits} fits."
-        for row in rows if row.fits > 1
-    ]  # fmt: skip
+        for row in rows
+        if row.fits > 1
+    ]
     notes += [
         f"For {norm_text(t.norm)} the column 'scaled' has epsilon {epsilon_text(t.also, t.norm)}: 0.2 at 256 pixels "
         "scaled to this side, equal energy per pixel."
@@ -140,37 +141,58 @@ def sensitivity(table: str, records: Iterable[Record], *, recipe: Recipe | None 
     chosen = recipe or recipe_of(table)
     lines: dict[tuple[object, ...], dict[tuple[object, ...], Record]] = {}
     for record in sorted(records, key=lambda r: r.written):
-        attack = record.attack
+        settings = record.attack.settings
         if record.robust is None or not any(_in_ball(record, chosen, t, t.epsilon) for t in chosen.threats):
             continue
         if record.category not in chosen.categories or record.detector_name not in chosen.detectors:
             continue
         cell = (
-            record.category, record.detector_name, record.norm, str(record.detector["settings"]), record.seed,
-            record.fingerprint, record.subset["sha256"], fit_seed(record),
-        )  # fmt: skip
-        budget = tuple(attack.get(k) for k in ("steps", "step_size", "keep", "restarts"))
+            record.category,
+            record.detector_name,
+            record.norm,
+            str(record.detector.settings),
+            record.seed,
+            record.fingerprint,
+            record.subset.sha256,
+            fit_seed(record),
+        )
+        budget = tuple(settings.get(k) for k in ("steps", "step_size", "keep", "restarts"))
         lines.setdefault(cell, {})[budget] = record
     rows = [
         {
-            "category": r.category, "detector": r.detector_name, "norm": r.norm, "steps": r.attack.get("steps"),
-            "step_size": r.attack.get("step_size"), "keep": r.attack.get("keep"), "protocol": r.protocol,
-            "fit_seed": fit_seed(r), "robust_auc": f.auc, "low": f.low, "high": f.high,
+            "category": r.category,
+            "detector": r.detector_name,
+            "norm": r.norm,
+            **{name: r.attack.settings.get(name) for name in ("steps", "step_size", "keep")},
+            "protocol": r.protocol,
+            "fit_seed": fit_seed(r),
+            "robust_auc": f.auc,
+            "low": f.low,
+            "high": f.high,
         }
-        for cell in lines.values() if len(cell) > 1
+        for cell in lines.values()
+        if len(cell) > 1
         for r in sorted(cell.values(), key=_budget)
-        for f in [r.robust] if f is not None
-    ]  # fmt: skip
+        for f in [r.robust]
+        if f is not None
+    ]
     columns = [
-        "category", "detector", "norm", "steps", "step_size", "keep", "protocol", "fit_seed", "robust_auc", "low",
+        "category",
+        "detector",
+        "norm",
+        "steps",
+        "step_size",
+        "keep",
+        "protocol",
+        "fit_seed",
+        "robust_auc",
+        "low",
         "high",
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _measured(
-    cell: PaperRow, threat: Threat, recipe: Recipe, records: Sequence[Record], revisions: Revisions
-) -> Row:  # fmt: skip
+def _measured(cell: PaperRow, threat: Threat, recipe: Recipe, records: Sequence[Record], revisions: Revisions) -> Row:
     def best(epsilon: float | None) -> list[Record]:
         fitting = [r for r in records if epsilon is not None and _fits(r, cell, recipe, threat, epsilon)]
         return _best_of_each_fit(fitting, revisions)
@@ -182,10 +204,18 @@ def _measured(
         marks += MARKS["partial"] if not shown[0].full_run else ""
         marks += MARKS["stale"] if is_stale(shown[0], revisions) else ""
     return Row(
-        cell.category, cell.detector, cell.norm, threat.epsilon, cell.clean, cell.robust,
-        _estimate([r.clean for r in shown]), _estimate([r.robust for r in shown]), _estimate([r.robust for r in also]),
-        status=f" {marks}" if marks else "", fits=len(shown),
-    )  # fmt: skip
+        cell.category,
+        cell.detector,
+        cell.norm,
+        threat.epsilon,
+        cell.clean,
+        cell.robust,
+        _estimate([r.clean for r in shown]),
+        _estimate([r.robust for r in shown]),
+        _estimate([r.robust for r in also]),
+        status=f" {marks}" if marks else "",
+        fits=len(shown),
+    )
 
 
 def _best_of_each_fit(records: Sequence[Record], revisions: Revisions) -> list[Record]:
@@ -204,11 +234,18 @@ def _average(printed: PaperRow, threat: Threat, rows: Sequence[Row]) -> Row:
         return average_interval(present) if present and len(present) == len(estimates) else None
 
     return Row(
-        AVERAGE, printed.detector, printed.norm, threat.epsilon, printed.clean, printed.robust,
-        over([r.measured_clean for r in rows]), over([r.measured_robust for r in rows]),
-        over([r.also_robust for r in rows]), computed_average(r.paper_clean for r in rows),
+        AVERAGE,
+        printed.detector,
+        printed.norm,
+        threat.epsilon,
+        printed.clean,
+        printed.robust,
+        over([r.measured_clean for r in rows]),
+        over([r.measured_robust for r in rows]),
+        over([r.also_robust for r in rows]),
+        computed_average(r.paper_clean for r in rows),
         computed_average(r.paper_robust for r in rows),
-    )  # fmt: skip
+    )
 
 
 def _average_notes(row: Row, rows: Sequence[Row]) -> list[str]:
@@ -249,15 +286,15 @@ def _in_ball(record: Record, recipe: Recipe, threat: Threat, epsilon: float) -> 
 def _worth(record: Record, revisions: Revisions) -> tuple[bool, bool, bool, bool]:
     """Which of several fitting records are shown: current, successful, complete, at the protocol's 40 steps and step
     size 2.5 epsilon / steps."""
-    attack: Mapping[str, object] = record.attack
-    steps, size = attack.get("steps"), attack.get("step_size")
+    settings = record.attack.settings
+    steps, size = settings.get("steps"), settings.get("step_size")
     expected = 2.5 * record.epsilon / PAPER_STEPS
     usual = steps == PAPER_STEPS and isinstance(size, float) and abs(size - expected) <= 1e-6 * expected
     return (not is_stale(record, revisions), record.ok, record.full_run, usual)
 
 
 def _budget(record: Record) -> tuple[float, float]:
-    steps, size = record.attack.get("steps"), record.attack.get("step_size")
+    steps, size = record.attack.settings.get("steps"), record.attack.settings.get("step_size")
     return tuple(float(v) if isinstance(v, int | float) else 0.0 for v in (steps, size))  # type: ignore[return-value]
 
 

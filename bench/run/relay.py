@@ -1,0 +1,35 @@
+"""From the processes that share a run to the one reporter of the parent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from bench.cell.group import Reporter
+from bench.plan.plan import Job
+from detectors.base import Progress
+
+
+class Relay:
+    """Tells a reporter what a worker's told it, job by job (`bench.run.worker`)."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._fits: dict[Job, Progress] = {}
+        self._attacks: dict[Job, tuple[Any, Callable[[int, str], None]]] = {}
+
+    def pass_on(self, kind: str, job: Job, *rest: Any) -> None:
+        """A message of the job."""
+        if kind == "done":
+            self._reporter.done(*rest)
+        elif kind == "fitting":
+            self._fits[job] = self._reporter.fitting(job.detector, job.category, job.fit_seed)
+        elif kind == "fit":
+            self._fits[job](*rest)
+        elif kind == "attacking":
+            showing = self._reporter.attacking(job.detector, job.category, job.fit_seed, *rest)
+            self._attacks[job] = (showing, showing.__enter__())
+        elif kind == "attack":
+            self._attacks[job][1](*rest)
+        elif kind == "attacked":
+            self._attacks.pop(job)[0].__exit__(None, None, None)
