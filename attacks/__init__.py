@@ -7,6 +7,15 @@ from attacks.registry import get, names, register
 from attacks.threat import L2, LInf, ThreatModel
 
 __all__ = [
-    "L2", "PGD", "Attack", "AttackError", "AttackResult", "LInf", "ThreatModel", "ThreatModelError", "get", "names",
+    "L2",
+    "PGD",
+    "Attack",
+    "AttackError",
+    "AttackResult",
+    "LInf",
+    "ThreatModel",
+    "ThreatModelError",
+    "get",
+    "names",
     "register",
 ]

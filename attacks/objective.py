@@ -39,9 +39,7 @@ class Evaluation(NamedTuple):
     is_finite: Tensor
 
 
-def loss(
-    detector: Detector, x: Tensor, y: Tensor, noise: Noise, *, differentiate: Differentiate = "score"
-) -> Tensor:
+def loss(detector: Detector, x: Tensor, y: Tensor, noise: Noise, *, differentiate: Differentiate = "score") -> Tensor:
     """y * A(x) without a graph, (B,), for x (B, 3, H, W) in [0, 1] and y (B,) in {+1, -1}.
 
     With "surrogate", that of a surrogate that is monotone; any other one leaves the comparison to the score.
@@ -215,9 +213,7 @@ class Objective:
         with torch.no_grad():
             return torch.stack([_signed(value(x, noise.sub(i)), x, self._y) for i in range(draws)])
 
-    def gradient(
-        self, x: Tensor, noise: Noise, draws: int = 1, *, rows: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def gradient(self, x: Tensor, noise: Noise, draws: int = 1, *, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """y * A(x), (B,), and its gradient, (B, 3, H, W), finite, both averaged over the draws `noise.sub(i)`; zero and
         non-finite gradients are counted. With `rows`, (B',), x and noise are of these images of the batch alone."""
         draws = draws if self._detector.is_stochastic else 1

@@ -10,14 +10,38 @@ MISSING = "–"  # noqa: RUF001  an en dash, as tables use for "not there"
 
 _MARKDOWN = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"} | {c: f"\\{c}" for c in "\\`*_[]#~$!"}
 _LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
-    "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "|": r"\textbar{}", '"': r"\textquotedbl{}", "`": r"\textasciigrave{}",
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "`": r"\textasciigrave{}",
     # After the \\ of a row, [ and * would be read as its arguments.
-    "[": "{[}", "]": "{]}", "*": "{*}",
-    MISSING: "--", "—": "---", "†": r"\dag{}", "‡": r"\ddag{}", "§": r"\S{}", "¶": r"\P{}", "≥": r"$\geq$",
-    "ε": r"$\varepsilon$", "∞": r"$\infty$", "×": r"$\times$", "±": r"$\pm$", "−": "$-$",  # noqa: RUF001
-}  # fmt: skip
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
+    MISSING: "--",
+    "—": "---",
+    "†": r"\dag{}",
+    "‡": r"\ddag{}",
+    "§": r"\S{}",
+    "¶": r"\P{}",
+    "≥": r"$\geq$",
+    "ε": r"$\varepsilon$",
+    "∞": r"$\infty$",
+    "×": r"$\times$",  # noqa: RUF001
+    "±": r"$\pm$",
+    "−": "$-$",  # noqa: RUF001
+}
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")

@@ -7,6 +7,18 @@ from detectors.noise import Noise, NoiseSeed
 from detectors.registry import create, get, names, register
 
 __all__ = [
-    "CheckpointError", "ContractError", "Detector", "DetectorError", "Noise", "NoiseSeed", "Settings", "WeightsError",
-    "create", "get", "load", "names", "register", "shipped",
+    "CheckpointError",
+    "ContractError",
+    "Detector",
+    "DetectorError",
+    "Noise",
+    "NoiseSeed",
+    "Settings",
+    "WeightsError",
+    "create",
+    "get",
+    "load",
+    "names",
+    "register",
+    "shipped",
 ]

@@ -90,8 +90,11 @@ def _attacked(detector: Detector, images: Tensor, labels: Tensor, ids: list[str]
     return torch.cat(
         [
             attack.run(
-                detector, images[part], labels[part],
-                noise=source("auto-attack", part), selection=source("auto-selection", part),
+                detector,
+                images[part],
+                labels[part],
+                noise=source("auto-attack", part),
+                selection=source("auto-selection", part),
             ).images
             for part in _parts(len(images))
         ]

@@ -57,7 +57,9 @@ class Fitted:
         report = self.detector.fit_report
         taken = report.get("unet_from") or report.get("network_from")
         return {
-            "origin": self.origin, "key": self.key, "seconds": self.fit_seconds,
+            "origin": self.origin,
+            "key": self.key,
+            "seconds": self.fit_seconds,
             **({"network_from": taken} if taken is not None else {}),
         }
 
@@ -123,9 +125,7 @@ def _fit(
     normals: Tensor = data.fit.pixels().to(device)
     detector.to(device)
     try:
-        detector.fit(
-            normals, seed=run.fit_seed, progress=progress, workdir=workdir, names=data.fit.ids, store=store
-        )
+        detector.fit(normals, seed=run.fit_seed, progress=progress, workdir=workdir, names=data.fit.ids, store=store)
         if open_setting(detector):
             detector.fit_report["auto"] = choose_setting.choose(
                 detector, data.fit, data.held_out, seed=run.fit_seed, progress=progress or silent

@@ -11,7 +11,8 @@ import torch
 
 from attacks.base import Attack
 from bench.cell import gate
-from bench.cell.attack import Draws, Outcome, Tick, run_cell
+from bench.cell.attack import Draws, Outcome, run_cell
+from bench.cell.chunks import Tick
 from bench.cell.results import figures, indicators
 from bench.data.base import ImageSet
 from bench.records.score_table import Scores
@@ -68,6 +69,4 @@ def measure(
     gate.confirm(passed, detector.name)
     labels = test.labels.numpy().astype(np.int64)
     scores = Scores(test.ids, labels, outcome.clean, outcome.robust)
-    return Measured(
-        outcome, figures(outcome, labels, test, trained_on), indicators(outcome), passed.describe(), scores
-    )
+    return Measured(outcome, figures(outcome, labels, test, trained_on), indicators(outcome), passed.describe(), scores)

@@ -47,9 +47,11 @@ class MoreDraws:
     def describe(self) -> dict[str, Any]:
         """For the record."""
         return {
-            "factor": FACTOR, "images": self.images,
+            "factor": FACTOR,
+            "images": self.images,
             "gain_share": None if self.gain is None else round(self.gain, 4),
-            "standard_errors": round(self.standard_errors, 2), "speaks": self.speaks,
+            "standard_errors": round(self.standard_errors, 2),
+            "speaks": self.speaks,
         }
 
 

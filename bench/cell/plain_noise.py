@@ -22,9 +22,7 @@ DRAWS = 3  # on which noise and attack are compared, of a stochastic detector
 MARGIN = 3.0  # standard errors of their mean difference; by chance alone one image in 20 passes it
 
 
-def noise_won(
-    detector: Detector, threat: ThreatModel, x: Tensor, y: Tensor, attacked: Tensor, noise: Noise
-) -> Tensor:
+def noise_won(detector: Detector, threat: ThreatModel, x: Tensor, y: Tensor, attacked: Tensor, noise: Noise) -> Tensor:
     """Whether the best of a few noises in the ball raises y * A(x) by more than the attack did, (B,) bool.
 
     A deterministic detector is asked 7 times. Of a stochastic one the best noise is chosen on one draw and compared

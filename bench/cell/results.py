@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.cell.attack import Floats, Outcome
+from bench.cell.attack import Outcome
+from bench.cell.chunks import Floats
 from bench.cell.verdict import CALIBRATION_FPR, threshold_of
 from bench.data.base import ImageSet
 from bench.metrics import pixels, ranking

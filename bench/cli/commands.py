@@ -6,27 +6,48 @@ import logging
 import sys
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from attacks.errors import AttackError
-from attacks.registry import get_class
-from attacks.threat import parse_epsilon
 from bench import files
 from bench.cell import fitting, group
-from bench.cli import inspect_command, score_pictures, shell, summary
+from bench.cli import inspect_command, reproduce_command, score_pictures, shell, summary
+from bench.cli.options import (
+    BitDepth,
+    Cache,
+    Categories,
+    DataRoot,
+    DatasetName,
+    Detectors,
+    Device,
+    FitSeed,
+    FitSeeds,
+    FitSeedsFor,
+    GroupPattern,
+    Holdout,
+    ImageSize,
+    Limit,
+    Out,
+    PresetName,
+    Refit,
+    Settings,
+    Verbose,
+    asked,
+    names,
+    radius,
+    seeds,
+)
 from bench.cli.progress import ConsoleReporter
 from bench.errors import BenchError
-from bench.plan import checkpoints, presets, protocols
+from bench.plan import checkpoints
 from bench.plan import plan as planning
 from bench.plan.request import Override, RunConfig, default_cache
 from bench.plan.split import training_data
 from bench.records import environment
 from bench.records.paths import distinct_name
-from bench.records.store import read_all
 from bench.run import costs, runner
 from bench.run import pool as processes
 from bench.run.determinism import deterministic
@@ -38,34 +59,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="RADBench: the adversarial robustness of image anomaly detectors.",
 )
-
-Detectors = Annotated[str, typer.Option(help="Names, comma-separated, or all.")]
-DatasetName = Annotated[str, typer.Option(help="See `list datasets`.")]
-DataRoot = Annotated[Path | None, typer.Option(help="Where the dataset lies.")]
-GroupPattern = Annotated[
-    str, typer.Option(help="Regular expression; what its parentheses capture in a file's name is the group (folder).")
-]
-BitDepth = Annotated[int | None, typer.Option(help="Of the camera whose values lie in 16-bit files (folder), e.g. 12.")]
-Categories = Annotated[str, typer.Option(help="Comma-separated, or all.")]
-PresetName = Annotated[str, typer.Option(help="quick or paper: image size and network sizes.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
-FitSeed = Annotated[int, typer.Option(help="Seed of fitting; shipped checkpoints have 0.")]
-FitSeeds = Annotated[
-    str, typer.Option(help="Several, e.g. 0,1,2: fit as often, and show the mean and the spread over fits.")
-]
-FitSeedsFor = Annotated[
-    str, typer.Option(help="Who gets all of --fit-seeds: all whose fit is random, or chaotic (the others the first).")
-]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", help="DETECTOR.SETTING[@CATEGORY]=VALUE, e.g. freerad.k@mono=100.")
-]
-ImageSize = Annotated[int | None, typer.Option(help="Side of the input pictures instead of the preset's.")]
-Limit = Annotated[int | None, typer.Option(help="At most so many training normals, and test images per class.")]
-Holdout = Annotated[int | None, typer.Option(help="Training normals kept from every fit instead of the preset's.")]
-Refit = Annotated[bool, typer.Option("--refit", help="Fit again even where a checkpoint is there.")]
-Cache = Annotated[Path | None, typer.Option(help="Checkpoint cache (default: RADBENCH_CACHE or ~/.cache/radbench).")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Show where a detector or attack that failed went wrong.")]
-Out = Annotated[Path, typer.Option(help="Folder for records, leaderboards and plots.")]
 
 
 @app.command(cls=shell.Once)
@@ -122,20 +115,20 @@ def run(
     """Fit, attack, judge, and write leaderboards."""
     console = _console(verbose)
     config = RunConfig(
-        detectors=_names(detectors),
-        attacks=_names(attack),
+        detectors=names(detectors),
+        attacks=names(attack),
         dataset=dataset,
         data_root=data_root,
         group_pattern=group_pattern,
         bit_depth=bit_depth,
         allow_leaks=allow_leaks,
-        categories=None if categories == "all" else _names(categories),
+        categories=None if categories == "all" else names(categories),
         preset=preset,
         protocol=protocol,
-        epsilons=tuple(_radius("--epsilon", e, attack) for e in _names(epsilon)),
-        attack_settings=_asked(
+        epsilons=tuple(radius("--epsilon", e, attack) for e in names(epsilon)),
+        attack_settings=asked(
             steps=steps,
-            step_size=_radius("--step-size", step_size, attack) if step_size else None,
+            step_size=radius("--step-size", step_size, attack) if step_size else None,
             restarts=restarts,
             random_start=random_start,
             keep=keep or None,
@@ -147,7 +140,7 @@ def run(
         holdout=holdout,
         seed=seed,
         fit_seed=fit_seed,
-        fit_seeds=_seeds(fit_seeds),
+        fit_seeds=seeds(fit_seeds),
         fit_seeds_for=fit_seeds_for,
         limit=limit,
         image_size=image_size,
@@ -209,16 +202,16 @@ def fit(
     """Fit detectors and keep their checkpoints; a killed fit goes on where it was."""
     console = _console(verbose)
     config = RunConfig(
-        detectors=_names(detectors),
+        detectors=names(detectors),
         dataset=dataset,
         data_root=data_root,
         preset=preset,
         fit_seed=fit_seed,
-        fit_seeds=_seeds(fit_seeds),
+        fit_seeds=seeds(fit_seeds),
         fit_seeds_for=fit_seeds_for,
         group_pattern=group_pattern,
         bit_depth=bit_depth,
-        categories=None if categories == "all" else _names(categories),
+        categories=None if categories == "all" else names(categories),
         limit=limit,
         holdout=holdout,
         image_size=image_size,
@@ -342,7 +335,7 @@ def inspect(
         data_root=data_root,
         group_pattern=group_pattern,
         bit_depth=bit_depth,
-        categories=None if categories == "all" else _names(categories),
+        categories=None if categories == "all" else names(categories),
         preset=preset,
         limit=limit,
         holdout=holdout,
@@ -367,57 +360,9 @@ def reproduce_table(
     out: Out = Path("results"),
 ) -> None:
     """Put a table of the paper beside what was measured; what is missing is marked as not run."""
-    # Not at the top: they need pandas, and no other command does.
-    from bench.report.paper import render, reproduce, tables
-
-    console = Console()
-    recipe = tables.recipe_of(table)
-    if (preset, protocol) != (recipe.preset, recipe.protocol) or image_size is not None:
-        recipe = recipe.at_size(
-            image_size or presets.get(preset).side(recipe.dataset), preset=preset, protocol=protocol
-        )
-    found_records, problems = read_all(records)
-    found = reproduce.reproduce(table, found_records, recipe=recipe, revisions=summary.revisions())
-    console.print(render.terminal(found))
-    for note in (*found.notes, *problems):
-        console.print(f"- {note}", style="dim", markup=False, highlight=False)
-    moves = reproduce.sensitivity(table, found_records, recipe=recipe)
-    if len(moves):
-        console.print("How the robust AUC moves with steps and step size, which the paper does not give:")
-        console.print(moves.to_string(index=False), markup=False, highlight=False)
-    if found.absent():
-        console.print(f"Not among the installed detectors: {', '.join(found.absent())}.", markup=False, highlight=False)
-    commands = found.commands()
-    if commands:
-        console.print("To run what is missing:", highlight=False)
-        for command in commands:
-            console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
-    for path in render.write(found, out):
-        console.print(f"Written: {path}", markup=False, highlight=False)
-
-
-def _radius(option: str, text: str, attack: str) -> float:
-    """An epsilon or step size on [0, 1]; checked as l-inf unless every attack is l2."""
-    norms = set() if attack == "all" else {get_class(name).norm for name in _names(attack)}
-    try:
-        return parse_epsilon(text, norm="l2" if norms == {"l2"} else "linf")
-    except AttackError as error:  # which speaks of an epsilon, whatever was parsed
-        raise BenchError(f"{option}: {error}") from None
-
-
-def _asked(**settings: Any) -> dict[str, Any]:
-    """The attack's settings that the user asked for; the other options are as they are."""
-    return {name: value for name, value in settings.items() if value not in (None, protocols.UNASKED.get(name))}
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    if not all(part.removeprefix("-").isdecimal() for part in _names(text)):
-        raise BenchError(f"--fit-seeds takes whole numbers with commas between them, e.g. 0,1,2; got {text!r}.")
-    return tuple(map(int, _names(text)))
+    reproduce_command.reproduce_table(
+        table, records, preset=preset, protocol=protocol, image_size=image_size, out=out, console=Console()
+    )
 
 
 def _console(verbose: bool) -> Console:

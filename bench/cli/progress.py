@@ -33,9 +33,15 @@ class ConsoleReporter:
     def __init__(self, console: Console, cells: int, several: Collection[str] = ()) -> None:
         self.console, self._several = console, several
         self._bars = Progress(
-            SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=18),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"), TimeElapsedColumn(), TimeRemainingColumn(compact=True),
-            console=console, transient=True, disable=not console.is_terminal,
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=18),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
         )
         self._cells = self._bars.add_task("cells", total=cells)
         self._count, self._total = 0, cells
@@ -118,7 +124,8 @@ class ConsoleReporter:
             self.console.print(
                 f"{head}: clean {record.clean.auc:.1f}, robust {record.robust.auc:.1f} "
                 f"({record.checkpoint.get('origin')} checkpoint, {record.seconds.get('total', 0):.0f} s)",
-                markup=False, highlight=False,
+                markup=False,
+                highlight=False,
             )
 
 

@@ -116,9 +116,13 @@ def _fitted(run: RunConfig, console: Console) -> tuple[Detector, Tensor, str]:
     data = training_data(dataset, category, side, run)
     with ConsoleReporter(console, 1) as reporter:
         fitted = fitting.obtain(
-            build(name, category, side, run), dataset, category, data, run,
+            build(name, category, side, run),
+            dataset,
+            category,
+            data,
+            run,
             reporter.fitting(name, category, run.fit_seed),
-        )  # fmt: skip
+        )
     return fitted.detector, data.held_out.pixels(), f"{run.dataset} {category} ({fitted.origin} checkpoint)"
 
 

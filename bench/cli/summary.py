@@ -87,13 +87,16 @@ def show_result(plan: Plan, result: RunResult, console: Console) -> None:
     for record in result.failed:
         fit = f", fit {fits.fit_seed(record)}" if record.detector_name in plan.several_fits else ""
         console.print(
-            f"Failed: {record.detector_name} on {record.category}{fit}: {record.reason}", style="bold red",
-            markup=False, highlight=False,
+            f"Failed: {record.detector_name} on {record.category}{fit}: {record.reason}",
+            style="bold red",
+            markup=False,
+            highlight=False,
         )
     out = plan.run.out
     console.print(
         f"\nRecords: {out / 'records'}   Leaderboard: {out / 'leaderboard.md'} (.csv, .tex)   Plots: {out / 'plots'}",
-        markup=False, highlight=False,
+        markup=False,
+        highlight=False,
     )
     reused = f", {result.reused} of them from earlier runs" if result.reused else ""
     console.print(f"{len(result.records)} cells{reused}; {result.seconds:.0f} s.", markup=False, highlight=False)
@@ -135,7 +138,8 @@ def show_plan(plan: Plan, estimates: Sequence[tuple[Job, str, float | None]], co
     more = "" if len(known) == len(estimates) else " (without those not known)"
     console.print(
         f"Estimated time in all: {duration(sum(known))}{more} of one process; several share it (--workers). Nothing "
-        "was run.", highlight=False,
+        "was run.",
+        highlight=False,
     )
 
 

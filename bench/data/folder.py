@@ -136,11 +136,12 @@ def _ungrouped(samples: tuple[Sample, ...]) -> tuple[Finding, ...]:
     count = plural(len(without), "picture")
     return (
         Finding(
-            "groups", f"{count} without a group",
+            "groups",
+            f"{count} without a group",
             f"{count} of {len(samples)} ({such_as(without)}) have no group; where test subsets are matched by group, "
             "they are in none.",
         ),
-    )  # fmt: skip
+    )
 
 
 def _is_category(folder: Path) -> bool:

@@ -71,10 +71,11 @@ def same_but_for_case(names: list[str], place: str) -> tuple[Finding, ...]:
         spellings[name.casefold()].append(name)
     return tuple(
         Finding(
-            "left out", "folders that differ only in case",
+            "left out",
+            "folders that differ only in case",
             f"The folders {' and '.join(sorted(alike))} in {place}/ differ only in capital letters; they count as "
             "different defects, and some systems cannot hold both: join or rename them.",
         )
         for alike in spellings.values()
         if len(alike) > 1
-    )  # fmt: skip
+    )

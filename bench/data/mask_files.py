@@ -38,12 +38,13 @@ def unmatched(ground_truth: Path, stems: Mapping[str, Iterable[str]]) -> tuple[F
         count = plural(len(nested), "mask")
         found.append(
             Finding(
-                "masks", f"{count} not read",
+                "masks",
+                f"{count} not read",
                 f"{count} ({such_as([f'ground_truth/{p.as_posix()}' for p in nested])}) lie in a folder for each "
                 "picture, as in MVTec LOCO, and are not read: join those of a picture into one file "
                 f"ground_truth/{one_line(nested[0].parts[0], 60)}/{one_line(nested[0].parts[1], 60)}_mask.png.",
             )
-        )  # fmt: skip
+        )
     if strays:
         found.append(_strays(strays, {defect: set(names) for defect, names in stems.items()}))
     return tuple(found)
@@ -91,19 +92,21 @@ def odd(test: ImageSet) -> tuple[Finding, ...]:
         count = plural(len(empty), "mask")
         found.append(
             Finding(
-                "masks", f"{count} all black",
+                "masks",
+                f"{count} all black",
                 f"{len(empty)} of {plural(len(rows), 'mask')} mark nothing, being all black ({such_as(empty)}): pixel "
                 "metrics count the whole picture as normal.",
             )
-        )  # fmt: skip
+        )
     if rows and float(shares.min()) > 0.5:
         found.append(
             Finding(
-                "masks", "masks mark most of each picture",
+                "masks",
+                "masks mark most of each picture",
                 f"All {plural(len(rows), 'mask')} mark more than half of their picture: what is normal must be black, "
                 "and the defect anything else; turn them round if they are inverted.",
             )
-        )  # fmt: skip
+        )
     return tuple(found)
 
 

@@ -53,7 +53,8 @@ def findings(
 def _sliver(greatest: int, count: int, bits: int) -> Finding:
     advice = f"name the camera's bits, such as --bit-depth {bits}" if bits < 16 else "scale them to 16 bits"
     return Finding(
-        "bit depth", f"16-bit pictures use values up to {greatest} only",
+        "bit depth",
+        f"16-bit pictures use values up to {greatest} only",
         f"{plural(count, '16-bit picture')} use values up to {greatest} of 65535, so they are nearly black, and within "
         f"an epsilon lies {65535 // max(greatest, 1)} times as much of their range as of others': {advice}.",
-    )  # fmt: skip
+    )

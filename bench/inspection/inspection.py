@@ -108,8 +108,9 @@ def _unmatched_groups(split: Split, *, is_matched: bool) -> list[Finding]:
     pairs = len(matched(split.test))
     return [
         Finding(
-            "groups", "test set not matched by group",
+            "groups",
+            "test set not matched by group",
             f"Only {pairs} normal test pictures have an anomaly of their group to be paired with, and {LEAST_PAIRS} "
             "are needed, so the test set is not matched by group: its AUC may tell groups apart, not defects.",
         )
-    ]  # fmt: skip
+    ]

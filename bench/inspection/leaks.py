@@ -84,12 +84,13 @@ def _shared_groups(split: Split, refuse: bool) -> list[Finding]:
     what = f"{plural(len(shared), 'group')} in train and test"
     return [
         Finding(
-            "leak", what,
+            "leak",
+            what,
             f"{what} ({such_as(shared)}), with {affected} of {len(split.test)} test pictures: a detector is praised "
             f"for recognising the group; give whole groups to one of them{_MEND if refuse else ''}.",
             refuse,
         )
-    ]  # fmt: skip
+    ]
 
 
 def _near(training: Sequence[ImageSet], test: ImageSet, known: set[str]) -> list[Finding]:

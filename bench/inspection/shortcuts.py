@@ -74,9 +74,10 @@ def shortcuts(found: Mapping[str, float], test: ImageSet) -> list[Finding]:
         if value > SEPARATES and score_interval(value, len(test) - anomalies, anomalies).low > _LEAST_SURE:
             findings.append(
                 Finding(
-                    "shortcut", f"{name} alone separates the classes (AUC {value:.0f})",
+                    "shortcut",
+                    f"{name} alone separates the classes (AUC {value:.0f})",
                     f"{MEANING[name]} alone separates normal from anomalous test pictures (AUC, or 100 - AUC, "
                     f"{value:.0f}): take both classes under the same conditions and store them alike.",
                 )
-            )  # fmt: skip
+            )
     return findings

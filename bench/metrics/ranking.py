@@ -18,7 +18,6 @@ Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
-
 def rank(values: Floats, method: Literal["average", "min", "max"] = "average") -> Floats:
     """Ranks along the last axis, from 1; equals get their average, least or greatest."""
     from scipy.stats import rankdata  # not at the top: a second of importing, for every process that only plans or fits

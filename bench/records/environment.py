@@ -57,11 +57,13 @@ def describe(device: torch.device) -> dict[str, str | int]:
     found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     if device.type == "cuda":  # 10-bit mantissas, PyTorch's default for convolutions alone
         found["tf32"] = ", ".join(
-            name for name, on in (
+            name
+            for name, on in (
                 ("convolutions", torch.backends.cudnn.allow_tf32),
                 ("matrix products", torch.backends.cuda.matmul.allow_tf32),
-            ) if on
-        )  # fmt: skip
+            )
+            if on
+        )
     found["threads"] = torch.get_num_threads()
     found["commit"] = commit()
     return found

@@ -82,9 +82,16 @@ def read_examples(path: Path) -> Examples:
         return tensors[name].astype(np.float64) if name in tensors else None
 
     return Examples(
-        tensors["image"], tensors["adversarial"], tensors["labels"], tensors.get("adversarial_reconstruction"),
-        number("map"), number("adversarial_map"), number("perturbation"), number("score"), number("adversarial_score"),
-    )  # fmt: skip
+        tensors["image"],
+        tensors["adversarial"],
+        tensors["labels"],
+        tensors.get("adversarial_reconstruction"),
+        number("map"),
+        number("adversarial_map"),
+        number("perturbation"),
+        number("score"),
+        number("adversarial_score"),
+    )
 
 
 def write_panel(record: Record, folder: Path) -> list[Path]:
@@ -166,7 +173,8 @@ def panel_figure(record: Record, examples: Examples) -> Figure:
             f"{plain(record.detector_title, 24)}, {plain(record.dataset, 20)} {plain(record.category, 24)}, "
             f"{plain(record.attack_name, 24)}, {plain(norm_text(record.norm), 10)} {epsilon}, "
             f"fit {fit_seed(record)}",
-            fontsize=8.5, y=1 - 0.06 / figure.get_figheight(),
+            fontsize=8.5,
+            y=1 - 0.06 / figure.get_figheight(),
         )
     return figure
 
@@ -183,10 +191,16 @@ def _grid(
     left, top, picture = 0.24 if has_bar else 0.48, height - 0.53, side * 0.93
     right, bottom = left + side * columns - (side - picture), top - step * rows + (step - picture)
     grid = figure.subplots(
-        rows, columns, squeeze=False,
+        rows,
+        columns,
+        squeeze=False,
         gridspec_kw={
-            "left": left / width, "right": right / width, "top": top / height, "bottom": bottom / height,
-            "wspace": (side - picture) / picture, "hspace": (step - picture) / picture,
+            "left": left / width,
+            "right": right / width,
+            "top": top / height,
+            "bottom": bottom / height,
+            "wspace": (side - picture) / picture,
+            "hspace": (step - picture) / picture,
         },
     )
     return figure, grid, ((right + 0.08) / width, bottom / height, 0.1 / width, (top - bottom) / height)

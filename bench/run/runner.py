@@ -92,7 +92,9 @@ def run_plan(plan: Plan, reporter: Reporter, *, workers: int = 1, crew: pool.Cre
         finished[group] = [record for record, _ in found]
         reused += sum(was_there for _, was_there in found)
     return RunResult(
-        [record for group in groups for record in finished[group]], reused, round(time.monotonic() - started, 1),
+        [record for group in groups for record in finished[group]],
+        reused,
+        round(time.monotonic() - started, 1),
         tuple(problems.values()),
     )
 

@@ -58,14 +58,19 @@ class Ganomaly(AnomalibDetector):
         """`paper`: anomalib's widths. `quick`: 64 pixels and half of the channels."""
         power = max(16, 2 ** (image_size - 1).bit_length())
         found: GanomalySettings = at_preset(
-            preset, GanomalySettings(input_size=power), input_size=min(64, power), features=32,
+            preset,
+            GanomalySettings(input_size=power),
+            input_size=min(64, power),
+            features=32,
             training=TrainingSettings(epochs=30, batch_size=16, learning_rate=2e-4, patience=8),
         )
         return found
 
     def _assemble(self) -> Any:
         return torch_model.GanomalyModel(
-            input_size=(self.work_size, self.work_size), num_input_channels=3, n_features=self.settings.features,
+            input_size=(self.work_size, self.work_size),
+            num_input_channels=3,
+            n_features=self.settings.features,
             latent_vec_size=self.settings.latent,
         )
 

@@ -68,7 +68,13 @@ SNAPSHOT_SHARE = 0.02  # of the time, which writing snapshots may take: those of
 
 
 def train_unet(
-    unet: UNet, images: Tensor, process: Process, settings: TrainingSettings, *, seed: int, progress: Progress,
+    unet: UNet,
+    images: Tensor,
+    process: Process,
+    settings: TrainingSettings,
+    *,
+    seed: int,
+    progress: Progress,
     workdir: Path | None,
 ) -> dict[str, Any]:
     """Train in place and leave the averaged weights in the network.
@@ -143,9 +149,7 @@ def _rate(iteration: int, settings: TrainingSettings) -> float:
     return rate
 
 
-def _batch(
-    images: Tensor, iteration: int, settings: TrainingSettings, source: torch.Generator, seed: int
-) -> Tensor:
+def _batch(images: Tensor, iteration: int, settings: TrainingSettings, source: torch.Generator, seed: int) -> Tensor:
     """The iteration's images: without replacement within an epoch, mirrored at random where that is wanted."""
     indices = torch.tensor(list(_indices(len(images), iteration, settings.batch_size, seed)))
     batch = images[moved(indices, images.device)]

@@ -26,9 +26,17 @@ class Double(Attack):
     def _run(self, detector, x, y, threat, *, noise, selection, progress):
         zero = torch.zeros(len(x))
         return AttackResult(
-            images=self.change(x), trace=zero[None], clean_loss=zero, last_loss=zero, best_loss=zero,
-            zero_gradients=zero, non_finite_gradients=zero, reprojected=zero.bool(), forwards=7, gradients=0,
-        )  # fmt: skip
+            images=self.change(x),
+            trace=zero[None],
+            clean_loss=zero,
+            last_loss=zero,
+            best_loss=zero,
+            zero_gradients=zero,
+            non_finite_gradients=zero,
+            reprojected=zero.bool(),
+            forwards=7,
+            gradients=0,
+        )
 
 
 @pytest.mark.parametrize("threat", [LInf(2 / 255), L2(0.2)], ids=repr)

@@ -31,11 +31,24 @@ def test_every_attack_describes_itself_in_json(name):
 def test_pgd_defaults():
     description = attacks.get("pgd-linf").describe()
     assert description == {
-        "name": "pgd-linf", "revision": 3, "norm": "linf", "epsilon": 2 / 255, "steps": 40,
-        "step_size": 2.5 * (2 / 255) / 40, "random_start": False, "restarts": 1, "keep": "best", "eot": 1,
-        "momentum": 0.0, "differentiate": "auto", "selection_draws": 16, "eot_last": None, "schedule": "constant",
-        "stochastic_steps": None, "smooth_map": False,
-    }  # fmt: skip
+        "name": "pgd-linf",
+        "revision": 3,
+        "norm": "linf",
+        "epsilon": 2 / 255,
+        "steps": 40,
+        "step_size": 2.5 * (2 / 255) / 40,
+        "random_start": False,
+        "restarts": 1,
+        "keep": "best",
+        "eot": 1,
+        "momentum": 0.0,
+        "differentiate": "auto",
+        "selection_draws": 16,
+        "eot_last": None,
+        "schedule": "constant",
+        "stochastic_steps": None,
+        "smooth_map": False,
+    }
 
 
 def test_settings_and_epsilon_reach_the_attack():
@@ -76,10 +89,22 @@ def test_unknown_names_offer_the_nearest():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"steps": 0}, {"steps": 2.5}, {"steps": True}, {"restarts": 0}, {"eot": -1},
-     {"momentum": 1.0}, {"momentum": -0.1}, {"momentum": float("nan")}, {"selection_draws": 0},
-     {"step_size": 0.0}, {"step_size": float("nan")}, {"keep": "first"}, {"differentiate": "maps"}],
-)  # fmt: skip
+    [
+        {"steps": 0},
+        {"steps": 2.5},
+        {"steps": True},
+        {"restarts": 0},
+        {"eot": -1},
+        {"momentum": 1.0},
+        {"momentum": -0.1},
+        {"momentum": float("nan")},
+        {"selection_draws": 0},
+        {"step_size": 0.0},
+        {"step_size": float("nan")},
+        {"keep": "first"},
+        {"differentiate": "maps"},
+    ],
+)
 def test_nonsense_settings_are_sentences(settings):
     with pytest.raises(AttackError, match=next(iter(settings))):
         attacks.get("pgd-linf", **settings)

@@ -58,9 +58,10 @@ def attacked(detector, x, y, *, threat=None, **settings) -> dict[str, AttackResu
 
 @pytest.mark.parametrize("threat", [LInf(0.05), L2(0.3)], ids=repr)
 @pytest.mark.parametrize(
-    ("detector", "keep"), [(Halved(), "best"), (Halved(), "last"), (NoisyHalved(), "last")],
+    ("detector", "keep"),
+    [(Halved(), "best"), (Halved(), "last"), (NoisyHalved(), "last")],
     ids=["deterministic-best", "deterministic-last", "stochastic-last"],
-)  # fmt: skip
+)
 def test_auto_is_image_by_image_the_better_of_both(detector, threat, keep):
     x, y = bright_and_dark(24), labels(24)
     found = attacked(detector, x, y, threat=threat, steps=6, restarts=2, keep=keep)

@@ -137,8 +137,18 @@ def test_random_starts_are_inside_belong_to_the_image_and_differ_by_draw(threat)
     assert not torch.equal(threat.random_start(x, source(6).sub(1)), start)
 
 
-@pytest.mark.parametrize(("text", "value"), [("2/255", 2 / 255), (" 8 / 255 ", 8 / 255), ("0.0078", 0.0078),
-                                             (".5", 0.5), ("1e-2", 0.01), ("1", 1.0), ("0.5/255", 0.5 / 255)])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2/255", 2 / 255),
+        (" 8 / 255 ", 8 / 255),
+        ("0.0078", 0.0078),
+        (".5", 0.5),
+        ("1e-2", 0.01),
+        ("1", 1.0),
+        ("0.5/255", 0.5 / 255),
+    ],
+)
 def test_epsilons_that_are_understood(text, value):
     assert parse_epsilon(text) == value
 

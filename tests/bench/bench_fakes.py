@@ -98,8 +98,14 @@ def outcome_of(
 
 
 def on(root: Path, *more: object, names: str = "fake") -> tuple[object, ...]:
-    """The words of a run on a folder data set."""
-    return ("run", "--detectors", names, "--dataset", "folder", "--data-root", root, "--image-size", SIDE, *more)
+    """The words of a run on a folder data set; an option that is among `more` stands for the one that is usual here."""
+    usual: dict[str, object] = {
+        "--detectors": names,
+        "--dataset": "folder",
+        "--data-root": root,
+        "--image-size": SIDE,
+    }
+    return ("run", *(word for name, value in usual.items() if name not in more for word in (name, value)), *more)
 
 
 class Quiet:

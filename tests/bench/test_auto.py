@@ -91,15 +91,18 @@ def outcome() -> tuple[Known, dict[str, object], list[tuple[int, int, str]]]:
     said: list[tuple[int, int, str]] = []
     before = torch.random.get_rng_state()
     report = choose_setting.choose(
-        detector, fitted_on, _greys(20, first=20), seed=3,
+        detector,
+        fitted_on,
+        _greys(20, first=20),
+        seed=3,
         progress=lambda done, total, note="": said.append((done, total, note)),
-    )  # fmt: skip
+    )
     assert torch.equal(before, torch.random.get_rng_state())
     return detector, report, said
 
 
 def test_the_best_mean_of_clean_and_robust_wins_not_the_best_clean(
-    outcome: tuple[Known, dict[str, object], list[tuple[int, int, str]]]
+    outcome: tuple[Known, dict[str, object], list[tuple[int, int, str]]],
 ) -> None:
     _, report, _ = outcome
     table = report["table"]
@@ -114,7 +117,7 @@ def test_the_best_mean_of_clean_and_robust_wins_not_the_best_clean(
 
 
 def test_the_chosen_candidate_is_what_the_detector_is_left_with(
-    outcome: tuple[Known, dict[str, object], list[tuple[int, int, str]]]
+    outcome: tuple[Known, dict[str, object], list[tuple[int, int, str]]],
 ) -> None:
     detector, _, said = outcome
     assert detector.k == STURDY
@@ -124,7 +127,7 @@ def test_the_chosen_candidate_is_what_the_detector_is_left_with(
 
 
 def test_the_table_says_what_it_was_judged_on(
-    outcome: tuple[Known, dict[str, object], list[tuple[int, int, str]]]
+    outcome: tuple[Known, dict[str, object], list[tuple[int, int, str]]],
 ) -> None:
     _, report, _ = outcome
     budget = {"steps": 12, "eot": 1, "eot_last": 4, "momentum": 0.9, "schedule": "cosine", "keep": "last"}
@@ -133,7 +136,7 @@ def test_the_table_says_what_it_was_judged_on(
 
 
 def test_attack_selection_and_verdict_draw_from_different_sources(
-    outcome: tuple[Known, dict[str, object], list[tuple[int, int, str]]]
+    outcome: tuple[Known, dict[str, object], list[tuple[int, int, str]]],
 ) -> None:
     detector, _, _ = outcome
     verdict = [drawn for drawn in detector.drawn if drawn[1] in {(d,) for d in range(1, 5)}]

@@ -51,10 +51,14 @@ def test_an_unknown_dataset_table_checkpoint_or_list(safe: Callable[..., str], f
 @pytest.mark.parametrize(
     "words",
     [
-        ("--epsilon", "2"), ("--epsilon", "8,2/255"), ("--epsilon", "255"), ("--attack", "all", "--epsilon", "2"),
-        ("--attack", "pgd-l2", "--epsilon", "500"), ("--step-size", "2"),
+        ("--epsilon", "2"),
+        ("--epsilon", "8,2/255"),
+        ("--epsilon", "255"),
+        ("--attack", "all", "--epsilon", "2"),
+        ("--attack", "pgd-l2", "--epsilon", "500"),
+        ("--step-size", "2"),
     ],
-)  # fmt: skip
+)
 def test_an_epsilon_that_looks_like_a_0_to_255_value(
     safe: Callable[..., str], folder: Path, words: tuple[str, ...]
 ) -> None:
@@ -65,15 +69,28 @@ def test_an_epsilon_that_looks_like_a_0_to_255_value(
 @pytest.mark.parametrize(
     "words",
     [
-        ("--epsilon", "abc"), ("--epsilon", "-1"), ("--epsilon", "0"), ("--epsilon", "1/0"), ("--epsilon", "nan"),
-        ("--step-size", "0"), ("--steps", "0"), ("--steps", "many"), ("--limit", "0"), ("--batch-size", "0"),
-        ("--image-size", "1"), ("--image-size", "1000000"), ("--device", "cuda:77"), ("--device", "gpu"),
-        ("--set", "knob=1"), ("--set", "fake.knob=1.5"), ("--detectors", ","), ("--attack", ""), ("--no-such-option",),
+        ("--epsilon", "abc"),
+        ("--epsilon", "-1"),
+        ("--epsilon", "0"),
+        ("--epsilon", "1/0"),
+        ("--epsilon", "nan"),
+        ("--step-size", "0"),
+        ("--steps", "0"),
+        ("--steps", "many"),
+        ("--limit", "0"),
+        ("--batch-size", "0"),
+        ("--image-size", "1"),
+        ("--image-size", "1000000"),
+        ("--device", "cuda:77"),
+        ("--device", "gpu"),
+        ("--set", "knob=1"),
+        ("--set", "fake.knob=1.5"),
+        ("--detectors", ","),
+        ("--attack", ""),
+        ("--no-such-option",),
     ],
-)  # fmt: skip
-def test_a_number_or_option_that_makes_no_sense(
-    safe: Callable[..., str], folder: Path, words: tuple[str, ...]
-) -> None:
+)
+def test_a_number_or_option_that_makes_no_sense(safe: Callable[..., str], folder: Path, words: tuple[str, ...]) -> None:
     safe(*on(folder, *words))
 
 

@@ -17,6 +17,7 @@ import detectors
 from bench.cli import commands, shell
 from bench.data import registry as datasets
 from bench.records import store
+from bench.records.paths import distinct_name
 
 Command = Callable[..., Any]
 Register = Callable[..., None]
@@ -137,8 +138,8 @@ def test_a_member_of_a_family_goes_the_way_of_every_detector(command: Command, f
     (bolt,) = {r.detector.checkpoint_sha256 for r in found if r.category == "bolt"}
     fit = ("fit", "--dataset", "folder", "--data-root", folder, "--image-size", 32, "--cache", tmp_path / "cache")
     said = command(*fit, *short, "--detectors", f"{name},brightness", "--export", tmp_path / "export")
-    assert said.code == 0 and (tmp_path / "export" / "purify_brightness" / "folder-bolt-quick.json").is_file()
-    path = tmp_path / "export" / "purify_brightness" / "folder-bolt-quick.safetensors"
+    path = tmp_path / "export" / distinct_name(name) / "folder-bolt-quick.safetensors"
+    assert said.code == 0 and path.with_suffix(".json").is_file()
     assert hashlib.sha256(path.read_bytes()).hexdigest() == bolt
     assert detectors.load(path).name == name
     said = command("list", "detectors")

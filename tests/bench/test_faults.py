@@ -115,8 +115,12 @@ def test_an_option_that_is_given_twice_is_an_error(command: Any) -> None:
 
 
 def test_a_terminal_that_knows_ascii_alone_gets_its_table() -> None:
-    words = [sys.executable, "-c", "from bench.cli import shell; import typer; app = typer.Typer()\n"
-             "@app.command()\ndef f(): print('\\u2020 \\u00b1')\nraise SystemExit(shell.run(app))"]  # fmt: skip
+    words = [
+        sys.executable,
+        "-c",
+        "from bench.cli import shell; import typer; app = typer.Typer()\n"
+        "@app.command()\ndef f(): print('\\u2020 \\u00b1')\nraise SystemExit(shell.run(app))",
+    ]
     asked = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(words, env=asked, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and done.stdout == "? ?\n", done.stderr

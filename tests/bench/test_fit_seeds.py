@@ -27,8 +27,9 @@ from detectors.base import Progress
 Register = Callable[..., None]
 SMALL_AE = tuple(
     Override(name, setting, None, value)
-    for name in ("ae", "apae") for setting, value in {"epochs": 1, "work_size": 16, "levels": 2, "channels": 2}.items()
-)  # fmt: skip
+    for name in ("ae", "apae")
+    for setting, value in {"epochs": 1, "work_size": 16, "levels": 2, "channels": 2}.items()
+)
 
 
 class Random(fakes.Fake):
@@ -87,8 +88,10 @@ def three(root: Path, data: Path, *names: str, **changes: Any) -> RunConfig:
 
 
 def seeds_of(records: list[Record]) -> dict[str, list[int]]:
-    return {name: [fits.fit_seed(r) for r in records if r.detector_name == name] for name in
-            {r.detector_name: 0 for r in records}}  # fmt: skip
+    return {
+        name: [fits.fit_seed(r) for r in records if r.detector_name == name]
+        for name in {r.detector_name: 0 for r in records}
+    }
 
 
 def test_every_random_fit_is_made_once_per_seed_and_one_that_draws_nothing_once(tmp_path: Path, folder: Path) -> None:
@@ -107,8 +110,10 @@ def test_all_seeds_can_be_for_the_chaotic_alone(tmp_path: Path, folder: Path) ->
     config = three(tmp_path, folder, "random", "chaotic", "unseeded", fit_seeds=(4, 5), fit_seeds_for="chaotic")
     plan = planning.make(config)
     assert {name: plan.fit_seeds(name) for name in plan.detectors} == {
-        "random": (4,), "chaotic": (4, 5), "unseeded": (0,),
-    }  # fmt: skip
+        "random": (4,),
+        "chaotic": (4, 5),
+        "unseeded": (0,),
+    }
     assert plan.several_fits == {"chaotic"}
 
 
@@ -185,8 +190,20 @@ def test_ae_and_apae_share_each_fits_network(tmp_path: Path, folder: Path) -> No
 def test_what_is_printed_names_the_fit_where_there_are_several(
     tmp_path: Path, folder: Path, command: Callable[..., fakes.Any]
 ) -> None:
-    words = fakes.on(folder, "--categories", "bolt", "--steps", 3, "--out", tmp_path / "out", "--cache",
-                     tmp_path / "cache", "--fit-seeds", "0,1,2", names="random,unseeded,fails-once")  # fmt: skip
+    words = fakes.on(
+        folder,
+        "--categories",
+        "bolt",
+        "--steps",
+        3,
+        "--out",
+        tmp_path / "out",
+        "--cache",
+        tmp_path / "cache",
+        "--fit-seeds",
+        "0,1,2",
+        names="random,unseeded,fails-once",
+    )
     planned = command(*words, "--dry-run").out
     assert "7 cells" in planned and "random, fit 2" in planned and "unseeded, fit" not in planned
     said = command(*words)
@@ -199,8 +216,23 @@ def test_what_is_printed_names_the_fit_where_there_are_several(
 
 
 def test_fits_are_exported_side_by_side(tmp_path: Path, folder: Path, command: Callable[..., fakes.Any]) -> None:
-    words = ("fit", "--detectors", "random", "--dataset", "folder", "--data-root", folder, "--image-size", fakes.SIDE,
-             "--categories", "bolt", "--cache", tmp_path / "cache", "--export", tmp_path / "exported")  # fmt: skip
+    words = (
+        "fit",
+        "--detectors",
+        "random",
+        "--dataset",
+        "folder",
+        "--data-root",
+        folder,
+        "--image-size",
+        fakes.SIDE,
+        "--categories",
+        "bolt",
+        "--cache",
+        tmp_path / "cache",
+        "--export",
+        tmp_path / "exported",
+    )
     assert command(*words).code == 0
     said = command(*words, "--fit-seeds", "0,1")
     assert "random on bolt, fit 1: fitted" in said.out

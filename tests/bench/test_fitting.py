@@ -86,10 +86,17 @@ def test_the_key_does_not_change_with_what_a_fit_does_not_depend_on(
     register(fakes.Fake)
     run = fakes.config(tmp_path, folder)
     same = [
-        {"batch_size": 3}, {"device": "auto"}, {"out": tmp_path / "x"}, {"cache": tmp_path / "y"}, {"seed": 9},
-        {"steps": 7}, {"attacks": ("pgd-l2",)}, {"protocol": "paper"},
-        {"overrides": (Override("fake", "knob", "nut", 2), Override("other", "knob", None, 2))}, {"refit": True},
-    ]  # fmt: skip
+        {"batch_size": 3},
+        {"device": "auto"},
+        {"out": tmp_path / "x"},
+        {"cache": tmp_path / "y"},
+        {"seed": 9},
+        {"steps": 7},
+        {"attacks": ("pgd-l2",)},
+        {"protocol": "paper"},
+        {"overrides": (Override("fake", "knob", "nut", 2), Override("other", "knob", None, 2))},
+        {"refit": True},
+    ]
     assert {key(dataclasses.replace(run, **change)) for change in same} == {key(run)}
 
 
@@ -145,13 +152,15 @@ def cut_description(path: Path) -> None:
 @pytest.mark.parametrize(
     "damage",
     [
-        flip_a_byte, cut, cut_description,
+        flip_a_byte,
+        cut,
+        cut_description,
         lambda path: repeated(path, key="0" * 64),  # of another fit
         lambda path: repeated(path, seconds="soon"),
         lambda path: repeated(path, settings={"knob": 5}),
         lambda path: repeated(path, format=99),
     ],
-)  # fmt: skip
+)
 def test_a_cached_checkpoint_that_was_damaged_is_fitted_again_with_a_warning(
     tmp_path: Path, folder: Path, register: Register, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -70,9 +70,19 @@ def test_a_failed_cell_is_a_dash_with_its_reason() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [{"epsilon": 4 / 255}, {"preset": "paper"}, {"protocol": "paper"}, {"attack": "apgd-linf"}, {"dataset": "mvtec"},
-     {"image_size": 64}, {"changed": {"steps": 40}}, {"keep": "best"}, {"restarts": 5}, {"norm": "l2"}],
-)  # fmt: skip
+    [
+        {"epsilon": 4 / 255},
+        {"preset": "paper"},
+        {"protocol": "paper"},
+        {"attack": "apgd-linf"},
+        {"dataset": "mvtec"},
+        {"image_size": 64},
+        {"changed": {"steps": 40}},
+        {"keep": "best"},
+        {"restarts": 5},
+        {"norm": "l2"},
+    ],
+)
 def test_what_cannot_be_compared_is_not_in_one_table(other: dict[str, object]) -> None:
     assert len(leaderboard.build([cell("ae", "mono", 10), cell("cfa", "mono", 10, **other)])) == 2
 
@@ -108,9 +118,13 @@ def test_the_marks_say_what_not_to_believe() -> None:
     board = only(rows, Revisions(detectors={"spade": 2}))
     marks = {row.name: row.cells["mono"].marks for row in board.rows}
     assert marks == {
-        "ae": (), "cfa": ("partial",), "spade": ("stale",), "cflow": ("other images",), "fastflow": ("indicator",),
+        "ae": (),
+        "cfa": ("partial",),
+        "spade": ("stale",),
+        "cflow": ("other images",),
+        "fastflow": ("indicator",),
         "pls": ("indicator",),
-    }  # fmt: skip
+    }
     text = write.markdown(board)
     assert "mono\\*: clean AUC" in text and "mean brightness alone" in text
     for needed in ("†", "‡", "§", "the gradient was zero in 40 %", "the attack raised the AUC"):
@@ -157,8 +171,17 @@ def test_settings_that_compete_are_rows_and_settings_per_category_are_not() -> N
 
 def test_the_heading_says_what_was_done() -> None:
     facts = " ".join(only([make_record()]).facts)
-    for needed in ("128x128", "20 normal and 30 anomalous", "at most 30 per class", "steps 20", "iterate kept last",
-                   "epsilon 2/255", "PGD-20, upper bound", "version 1", "not over training seeds"):  # fmt: skip
+    for needed in (
+        "128x128",
+        "20 normal and 30 anomalous",
+        "at most 30 per class",
+        "steps 20",
+        "iterate kept last",
+        "epsilon 2/255",
+        "PGD-20, upper bound",
+        "version 1",
+        "not over training seeds",
+    ):
         assert needed in facts
 
 

@@ -21,8 +21,15 @@ def averages(table: str) -> dict[tuple[str, str], Row]:
 
 def measured(clean: float = 90.0, robust: float = 50.0, table: str = "table2", **fields: object) -> Record:
     recipe = RECIPES[table]
-    cell = {"dataset": recipe.dataset, "preset": "paper", "protocol": "paper", "image_size": recipe.image_size,
-            "steps": 40, "detector": "freerad", "category": recipe.categories[0]} | fields  # fmt: skip
+    cell = {
+        "dataset": recipe.dataset,
+        "preset": "paper",
+        "protocol": "paper",
+        "image_size": recipe.image_size,
+        "steps": 40,
+        "detector": "freerad",
+        "category": recipe.categories[0],
+    } | fields
     return with_auc(make_record(**cell), clean=clean, robust=robust)
 
 
@@ -85,9 +92,18 @@ def test_measured_stands_beside_printed_beside_difference() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [{"epsilon": 4 / 255}, {"norm": "l2"}, {"attack": "apgd-linf"}, {"preset": "quick"}, {"protocol": "quick"},
-     {"image_size": 128}, {"dataset": "visa"}, {"category": "velvet"}, {"detector": "ae"}],
-)  # fmt: skip
+    [
+        {"epsilon": 4 / 255},
+        {"norm": "l2"},
+        {"attack": "apgd-linf"},
+        {"preset": "quick"},
+        {"protocol": "quick"},
+        {"image_size": 128},
+        {"dataset": "visa"},
+        {"category": "velvet"},
+        {"detector": "ae"},
+    ],
+)
 def test_a_record_of_something_else_does_not_fill_a_cell(other: dict[str, object]) -> None:
     found = reproduce("table2", [measured(**other)])
     assert all(r.measured_robust is None for r in found.rows)
@@ -165,10 +181,21 @@ def test_the_commands_leave_out_detectors_that_are_not_installed(monkeypatch: py
 def test_every_table_fits_80_columns_and_can_be_written(tmp_path: Path, table: str) -> None:
     recipe = RECIPES[table]
     records = [
-        measured(table=table, category=c, detector=d, norm=t.norm, attack=t.attack, epsilon=t.epsilon, clean=100.0,
-                 robust=100.0, full_run=False)
-        for c in recipe.categories[:2] for d in recipe.detectors for t in recipe.threats
-    ]  # fmt: skip
+        measured(
+            table=table,
+            category=c,
+            detector=d,
+            norm=t.norm,
+            attack=t.attack,
+            epsilon=t.epsilon,
+            clean=100.0,
+            robust=100.0,
+            full_run=False,
+        )
+        for c in recipe.categories[:2]
+        for d in recipe.detectors
+        for t in recipe.threats
+    ]
     found = reproduce(table, records, revisions=Revisions(detectors=dict.fromkeys(recipe.detectors, 2)))
     stream = io.StringIO()
     Console(file=stream, width=80).print(render.terminal(found))

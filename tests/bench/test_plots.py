@@ -118,10 +118,14 @@ def examples(record: Record, **changes: np.ndarray | None) -> Path:
     generator = np.random.default_rng(0)
     image = generator.integers(10, 240, (4, 3, 16, 16)).astype(np.uint8)
     tensors = {
-        "image": image, "adversarial": image + 2, "adversarial_reconstruction": image,
-        "map": generator.random((4, 16, 16)).astype(np.float16), "labels": np.array([-1, 1, -1, 1], dtype=np.int8),
-        "adversarial_map": generator.random((4, 16, 16)).astype(np.float16), **changes,
-    }  # fmt: skip
+        "image": image,
+        "adversarial": image + 2,
+        "adversarial_reconstruction": image,
+        "map": generator.random((4, 16, 16)).astype(np.float16),
+        "labels": np.array([-1, 1, -1, 1], dtype=np.int8),
+        "adversarial_map": generator.random((4, 16, 16)).astype(np.float16),
+        **changes,
+    }
     path = companion(record.path, EXAMPLES_SUFFIX)
     save_file({k: v for k, v in tensors.items() if v is not None}, str(path))
     return path

@@ -61,20 +61,32 @@ def test_a_changed_figure_is_named_with_both_values_even_if_the_hash_was_made_an
     true = record.results[which][part]
     false = true + (0.01 if true < 50 else -0.01)
     path = forged(record, **{which: {**record.results[which], part: false}})
-    with pytest.raises(RecordError, match=rf"results\.{which}\.{part} is {re.escape(repr(false))} .* give "
-                                          rf"{re.escape(repr(true))}.*run the cell again"):  # fmt: skip
+    with pytest.raises(
+        RecordError,
+        match=rf"results\.{which}\.{part} is {re.escape(repr(false))} .* give "
+        rf"{re.escape(repr(true))}.*run the cell again",
+    ):
         store.read(path)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"normals_only_auc": 50.0}, {"anomalies_only_auc": None}, {"robust_accuracy": 100.0}, {"attack_success": 0.0},
-        {"attack_success": None}, {"threshold": None}, {"threshold": 0.0}, {"threshold": "1"}, {"threshold": 10**400},
-        {"attack_success": 10**400}, {"robust_accuracy": True}, {"robust_accuracy": "60"},
+        {"normals_only_auc": 50.0},
+        {"anomalies_only_auc": None},
+        {"robust_accuracy": 100.0},
+        {"attack_success": 0.0},
+        {"attack_success": None},
+        {"threshold": None},
+        {"threshold": 0.0},
+        {"threshold": "1"},
+        {"threshold": 10**400},
+        {"attack_success": 10**400},
+        {"robust_accuracy": True},
+        {"robust_accuracy": "60"},
     ],
     ids=lambda changes: f"{next(iter(changes))} {str(next(iter(changes.values())))[:9]}",
-)  # fmt: skip
+)
 def test_a_figure_that_does_not_follow_from_the_scores_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
     path = forged(write_record(tmp_path), **changes)
     with pytest.raises(RecordError, match=r"does not count: results\.\w+ .*run the cell again"):

@@ -23,18 +23,38 @@ FREERAD = ("work_size=16", "unet.channels=8", "k=50", "map_images=2", "map_draws
 def words(root: Path, data: Path, *detectors: str, sets: tuple[str, ...] = ()) -> list[str]:
     chosen = [word for setting in sets for word in ("--set", setting)]
     return [
-        "run", "--dataset", "folder", "--data-root", str(data), "--image-size", "32", "--device", "cpu", "--detectors",
-        ",".join(detectors), "--steps", "3", "--out", str(root / "out"), "--cache", str(root / "cache"), *chosen,
-    ]  # fmt: skip
+        "run",
+        "--dataset",
+        "folder",
+        "--data-root",
+        str(data),
+        "--image-size",
+        "32",
+        "--device",
+        "cpu",
+        "--detectors",
+        ",".join(detectors),
+        "--steps",
+        "3",
+        "--out",
+        str(root / "out"),
+        "--cache",
+        str(root / "cache"),
+        *chosen,
+    ]
 
 
 def killed_when(arrived: Callable[[], object], command: list[str]) -> None:
     """Start the command in a process group of its own and kill -9 it as soon as something has happened."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, *command], cwd=REPOSITORY, env=environment, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        [sys.executable, "-c", DRIVER, *command],
+        cwd=REPOSITORY,
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     try:
         deadline = time.monotonic() + PATIENCE
         while not arrived():

@@ -53,10 +53,19 @@ def test_a_new_seed_epsilon_step_count_or_setting_makes_new_cells(
 ) -> None:
     register(fakes.Fake)
     changes = [
-        {}, {"seed": 1}, {"fit_seed": 1}, {"epsilons": (0.01,)}, {"steps": 4}, {"step_size": 0.001}, {"restarts": 2},
-        {"attacks": ("pgd-l2",)}, {"limit": 5}, {"image_size": 24}, {"protocol": "paper"},
+        {},
+        {"seed": 1},
+        {"fit_seed": 1},
+        {"epsilons": (0.01,)},
+        {"steps": 4},
+        {"step_size": 0.001},
+        {"restarts": 2},
+        {"attacks": ("pgd-l2",)},
+        {"limit": 5},
+        {"image_size": 24},
+        {"protocol": "paper"},
         {"overrides": (Override("fake", "knob", None, 2),)},
-    ]  # fmt: skip
+    ]
     for number, change in enumerate(changes):
         found = fakes.run(fakes.config(tmp_path, folder, "fake", categories=("bolt",), **change))
         assert (found.reused, len(found.records)) == (0, 1), change
@@ -128,8 +137,9 @@ def test_batch_size_changes_scores_by_rounding_alone(tmp_path: Path, folder: Pat
 
 def test_an_image_that_is_left_alone_in_the_last_batch_counts_once() -> None:
     noisy = fitted(fakes.Noisy)
-    whole, rest = outcome_of(noisy, normals=4, anomalies=3, batch_size=7), outcome_of(
-        noisy, normals=4, anomalies=3, batch_size=6
+    whole, rest = (
+        outcome_of(noisy, normals=4, anomalies=3, batch_size=7),
+        outcome_of(noisy, normals=4, anomalies=3, batch_size=6),
     )
     draws = len(rest.robust)
     assert rest.robust.shape == (draws, 7) and rest.calibration.shape == (draws, 4) and len(rest.last_worse) == 7
@@ -172,8 +182,11 @@ def test_one_broken_detector_does_not_cost_the_others_their_cells(
     found = fakes.run(fakes.config(tmp_path, folder, *(d.name for d in doubles), categories=("bolt",)))
     cells = by_detector(found.records)
     assert {name: record.status for name, record in cells.items()} == {
-        "not-a-number": "failed", "broken": "failed", "broken-fit": "failed", "fake": "ok",
-    }  # fmt: skip
+        "not-a-number": "failed",
+        "broken": "failed",
+        "broken-fit": "failed",
+        "fake": "ok",
+    }
     assert "not finite" in cells["not-a-number"].reason
     assert "ZeroDivisionError (a bug of two lines)" in cells["broken"].reason and "--verbose" in cells["broken"].reason
     assert "IndexError (a bug in the fit)" in cells["broken-fit"].reason
@@ -230,14 +243,18 @@ def test_maps_that_are_not_finite_fail_the_cell() -> None:
     masked = type(images)(images.ids, images.images, images.labels, images.defects, torch.ones(4, 16, 16).bool())
     with pytest.raises(CellError, match="anomaly maps"):
         run_cell(
-            fitted(BadMap), attacks.get("pgd-linf", steps=1), masked, images.subset([]), Draws(1, 0),
-            batch_size=4, device=CPU, tick=lambda done, what: None,
-        )  # fmt: skip
+            fitted(BadMap),
+            attacks.get("pgd-linf", steps=1),
+            masked,
+            images.subset([]),
+            Draws(1, 0),
+            batch_size=4,
+            device=CPU,
+            tick=lambda done, what: None,
+        )
 
 
-def test_a_category_with_a_damaged_picture_is_left_out_and_the_rest_is_done(
-    tmp_path: Path, register: Register
-) -> None:
+def test_a_category_with_a_damaged_picture_is_left_out_and_the_rest_is_done(tmp_path: Path, register: Register) -> None:
     register(fakes.Fake)
     data = fakes.write_folder(tmp_path / "data", ("bolt", "nut"))
     (data / "bolt/test/good/000.png").write_bytes(b"no picture")

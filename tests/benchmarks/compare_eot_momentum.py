@@ -25,9 +25,18 @@ from detectors.noise import NoiseSeed
 
 PAINTINGS, BATCH, DRAWS = 2, 16, 20
 BUDGETS = (  # steps, EOT draws, momentum
-    (20, 1, 0.0), (20, 1, 0.5), (20, 1, 0.75), (20, 1, 0.9), (20, 2, 0.0), (20, 2, 0.75), (20, 2, 0.9), (20, 3, 0.0),
-    (20, 3, 0.75), (40, 1, 0.75), (40, 2, 0.75),
-)  # fmt: skip
+    (20, 1, 0.0),
+    (20, 1, 0.5),
+    (20, 1, 0.75),
+    (20, 1, 0.9),
+    (20, 2, 0.0),
+    (20, 2, 0.75),
+    (20, 2, 0.9),
+    (20, 3, 0.0),
+    (20, 3, 0.75),
+    (40, 1, 0.75),
+    (40, 2, 0.75),
+)
 
 
 def _pictures(category: str) -> tuple[Tensor, Tensor, list[str]]:
@@ -41,12 +50,16 @@ def _pictures(category: str) -> tuple[Tensor, Tensor, list[str]]:
 def _auc(detector: Detector, images: Tensor, labels: Tensor, ids: list[str]) -> float:
     with torch.no_grad():
         scores = [
-            torch.cat([
-                detector.score(images[i : i + BATCH], noise=NoiseSeed(0).source("verdict", ids[i : i + BATCH]).at(draw))
-                for i in range(0, len(images), BATCH)
-            ])
+            torch.cat(
+                [
+                    detector.score(
+                        images[i : i + BATCH], noise=NoiseSeed(0).source("verdict", ids[i : i + BATCH]).at(draw)
+                    )
+                    for i in range(0, len(images), BATCH)
+                ]
+            )
             for draw in range(DRAWS)
-        ]  # fmt: skip
+        ]
     return mean_single_draw_auc(torch.stack(scores).numpy(), labels.numpy()).mean
 
 

@@ -32,8 +32,10 @@ WIDER = replace(CHOSEN, channels=64, multipliers=(1, 2, 2))
 COARSER = replace(CHOSEN, channels=64, multipliers=(1, 2), blocks=2, attention_sides=(), unshuffle=4)
 # Network, learning rate, and the iterations that take six minutes of one core.
 NETWORKS = {
-    "32 (1, 2, 4), 1e-3": (CHOSEN, 1e-3, 1500), "32 (1, 2, 4), 2e-3": (CHOSEN, 2e-3, 1500),
-    "64 (1, 2, 2), 1e-3": (WIDER, 1e-3, 650), "64 (1, 2) x 2, unshuffle 4, 1e-3": (COARSER, 1e-3, 1870),
+    "32 (1, 2, 4), 1e-3": (CHOSEN, 1e-3, 1500),
+    "32 (1, 2, 4), 2e-3": (CHOSEN, 2e-3, 1500),
+    "64 (1, 2, 2), 1e-3": (WIDER, 1e-3, 650),
+    "64 (1, 2) x 2, unshuffle 4, 1e-3": (COARSER, 1e-3, 1870),
 }
 
 

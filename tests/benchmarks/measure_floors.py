@@ -38,7 +38,9 @@ PROCESSORS = {
     "threads": {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"},
     "avx2": {"OMP_NUM_THREADS": "1", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"},
     "sse41": {
-        "OMP_NUM_THREADS": "1", "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "OMP_NUM_THREADS": "1",
+        "ATEN_CPU_CAPABILITY": "default",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
         "MKL_CBWR": "COMPATIBLE",
     },
 }
@@ -90,8 +92,11 @@ def measured(name: str, processor: str, seeds: int, *, untrained: bool) -> list[
     """The AUC of each seed, fitted in a child process; of the untrained networks: none where nothing is trained."""
     words = [sys.executable, __file__, "--child", "--row", name, "--seeds", str(seeds)]
     done = subprocess.run(
-        words + ["--untrained"] * untrained, env={**os.environ, **PROCESSORS[processor]}, capture_output=True,
-        text=True, check=False,
+        words + ["--untrained"] * untrained,
+        env={**os.environ, **PROCESSORS[processor]},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise SystemExit(f"{name} could not be fitted as on {processor}:\n{done.stderr}")

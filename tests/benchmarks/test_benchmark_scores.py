@@ -1,6 +1,6 @@
 """Seconds of a score and of a score with its gradient, for a batch of 8 images (divide by 8 for one).
 
-    python -m tox -e benchmarks -- tests/benchmarks/test_benchmark_scores.py
+python -m tox -e benchmarks -- tests/benchmarks/test_benchmark_scores.py
 """
 
 from __future__ import annotations

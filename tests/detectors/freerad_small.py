@@ -14,10 +14,21 @@ from detectors.noise import Noise, NoiseSeed
 
 SIDE = 16
 SMALL = {
-    "k": 20, "work_size": SIDE, "filter_size": 3, "map_images": 6, "map_draws": 2, "storage": "float32",
-    "unet.channels": 8, "unet.multipliers": (1, 2), "unet.attention_sides": (8,), "unet.unshuffle": 1,
-    "training.iterations": 4, "training.batch_size": 2, "training.warmup": 0, "training.learning_rate": 1e-2,
-}  # fmt: skip
+    "k": 20,
+    "work_size": SIDE,
+    "filter_size": 3,
+    "map_images": 6,
+    "map_draws": 2,
+    "storage": "float32",
+    "unet.channels": 8,
+    "unet.multipliers": (1, 2),
+    "unet.attention_sides": (8,),
+    "unet.unshuffle": 1,
+    "training.iterations": 4,
+    "training.batch_size": 2,
+    "training.warmup": 0,
+    "training.learning_rate": 1e-2,
+}
 
 
 def small(*, side: int = SIDE, **overrides: Any) -> FreeRAD:

@@ -146,9 +146,7 @@ def a_checkpoint_is_loaded_by_its_name_and_refused_by_others(member: str, folder
     assert torch.equal(detector.score(IMAGES), detectors.load(path).score(IMAGES))  # from the file alone
     assert not {key for key in detector._own_state() if ".backbone." in key}, "pretrained weights are saved"
     with pytest.raises(CheckpointError, match="settings"):
-        registry.create(
-            detector.name, image_size=SIZE, **{**ROWS[member].settings, **ROWS[member].change}
-        ).load(path)
+        registry.create(detector.name, image_size=SIZE, **{**ROWS[member].settings, **ROWS[member].change}).load(path)
 
 
 def settings_come_in_two_presets_and_the_revision_is_the_familys(member: str, folder: Path) -> None:

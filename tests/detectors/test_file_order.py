@@ -24,10 +24,15 @@ def fitted() -> Detector:
 @pytest.mark.parametrize(
     ("name", "number"),
     [
-        ("test/good/003.png", 3), ("exp1_num_10181.jpg", 10181), ("images/cell0361.png", 361), ("a7/b.png", 0),
-        ("2026/part-12-view-2.tar.png", 2), ("part 5", 5), ("train/cat/00012", 12),
+        ("test/good/003.png", 3),
+        ("exp1_num_10181.jpg", 10181),
+        ("images/cell0361.png", 361),
+        ("a7/b.png", 0),
+        ("2026/part-12-view-2.tar.png", 2),
+        ("part 5", 5),
+        ("train/cat/00012", 12),
     ],
-)  # fmt: skip
+)
 def test_the_running_number_is_the_last_of_the_files_name(name: str, number: int) -> None:
     assert running_number(name) == number
 

@@ -18,18 +18,44 @@ from detectors.freerad.unet import UNet
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"k": 0}, {"k": 1001}, {"k": "best"}, {"k": 5, "denoising_steps": 6}, {"k": "auto", "denoising_steps": 26},
-        {"denoising_steps": -1}, {"score_draws": 0}, {"map_draws": 0}, {"map_images": 0}, {"scales": 0},
-        {"scales": 6}, {"filter_size": 4}, {"filter_size": 17}, {"filter_size": -1}, {"work_size": 17},
-        {"work_size": 0}, {"storage": "bfloat16"}, {"schedule.beta_last": 1.5}, {"schedule.beta_first": 0.0},
-        {"schedule.steps": 10}, {"k": "auto", "schedule.steps": 200, "training.largest_timestep": 200},
-        {"training.largest_timestep": 1001}, {"training.largest_timestep": 0}, {"training.iterations": 0},
-        {"training.batch_size": 0}, {"training.learning_rate": 0.0}, {"training.ema": 1.5},
-        {"training.decay": -0.1}, {"training.warmup": -1}, {"unet.channels": 7}, {"unet.heads": 3},
-        {"unet.multipliers": ()}, {"unet.blocks": 0}, {"unet.unshuffle": 0}, {"unet.dropout": 0.1},
+        {"k": 0},
+        {"k": 1001},
+        {"k": "best"},
+        {"k": 5, "denoising_steps": 6},
+        {"k": "auto", "denoising_steps": 26},
+        {"denoising_steps": -1},
+        {"score_draws": 0},
+        {"map_draws": 0},
+        {"map_images": 0},
+        {"scales": 0},
+        {"scales": 6},
+        {"filter_size": 4},
+        {"filter_size": 17},
+        {"filter_size": -1},
+        {"work_size": 17},
+        {"work_size": 0},
+        {"storage": "bfloat16"},
+        {"schedule.beta_last": 1.5},
+        {"schedule.beta_first": 0.0},
+        {"schedule.steps": 10},
+        {"k": "auto", "schedule.steps": 200, "training.largest_timestep": 200},
+        {"training.largest_timestep": 1001},
+        {"training.largest_timestep": 0},
+        {"training.iterations": 0},
+        {"training.batch_size": 0},
+        {"training.learning_rate": 0.0},
+        {"training.ema": 1.5},
+        {"training.decay": -0.1},
+        {"training.warmup": -1},
+        {"unet.channels": 7},
+        {"unet.heads": 3},
+        {"unet.multipliers": ()},
+        {"unet.blocks": 0},
+        {"unet.unshuffle": 0},
+        {"unet.dropout": 0.1},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_settings_that_cannot_work_are_refused_with_a_sentence(wrong: dict[str, Any]) -> None:
     with pytest.raises(DetectorError, match=r"^freerad's [\w ]+.*\.$") as caught:
         small(**wrong)
@@ -57,8 +83,11 @@ def test_the_papers_preset_is_the_papers() -> None:
     assert (unet.dropout, unet.unshuffle) == (0.0, 1)
     assert settings.map_images is None, "Algorithm 4 averages over all normal training images"
     assert (training.iterations, training.batch_size, training.learning_rate, training.vb_weight) == (
-        30_000, 2, 1e-4, 0.001,
-    )  # fmt: skip
+        30_000,
+        2,
+        1e-4,
+        0.001,
+    )
     assert (training.warmup, training.decay, training.gradient_norm, training.flip) == (0, 0.0, 0.0, False)
     assert training.largest_timestep == schedule.steps == 1000
     assert FreeRAD.auto_choices == {"k": (25, 50, 100, 200, 300)}

@@ -59,9 +59,39 @@ def test_the_papers_network_has_the_papers_shape(paper: UNet) -> None:
     assert _sides(paper, Downsample, x) == [256, 128, 64, 32, 16]
     assert _sides(paper, Upsample, x) == [8, 16, 32, 64, 128]
     assert _sides(paper, ResidualBlock, x) == [
-        256, 256, 128, 128, 64, 64, 32, 32, 16, 16, 8, 8, 8, 8,
-        8, 8, 8, 16, 16, 16, 32, 32, 32, 64, 64, 64, 128, 128, 128, 256, 256, 256,
-    ]  # fmt: skip
+        256,
+        256,
+        128,
+        128,
+        64,
+        64,
+        32,
+        32,
+        16,
+        16,
+        8,
+        8,
+        8,
+        8,
+        8,
+        8,
+        8,
+        16,
+        16,
+        16,
+        32,
+        32,
+        32,
+        64,
+        64,
+        64,
+        128,
+        128,
+        128,
+        256,
+        256,
+        256,
+    ]
     assert {block.heads for block in paper.modules() if isinstance(block, AttentionBlock)} == {1}
     assert paper.conv_in.weight.shape == (128, 3, 3, 3) and paper.conv_out.weight.shape == (6, 128, 3, 3)
     widths = [block.conv_out.out_channels for block in paper.down.modules() if isinstance(block, ResidualBlock)]

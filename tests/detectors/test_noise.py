@@ -28,8 +28,12 @@ def test_numbers_do_not_depend_on_batch_composition_or_order() -> None:
 def test_seed_purpose_image_draw_and_stream_all_change_the_numbers() -> None:
     source = NoiseSeed(1).source("attack", IDS)
     drawn = [
-        normal(source), normal(source.at(1)), normal(source.at(0, 1)), normal(source.sub(2)),
-        normal(source, stream="y"), normal(NoiseSeed(1).source("verdict", IDS)),
+        normal(source),
+        normal(source.at(1)),
+        normal(source.at(0, 1)),
+        normal(source.sub(2)),
+        normal(source, stream="y"),
+        normal(NoiseSeed(1).source("verdict", IDS)),
         normal(NoiseSeed(2).source("attack", IDS)),
     ]
     rows = torch.cat(drawn)  # 7 sources of 3 images: 21 different streams

@@ -43,8 +43,12 @@ def spotted() -> tuple[RAE, Tensor, Tensor]:
 def test_soft_threshold_minimises_its_objective(threshold: float) -> None:
     residual = torch.tensor([-2.0, -0.7, -0.3, 0.0, 0.05, 0.4, 1.5], dtype=torch.float64)
     expected = [
-        minimize_scalar(lambda s, r=r: 0.5 * (s - r) ** 2 + threshold * abs(s), bounds=(-3, 3), method="bounded",
-                        options={"xatol": 1e-10}).x
+        minimize_scalar(
+            lambda s, r=r: 0.5 * (s - r) ** 2 + threshold * abs(s),
+            bounds=(-3, 3),
+            method="bounded",
+            options={"xatol": 1e-10},
+        ).x
         for r in residual.tolist()
     ]
     np.testing.assert_allclose(soft_threshold(residual, threshold).numpy(), expected, atol=1e-6)
@@ -63,8 +67,13 @@ def test_shrink_rows_minimises_its_objective() -> None:
     found = shrink_rows(residual, threshold)
     assert bool((found[0] == 0).all()) and bool((found[1:].flatten(1).norm(dim=1) > 0).all())
     for row, shrunk in zip(residual.flatten(1).numpy(), found.flatten(1).numpy(), strict=True):
-        best = minimize(objective, row * 0.5, args=(row,), method="Nelder-Mead",
-                        options={"xatol": 1e-9, "fatol": 1e-12, "maxiter": 20000, "maxfev": 20000})
+        best = minimize(
+            objective,
+            row * 0.5,
+            args=(row,),
+            method="Nelder-Mead",
+            options={"xatol": 1e-9, "fatol": 1e-12, "maxiter": 20000, "maxfev": 20000},
+        )
         assert objective(shrunk, row) <= best.fun + 1e-9
         np.testing.assert_allclose(shrunk, best.x, atol=1e-4)
     assert bool((shrink_rows(torch.zeros(2, 3), 1.0) == 0).all()), "a row of zeros stays one, and is not NaN"

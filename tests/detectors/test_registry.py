@@ -110,10 +110,14 @@ def test_a_family_makes_detectors_from_names(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("typo", "meant"),
     [
-        ("halvd:spade", "halved:spade"), ("halved:spad", "halved:spade"), ("halved", "halved:spade"),
-        ("halvd:cow", "halved:spade"), ("spade:halved", "spade"), ("spad", "spade"),
+        ("halvd:spade", "halved:spade"),
+        ("halved:spad", "halved:spade"),
+        ("halved", "halved:spade"),
+        ("halvd:cow", "halved:spade"),
+        ("spade:halved", "spade"),
+        ("spad", "spade"),
     ],
-)  # fmt: skip
+)
 def test_a_typo_in_a_familys_name_gets_the_nearest_name(monkeypatch: pytest.MonkeyPatch, typo: str, meant: str) -> None:
     def make(member: str) -> type[Detector]:
         if member != "spade":

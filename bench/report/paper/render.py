@@ -26,17 +26,28 @@ def frame(found: Reproduction) -> pd.DataFrame:
         parts = e if e is not None else (None, None, None)
         return dict(zip((prefix, f"{prefix}_low", f"{prefix}_high"), parts, strict=True))
 
-    return pd.DataFrame([
-        {
-            "category": r.category, "detector": r.detector, "norm": r.norm, "epsilon": r.epsilon,
-            "paper_clean": r.paper_clean, **bounds("measured_clean", r.measured_clean),
-            "clean_difference": r.clean_difference, "computed_clean": r.computed_clean,
-            "paper_robust": r.paper_robust, **bounds("measured_robust", r.measured_robust),
-            "robust_difference": r.robust_difference, "computed_robust": r.computed_robust,
-            **bounds("scaled_robust", r.also_robust), "average_disagrees": r.disagrees, "status": r.status,
-        }
-        for r in found.rows
-    ])  # fmt: skip
+    return pd.DataFrame(
+        [
+            {
+                "category": r.category,
+                "detector": r.detector,
+                "norm": r.norm,
+                "epsilon": r.epsilon,
+                "paper_clean": r.paper_clean,
+                **bounds("measured_clean", r.measured_clean),
+                "clean_difference": r.clean_difference,
+                "computed_clean": r.computed_clean,
+                "paper_robust": r.paper_robust,
+                **bounds("measured_robust", r.measured_robust),
+                "robust_difference": r.robust_difference,
+                "computed_robust": r.computed_robust,
+                **bounds("scaled_robust", r.also_robust),
+                "average_disagrees": r.disagrees,
+                "status": r.status,
+            }
+            for r in found.rows
+        ]
+    )
 
 
 def markdown(found: Reproduction) -> str:
@@ -100,10 +111,15 @@ def _cells(found: Reproduction) -> tuple[list[str], list[list[str]]]:
         rows.append(cells)
         if r.category == AVERAGE:
             computed = [_text(r.computed_clean, UNREADABLE), "", "", _text(r.computed_robust, UNREADABLE), "", ""]
-            rows.append([
-                "  of rows" + (" (!)" if r.disagrees else ""), r.detector, *([norm_text(r.norm)] if several else []),
-                *computed, *([""] if scaled else []),
-            ])  # fmt: skip
+            rows.append(
+                [
+                    "  of rows" + (" (!)" if r.disagrees else ""),
+                    r.detector,
+                    *([norm_text(r.norm)] if several else []),
+                    *computed,
+                    *([""] if scaled else []),
+                ]
+            )
     return header, rows
 
 

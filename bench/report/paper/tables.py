@@ -17,9 +17,13 @@ from bench.text import epsilon_text
 
 AVERAGE = "Average"
 DETECTORS = {
-    "OCR-GAN": "ocr-gan", "SPADE": "spade", "CFlow": "cflow", "FastFlow": "fastflow", "CFA": "cfa",
+    "OCR-GAN": "ocr-gan",
+    "SPADE": "spade",
+    "CFlow": "cflow",
+    "FastFlow": "fastflow",
+    "CFA": "cfa",
     "FreeRAD": "freerad",
-}  # fmt: skip
+}
 _CIFAR10 = {"Plane": "airplane", "Car": "automobile"}
 PAPER_SIZE = 256
 PAPER_STEPS = 40
@@ -94,9 +98,22 @@ class PaperRow:
 
 
 MVTEC = (
-    "carpet", "grid", "leather", "tile", "wood", "bottle", "cable", "capsule", "hazelnut", "metal_nut", "pill",
-    "screw", "toothbrush", "transistor", "zipper",
-)  # fmt: skip
+    "carpet",
+    "grid",
+    "leather",
+    "tile",
+    "wood",
+    "bottle",
+    "cable",
+    "capsule",
+    "hazelnut",
+    "metal_nut",
+    "pill",
+    "screw",
+    "toothbrush",
+    "transistor",
+    "zipper",
+)
 CIFAR10 = ("bird", "airplane", "automobile", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 LINF = Threat("pgd-linf", "linf", 2 / 255)
 L2 = Threat("pgd-l2", "l2", 0.2)
@@ -105,17 +122,40 @@ _ALL = tuple(DETECTORS.values())
 RECIPES = {
     recipe.table: recipe
     for recipe in (
-        Recipe("table1", "Table 1: Toothbrush, l-inf PGD, epsilon 2/255", "table1_toothbrush_linf.csv", "mvtec",
-               ("toothbrush",), _ALL[:-1], (LINF,)),
-        Recipe("table2", "Table 2: MVTec AD, l-inf PGD, epsilon 2/255", "table2_pgd_linf_mvtec.csv", "mvtec", MVTEC,
-               _ALL, (LINF,)),
-        Recipe("table3", "Table 3: MVTec AD, l2 PGD, epsilon 0.2", "table3_pgd_l2_mvtec.csv", "mvtec", MVTEC, _ALL,
-               (L2,)),
+        Recipe(
+            "table1",
+            "Table 1: Toothbrush, l-inf PGD, epsilon 2/255",
+            "table1_toothbrush_linf.csv",
+            "mvtec",
+            ("toothbrush",),
+            _ALL[:-1],
+            (LINF,),
+        ),
+        Recipe(
+            "table2",
+            "Table 2: MVTec AD, l-inf PGD, epsilon 2/255",
+            "table2_pgd_linf_mvtec.csv",
+            "mvtec",
+            MVTEC,
+            _ALL,
+            (LINF,),
+        ),
+        Recipe(
+            "table3", "Table 3: MVTec AD, l2 PGD, epsilon 0.2", "table3_pgd_l2_mvtec.csv", "mvtec", MVTEC, _ALL, (L2,)
+        ),
         # 0.2 at CIFAR-10's own 32 pixels is what the paper's figures suggest; the second radius is 0.2 * 32 / 256.
-        Recipe("table14", "Table 14: CIFAR-10 novelty detection, PGD at 32 pixels", "table14_cifar10.csv", "cifar10",
-               CIFAR10, ("fastflow", "cfa", "freerad"), (LINF, replace(L2, also=0.2 * 32 / PAPER_SIZE)), 32),
+        Recipe(
+            "table14",
+            "Table 14: CIFAR-10 novelty detection, PGD at 32 pixels",
+            "table14_cifar10.csv",
+            "cifar10",
+            CIFAR10,
+            ("fastflow", "cfa", "freerad"),
+            (LINF, replace(L2, also=0.2 * 32 / PAPER_SIZE)),
+            32,
+        ),
     )
-}  # fmt: skip
+}
 
 
 def recipe_of(table: str) -> Recipe:

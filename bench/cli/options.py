@@ -1,0 +1,66 @@
+"""Options that several commands share, and how their words are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from attacks.errors import AttackError
+from attacks.registry import get_class
+from attacks.threat import parse_epsilon
+from bench.errors import BenchError
+from bench.plan import protocols
+
+Detectors = Annotated[str, typer.Option(help="Names, comma-separated, or all.")]
+DatasetName = Annotated[str, typer.Option(help="See `list datasets`.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Where the dataset lies.")]
+GroupPattern = Annotated[
+    str, typer.Option(help="Regular expression; what its parentheses capture in a file's name is the group (folder).")
+]
+BitDepth = Annotated[int | None, typer.Option(help="Of the camera whose values lie in 16-bit files (folder), e.g. 12.")]
+Categories = Annotated[str, typer.Option(help="Comma-separated, or all.")]
+PresetName = Annotated[str, typer.Option(help="quick or paper: image size and network sizes.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
+FitSeed = Annotated[int, typer.Option(help="Seed of fitting; shipped checkpoints have 0.")]
+FitSeeds = Annotated[
+    str, typer.Option(help="Several, e.g. 0,1,2: fit as often, and show the mean and the spread over fits.")
+]
+FitSeedsFor = Annotated[
+    str, typer.Option(help="Who gets all of --fit-seeds: all whose fit is random, or chaotic (the others the first).")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="DETECTOR.SETTING[@CATEGORY]=VALUE, e.g. freerad.k@mono=100.")
+]
+ImageSize = Annotated[int | None, typer.Option(help="Side of the input pictures instead of the preset's.")]
+Limit = Annotated[int | None, typer.Option(help="At most so many training normals, and test images per class.")]
+Holdout = Annotated[int | None, typer.Option(help="Training normals kept from every fit instead of the preset's.")]
+Refit = Annotated[bool, typer.Option("--refit", help="Fit again even where a checkpoint is there.")]
+Cache = Annotated[Path | None, typer.Option(help="Checkpoint cache (default: RADBENCH_CACHE or ~/.cache/radbench).")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show where a detector or attack that failed went wrong.")]
+Out = Annotated[Path, typer.Option(help="Folder for records, leaderboards and plots.")]
+
+
+def radius(option: str, text: str, attack: str) -> float:
+    """An epsilon or step size on [0, 1]; checked as l-inf unless every attack is l2."""
+    norms = set() if attack == "all" else {get_class(name).norm for name in names(attack)}
+    try:
+        return parse_epsilon(text, norm="l2" if norms == {"l2"} else "linf")
+    except AttackError as error:  # which speaks of an epsilon, whatever was parsed
+        raise BenchError(f"{option}: {error}") from None
+
+
+def asked(**settings: Any) -> dict[str, Any]:
+    """The attack's settings that the user asked for; the other options are as they are."""
+    return {name: value for name, value in settings.items() if value not in (None, protocols.UNASKED.get(name))}
+
+
+def names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def seeds(text: str) -> tuple[int, ...]:
+    if not all(part.removeprefix("-").isdecimal() for part in names(text)):
+        raise BenchError(f"--fit-seeds takes whole numbers with commas between them, e.g. 0,1,2; got {text!r}.")
+    return tuple(map(int, names(text)))
