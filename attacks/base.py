@@ -188,7 +188,12 @@ class Attack(ABC):
                 progress=progress or _silent,
                 **({} if enough is None else {"enough": enough.to(clean)}),
             )
-            return _brought_inside(result, detector, clean, sign, threat, selection)
+            if enough is not None and result.had_enough is None:
+                raise AttackError(
+                    f"{self.name} says that it can stop and not where it did; return `had_enough`, or set can_stop = "
+                    "False."
+                )
+            return self._brought_inside(result, detector, clean, sign, threat, selection)
 
     @final
     def resolve(self, image_size: int) -> Self:
@@ -223,6 +228,11 @@ class Attack(ABC):
         averages none. Whether it finds more tells whether the draws were enough."""
         return None
 
+    def along_the_score(self, detector: Detector) -> Self | None:
+        """This attack along the gradient of the score itself, where it follows something in its place; None where it
+        does not. Whether that finds more tells whether the stand-in leads to the same place."""
+        return None
+
     def compared_loss(self, detector: Detector, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """The loss by which the attack compares candidates, (B,), without a graph: what `enough` is measured in."""
         return objective.loss(detector, x, y, noise)
@@ -243,6 +253,24 @@ class Attack(ABC):
         }
 
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _brought_inside(
+        self, result: AttackResult, detector: Detector, x: Tensor, y: Tensor, threat: ThreatModel, selection: Noise
+    ) -> AttackResult:
+        """The result with every image inside the threat model, and with a true loss for those that had to be moved."""
+        threat.assert_comparable(result.images, x)
+        images = result.images.detach()
+        outside = ~threat.inside(images, x)
+        # Only those: projecting an image that is already inside would move it by a rounding and away from its loss.
+        images = torch.where(outside[:, None, None, None], threat.project(images, x), images)
+        threat.assert_inside(images, x)
+        best_loss, forwards = result.best_loss, result.forwards
+        if bool(outside.any()):
+            moved = self.compared_loss(detector, images, y, selection.sub(0))
+            best_loss, forwards = torch.where(outside, moved, best_loss), forwards + 1
+        return dataclasses.replace(
+            result, images=images, best_loss=best_loss, reprojected=result.reprojected | outside, forwards=forwards
+        )
 
     def _check_enough(self, enough: Tensor | None, detector: Detector, batch_size: int) -> None:
         if enough is None:
@@ -277,25 +305,6 @@ def _check_inputs(x: Tensor, y: Tensor) -> None:
         raise AttackError(f"There must be one label per image, ({len(x)},); got {tuple(y.shape)}.")
     if not bool(((y == 1) | (y == -1)).all()):
         raise AttackError("Labels must be +1 (normal) or -1 (anomalous); convert 0/1 labels by 1 - 2 * label.")
-
-
-def _brought_inside(
-    result: AttackResult, detector: Detector, x: Tensor, y: Tensor, threat: ThreatModel, selection: Noise
-) -> AttackResult:
-    """The result with every image inside the threat model, and with a true loss for those that had to be moved."""
-    threat.assert_comparable(result.images, x)
-    images = result.images.detach()
-    outside = ~threat.inside(images, x)
-    # Only those: projecting an image that is already inside would move it by a rounding and away from its loss.
-    images = torch.where(outside[:, None, None, None], threat.project(images, x), images)
-    threat.assert_inside(images, x)
-    best_loss, forwards = result.best_loss, result.forwards
-    if bool(outside.any()):
-        moved = objective.loss(detector, images, y, selection.sub(0))
-        best_loss, forwards = torch.where(outside, moved, best_loss), forwards + 1
-    return dataclasses.replace(
-        result, images=images, best_loss=best_loss, reprojected=result.reprojected | outside, forwards=forwards
-    )
 
 
 def _selection_of(noise: Noise) -> Noise:

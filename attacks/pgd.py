@@ -161,7 +161,8 @@ class PGD(Attack):
 
     def settled(self, detector: Detector) -> Self:
         """Of a detector without a surrogate or a map, there is the score's gradient to follow, whatever `differentiate`
-        says; of one whose surrogate is a monotone function of the score, "auto" follows the surrogate's alone: the same
+        says, and of a deterministic one the map's is not followed, since each iterate's own loss must be the score's.
+        Of one whose surrogate is a monotone function of the score, "auto" follows the surrogate's alone: the same
         direction, where the score has one. A deterministic one has no noise to average.
 
         A maximum over pixels has the gradient of one pixel, and noise makes it another one at each draw: measured on
@@ -173,7 +174,9 @@ class PGD(Attack):
         elif wanted == "auto":
             can_smooth = self.settings.smooth_map and detector.has_map and detector.score_is_map_maximum
             wanted = "map" if detector.is_stochastic and can_smooth else "score"
-        elif (wanted == "surrogate" and not detector.has_surrogate) or (wanted == "map" and not detector.has_map):
+        elif (wanted == "surrogate" and not detector.has_surrogate) or (
+            wanted == "map" and not (detector.has_map and detector.is_stochastic)
+        ):
             wanted = "score"
         settled = copy.copy(self)
         settled.settings = replace(self._for(detector.is_stochastic), differentiate=wanted)
@@ -278,6 +281,14 @@ class PGD(Attack):
             return found
         spent = torch.stack([objective.steps for objective in objectives.values()]).sum(dim=0)
         return replace(found, had_enough=found.best_loss > enough, gradients_spent=spent)
+
+    def along_the_score(self, detector: Detector) -> Self | None:
+        """As in `Attack`."""
+        if self.settled(detector).settings.differentiate != "map":
+            return None
+        other = copy.copy(self)
+        other.settings = replace(self.settings, differentiate="score")
+        return other
 
     def compared_loss(self, detector: Detector, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """As in `Attack`."""

@@ -20,6 +20,7 @@ from bench.metrics.intervals import Estimate
 from bench.plan import presets, protocols
 from bench.plan.build import build
 from bench.plan.cells import stops_early
+from bench.plan.plan import settings_of
 from bench.plan.request import Override, RunConfig
 from bench.plan.split import training_data
 from bench.records.schema import Figures
@@ -125,6 +126,7 @@ def evaluate(
     limit: int | None = None,
     seed: int = 0,
     batch_size: int = 30,
+    preset: str = "quick",
     complete: bool = False,
     allow_leaks: bool = False,
     **settings: Any,
@@ -139,6 +141,7 @@ def evaluate(
         limit: at most so many test images per class.
         seed: of attack, selection and verdict noise.
         batch_size: images at a time; changes results by float rounding at most.
+        preset: that it was fitted at, which says how many normals were kept from the fit for the threshold.
         complete: attack on where an image has lost all its pairs (`bench.cell.enough`).
         allow_leaks: go on where test pictures are training pictures.
 
@@ -151,12 +154,12 @@ def evaluate(
     per_class = min((n for n in (rules.per_class, limit) if n is not None), default=None)
     source = datasets.get(dataset, root)
     test: ImageSet = source.test(category, detector.image_size, per_class=per_class)
-    run = RunConfig(detectors=(), dataset=dataset, data_root=root, protocol=protocol_name)
+    run = RunConfig(detectors=(), dataset=dataset, data_root=root, preset=preset, protocol=protocol_name)
     training = training_data(source, category, detector.image_size, run)
     seen = inspection.inspect(source, category, (training.fit, training.held_out), test)
     if not allow_leaks:
         seen.check()
-    chosen = rules.settings(settings)
+    chosen = settings_of(attack, rules, settings)
     made = attacks.get(attack, image_size=detector.image_size, epsilon=epsilon, **chosen)
     found = measure(
         detector,

@@ -244,7 +244,8 @@ def test_revisions_are_those_of_the_changelog() -> None:
         if family.revisions
     }
     found["open settings (`k = auto`)"] = OPEN_SETTING_REVISION
-    assert told == {name: str(number) for name, number in found.items()}
+    expected = {name: str(number) for name, number in found.items()}
+    assert told == expected, "bring the table Revisions today in CHANGELOG.md up to date: a row for each new name"
 
 
 def test_every_case_of_the_contract_is_explained() -> None:

@@ -7,7 +7,7 @@ computed from each other (`bench.cell.verdict`). A baseline that sees no pixels 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from attacks.base import Attack
 from bench.cell.chunks import Attacking, Chunk, Floats, Tick, attacked_images, of_each_image, places
 from bench.cell.enough import Bounds
-from bench.cell.more_draws import PER_CLASS, MoreDraws, more_draws
+from bench.cell.more_draws import PER_CLASS, FoundMore, more_draws, own_gradient
 from bench.cell.verdict import Draws as Draws
 from bench.cell.verdict import Judge, threshold_of
 from bench.data.base import ImageSet
@@ -42,13 +42,14 @@ class Outcome:
         rose: whether the attack raised its loss by more than rounding, bool (N,); None where there was no attack.
         noise_won: whether plain noise of the ball's size did more than the attack, bool (N,); None as above.
         more_draws: what four times the noise draws found on a few images; None for a deterministic detector.
+        own_gradient: what the score's own gradient found on them; None where it was followed anyway.
         examples: tensors for the picture panel.
         seconds: of attack, verdict and indicators.
         surrogate_zero_gradients: share of the steps along the surrogate's gradient, (N,); None where it has none.
         surrogate_won: whether the surrogate's gradient found more than the score's, bool (N,); None unless both were
             followed.
-        had_enough: whether the attack stopped on the image because it had lost all its pairs, bool (N,); None where it
-            stopped on none.
+        early_stop: whether the attack was allowed to stop on an image that had lost all its pairs.
+        had_enough: whether it did, bool (N,); None where it was not allowed to, or could not be told what is enough.
         gradients_spent: backward passes of each image, (N,); None where all had `gradients`.
     """
 
@@ -67,11 +68,13 @@ class Outcome:
     gradients: int
     rose: NDArray[np.bool_] | None = None
     noise_won: NDArray[np.bool_] | None = None
-    more_draws: MoreDraws | None = None
+    more_draws: FoundMore | None = None
+    own_gradient: FoundMore | None = None
     examples: dict[str, Tensor] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     surrogate_zero_gradients: Floats | None = None
     surrogate_won: NDArray[np.bool_] | None = None
+    early_stop: bool = False
     had_enough: NDArray[np.bool_] | None = None
     gradients_spent: Floats | None = None
 
@@ -122,23 +125,29 @@ def run_cell(
     if bounds is not None:
         # Rounding, or a score without digits where its surrogate had some: these are attacked to the end.
         judged_by = Bounds(bounds.labels, clean[0], threshold_of(calibration))
-        unsure = np.flatnonzero(of_each_image(chunks, "had_enough").astype(bool) & ~judged_by.lost(robust[0]))
-        if len(unsure):
+        while len(
+            unsure := np.flatnonzero(of_each_image(chunks, "had_enough").astype(bool) & ~judged_by.lost(robust[0]))
+        ):
             chunks = attacking.chunks(unsure) + chunks  # the first of an image's chunks counts
             adversarial = attacked_images(chunks)
             robust = judge.scores(test.ids, adversarial, range(len(clean)))
     judged = time.monotonic()
-    more = None
+    more = own = None
     if detector.sees_pixels:
         few = min(attacking.batch_size, 2 * PER_CLASS)
         more = more_draws(detector, attack, test, adversarial, draws.seed, device, batch_size=few)
+        own = own_gradient(detector, attack, test, adversarial, draws.seed, device, batch_size=few)
     signing = sum(chunk.sign_seconds for chunk in chunks)
     seconds = {
         "attack": attacked - started - signing,
         "verdict": judged - attacked,
         "indicators": signing + time.monotonic() - judged,
     }
-    outcome = _joined(chunks, clean, robust, calibration, more, {k: round(v, 2) for k, v in seconds.items()})
+    outcome = replace(
+        _joined(chunks, clean, robust, calibration, more, {k: round(v, 2) for k, v in seconds.items()}),
+        early_stop=early_stop,
+        own_gradient=own,
+    )
     for what, scores in (("clean", outcome.clean), ("attacked", outcome.robust), ("normal", outcome.calibration)):
         if not np.isfinite(scores).all():
             bad = int((~np.isfinite(scores)).any(axis=0).sum())
@@ -160,7 +169,7 @@ def _joined(
     clean: Floats,
     robust: Floats,
     calibration: Floats,
-    more: MoreDraws | None,
+    more: FoundMore | None,
     seconds: dict[str, float],
 ) -> Outcome:
     once = places(chunks)

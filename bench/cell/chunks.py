@@ -136,8 +136,13 @@ def attacked_images(chunks: Sequence[Chunk]) -> Tensor:
 def of_each_image(chunks: Sequence[Chunk], name: str) -> NDArray[np.float64]:
     """A value of the attack's result, (..., N); zero for an image of which it was not asked."""
     values = [getattr(c.result, name) for c in chunks]
-    there = [torch.zeros(len(c.part)) if v is None else v for v, c in zip(values, chunks, strict=True)]
+    there = [_of_all(name, c) if v is None else v for v, c in zip(values, chunks, strict=True)]
     return np.concatenate([v.double().cpu().numpy() for v in there], axis=-1)[..., places(chunks)]
+
+
+def _of_all(name: str, chunk: Chunk) -> Tensor:
+    spent = chunk.result.gradients if name == "gradients_spent" else 0  # on every image alike
+    return torch.full((len(chunk.part),), float(spent))
 
 
 def _run_chunk(

@@ -1,8 +1,9 @@
-"""Whether an attack averaged enough noise: on a few images it is made once more with four times the draws.
+"""Whether another attack on noise finds more: on a few images, with four times the draws or along another gradient.
 
 A defence that consists of noise looks strong to an attack that averages little of it, and no other sign shows it: the
 loss levels off, gradients are neither zero nor wrong. So what four times the draws find beyond the attack's own images
-is a figure of each record of a stochastic detector.
+is a figure of each record of a stochastic detector. And an attack that follows something in the score's place, a smooth
+maximum of its map, is made once more along the score's own gradient: a stand-in may lead elsewhere.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ COMPARISON_DRAWS = 16
 
 
 @dataclass(frozen=True)
-class MoreDraws:
-    """What `FACTOR` times the draws found on a few images.
+class FoundMore:
+    """What another attack found on a few images.
 
     Attributes:
+        factor: how many times the draws it had.
         images: how many.
         gain: by how much they raised y * A(x) beyond the attack's own images, as a share of what the attack had gained
             over the clean images; means over images and common draws that no attack has seen. None where the attack
@@ -35,6 +37,7 @@ class MoreDraws:
         standard_errors: the same difference in its standard errors, over draws.
     """
 
+    factor: int
     images: int
     gain: float | None
     standard_errors: float
@@ -47,7 +50,7 @@ class MoreDraws:
     def describe(self) -> dict[str, Any]:
         """For the record."""
         return {
-            "factor": FACTOR,
+            "factor": self.factor,
             "images": self.images,
             "gain_share": None if self.gain is None else round(self.gain, 4),
             "standard_errors": round(self.standard_errors, 2),
@@ -74,7 +77,7 @@ def more_draws(
     device: torch.device,
     *,
     batch_size: int = 2 * PER_CLASS,
-) -> MoreDraws | None:
+) -> FoundMore | None:
     """Attack a few images with `FACTOR` times the draws.
 
     Args:
@@ -87,19 +90,55 @@ def more_draws(
     Returns:
         None where the detector is deterministic or the attack averages no noise.
     """
-    stronger = attack.with_draws(FACTOR)
+    stronger = attack.with_draws(FACTOR) if detector.is_stochastic else None
+    if stronger is None:
+        return None
+    return _found(detector, stronger, FACTOR, "more-draws", test, adversarial, seed, device, batch_size)
+
+
+def own_gradient(
+    detector: Detector,
+    attack: Attack,
+    test: ImageSet,
+    adversarial: Tensor,
+    seed: int,
+    device: torch.device,
+    *,
+    batch_size: int = 2 * PER_CLASS,
+) -> FoundMore | None:
+    """Attack a few images along the score's own gradient, with as many draws; as `more_draws`.
+
+    Returns:
+        None where the attack follows that one anyway.
+    """
+    other = attack.along_the_score(detector)
+    if other is None:
+        return None
+    return _found(detector, other, 1, "own-gradient", test, adversarial, seed, device, batch_size)
+
+
+def _found(
+    detector: Detector,
+    other: Attack,
+    factor: int,
+    purpose: str,
+    test: ImageSet,
+    adversarial: Tensor,
+    seed: int,
+    device: torch.device,
+    batch_size: int,
+) -> FoundMore | None:
     chosen = few(test)
-    if not detector.is_stochastic or stronger is None or not chosen:
+    if not chosen:
         return None
     root, parts = NoiseSeed(seed), []
     for start in range(0, len(chosen), batch_size):
         part = chosen[start : start + batch_size]
         ids = [test.ids[i] for i in part]
         x, y = test.pixels(part).to(device), test.labels[part].to(device)
-        more = stronger.run(
-            detector, x, y, noise=root.source("more-draws", ids), selection=root.source("more-draws-selection", ids)
-        )
-        source = root.source("more-draws-verdict", ids)
+        noise, selection = root.source(purpose, ids), root.source(f"{purpose}-selection", ids)
+        more = other.run(detector, x, y, noise=noise, selection=selection)
+        source = root.source(f"{purpose}-verdict", ids)
         images_of = (x, adversarial[part].to(device), more.images)
         parts.append(torch.stack([_losses(detector, images, y, source) for images in images_of]))
     clean, found, beyond = torch.cat(parts, dim=2)
@@ -107,7 +146,9 @@ def more_draws(
     gained = float((found - clean).mean())
     error = float(ahead.std()) / COMPARISON_DRAWS**0.5
     mean = float(ahead.mean())
-    return MoreDraws(len(chosen), mean / gained if gained > 0 else None, mean / error if error > 0 else 0.0)
+    # A difference that is the same on all draws has no error: it is as sure as can be.
+    errors = mean / max(error, 1e-6 * abs(mean)) if mean else 0.0
+    return FoundMore(factor, len(chosen), mean / gained if gained > 0 else None, errors)
 
 
 def _losses(detector: Detector, images: Tensor, y: Tensor, noise: Noise) -> Tensor:

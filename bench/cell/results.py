@@ -24,7 +24,7 @@ def figures(outcome: Outcome, labels: Any, test: ImageSet, trained_on: Sequence[
     """What a record states about an outcome; labels int64 (N,), `trained_on` the ids of the training images."""
     held_out = outcome.calibration.shape[1]
     threshold = threshold_of(outcome.calibration)
-    complete = outcome.had_enough is None
+    complete = not outcome.early_stop
     brightness = ranking.separability(test.pixels().mean(dim=(1, 2, 3)).numpy(), labels)
     scores = Scores(test.ids, labels, outcome.clean, outcome.robust)
     found = recount.figures(scores, threshold, complete=complete) | {
@@ -57,6 +57,7 @@ def indicators(outcome: Outcome) -> dict[str, Any]:
         "gain_share": None if outcome.rose is None else _mean(outcome.rose, ended),
         "noise_won_share": None if outcome.noise_won is None else _mean(outcome.noise_won, ended),
         "more_draws": None if outcome.more_draws is None else outcome.more_draws.describe(),
+        "own_gradient": None if outcome.own_gradient is None else outcome.own_gradient.describe(),
         "reprojected_images": outcome.reprojected,
         "forward_passes_per_image": outcome.forwards,
         "gradients_per_image": outcome.gradients,

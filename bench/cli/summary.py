@@ -119,7 +119,7 @@ def _shortcuts(board: leaderboard.Leaderboard) -> list[str]:
         if found:
             listed = ", ".join(f"{one_line(category, 40)} {value:.0f}" for category, value in sorted(found.items()))
             name = shortcut.replace("_", " ")
-            lines.append(f"Separable by {name} alone (AUC, or 100 - AUC {turned}): {listed}.")
+            lines.append(f"{name.capitalize()} alone reaches (AUC, or 100 - AUC {turned}; 50 is chance): {listed}.")
     return lines
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 from attacks.base import Attack
 from bench.data.base import ANOMALOUS, NORMAL
@@ -30,8 +30,10 @@ def subset_of(
     )
 
 
-def _statement(run: RunConfig, rules: protocols.Protocol) -> str:
-    """The protocol's own words, as long as the user changed nothing of the attack."""
+def _statement(run: RunConfig, rules: protocols.Protocol, attack: Attack) -> str:
+    """The protocol's own words, as long as the user changed nothing of the attack, and it is one that they speak of."""
+    if not rules.attack_settings.keys() <= {f.name for f in fields(attack.settings)}:
+        return f"Of the protocol {rules.name} the test images and the verdict; the attack is described above."
     if rules.stated(run.attack_settings):
         return f"The attack's settings were changed from those of the protocol {rules.name}; they are named above."
     return rules.statement
@@ -48,7 +50,9 @@ def cell_of(plan: Plan, category: str, detector: Detector, attack: Attack, tenso
     run, rules = plan.run, protocols.get(plan.run.protocol)
     is_stochastic = detector.is_stochastic
     return Cell(
-        protocol=CellProtocol(rules.name, rules.version, _statement(run, rules), rules.stated(run.attack_settings)),
+        protocol=CellProtocol(
+            rules.name, rules.version, _statement(run, rules, attack), rules.stated(run.attack_settings)
+        ),
         dataset=plan.dataset.name,
         fingerprint=plan.dataset.fingerprint(category),
         remark=plan.dataset.remark(category),

@@ -234,11 +234,15 @@ def _check_radii(names: Sequence[str], run: RunConfig, image_size: int) -> None:
 
 def _attacks(name: str, run: RunConfig, image_size: int) -> list[Attack]:
     rules = protocols.get(run.protocol)
-    changed = rules.changed(run.attack_settings)
-    # That an attack cannot do what the user asks for is an error.
-    settings = _known(name, rules.settings(changed)) | changed
+    settings = settings_of(name, rules, rules.changed(run.attack_settings))
     radii: list[float | None] = [*dict.fromkeys(run.epsilons)] or [None]
     return [attacks.get(name, image_size=image_size, epsilon=epsilon, **settings) for epsilon in radii]
+
+
+def settings_of(name: str, rules: protocols.Protocol, changed: Mapping[str, Any]) -> dict[str, Any]:
+    """What an attack gets: the protocol's settings, as far as it has them, and what the user changed. That it cannot do
+    what the user asks for is an error, which the attack raises."""
+    return _known(name, rules.settings(changed)) | dict(changed)
 
 
 def _known(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:

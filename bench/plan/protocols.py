@@ -82,14 +82,17 @@ class Protocol:
         Args:
             asked: the settings.
             is_stochastic: of the detector.
-            usual_gradient: what its own attack follows there, "auto" where it is two; None: the score's, as any does.
+            usual_gradient: what its own attack follows there, "auto" where it is two; None: the score's.
         """
         found = []
         usual = self.attack_settings["momentum"]
         if is_stochastic and asked.get("momentum", usual) != usual:  # more of it is not a stronger attack
             found.append(f"--momentum {asked['momentum']:g}: not the protocol's {usual:g}")
         gradient = asked.get("differentiate", "auto")
-        if usual_gradient is not None and gradient not in ("auto", usual_gradient):
+        usual_gradient = usual_gradient or "score"
+        # Of what is not there, an attack follows the score's instead.
+        same = ("auto", usual_gradient, "surrogate") if usual_gradient == "score" else ("auto", usual_gradient)
+        if gradient not in same and not (gradient == "map" and not is_stochastic):
             found.append(f"--gradient {gradient}: the protocol follows {_FOLLOWED[usual_gradient]}")
         return found
 

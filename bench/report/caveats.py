@@ -92,19 +92,22 @@ def signs(
         flags.append(f"not converged: {share:.0f} % of the attack's gain came in the last fifth of its steps")
     draws = indicators.get("more_draws")
     if isinstance(draws, dict) and draws.get("speaks") is True:
-        found = draws.get("gain_share")
-        more = "something, and with these nothing," if found is None else f"{100 * _number(found):.0f} % more"
         flags.append(
-            f"too few noise draws: with {_number(draws.get('factor')):.0f} times as many the attack gained {more} on "
-            f"{_number(draws.get('images')):.0f} images"
+            f"too few noise draws: with {_number(draws.get('factor')):.0f} times as many the attack gained "
+            f"{_more(draws)} on {_number(draws.get('images')):.0f} images"
         )
-    if _number(indicators.get("noise_won_share")) > NOISE_WON_SHARE:
-        share = 100 * _number(indicators["noise_won_share"])
-        flags.append(f"plain noise of the attack's size did more than the attack on {share:.0f} % of the images")
-    least_gain = STOCHASTIC_GAIN_SHARE if is_stochastic else GAIN_SHARE
+    own = indicators.get("own_gradient")
+    if isinstance(own, dict) and own.get("speaks") is True:
+        flags.append(
+            f"along the score's own gradient the attack gained {_more(own)} on {_number(own.get('images')):.0f} images"
+        )
     # Of a detector that has lost every pair there is nothing left to overestimate: where normals have risen above all
     # anomalies, an attack may well find no way to push a maximum over pixels of these further down.
     has_something_left = robust is not None and robust.auc > 0
+    if has_something_left and _number(indicators.get("noise_won_share")) > NOISE_WON_SHARE:
+        share = 100 * _number(indicators["noise_won_share"])
+        flags.append(f"plain noise of the attack's size did more than the attack on {share:.0f} % of the images")
+    least_gain = STOCHASTIC_GAIN_SHARE if is_stochastic else GAIN_SHARE
     gained = indicators.get("gain_share")
     if has_something_left and gained is not None and _number(gained) < least_gain:
         share = 100 - 100 * _number(indicators["gain_share"])
@@ -114,6 +117,11 @@ def signs(
     if clean and clean.high < 50.0:
         flags.append("the clean AUC lies below 50: is higher more anomalous?")
     return flags
+
+
+def _more(found: Mapping[str, Any]) -> str:
+    share = found.get("gain_share")
+    return "something, and with these nothing," if share is None else f"{100 * _number(share):.0f} % more"
 
 
 def claim(records: Sequence[Record]) -> str:

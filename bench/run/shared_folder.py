@@ -18,16 +18,21 @@ _PREFIX, _LOCK = "pictures-", "lock"
 
 @contextmanager
 def shared_folder(cache: Path) -> Iterator[Path]:
-    """A new folder. Those of killed runs are taken away first: nobody holds their locks any more."""
+    """A new folder. Those of killed runs are taken away first: nobody holds their locks any more. Where there are no
+    locks (Windows, some network disks), nothing is taken away."""
     cache.mkdir(parents=True, exist_ok=True)
     for left in cache.glob(f"{_PREFIX}*/{_LOCK}"):
         with suppress(OSError), left.open("r+") as lock:
             _hold(lock)
             shutil.rmtree(left.parent, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=cache))
+    # Under another name until its lock is held, or a run that begins at the same time would take it away.
+    new = Path(tempfile.mkdtemp(prefix="new-", dir=cache))
+    folder = new
     try:
-        with (folder / _LOCK).open("w") as lock:
-            _hold(lock)
+        with (new / _LOCK).open("w") as lock:
+            with suppress(OSError):
+                _hold(lock)
+                folder = new.rename(new.with_name(_PREFIX + new.name))
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -88,3 +88,13 @@ def test_it_is_one_number_per_image(enough):
     x, y = images()
     with pytest.raises(AttackError, match="one loss per image"):
         ATTACK.run(Wavy(), x, y, enough=enough)
+
+
+def test_an_attack_that_says_that_it_can_stop_says_where():
+    class Silent(PGD):
+        def _run(self, *inputs, enough=None, **sources):
+            return super()._run(*inputs, **sources)
+
+    x, y = images()
+    with pytest.raises(AttackError, match="had_enough"):
+        Silent(LInf(0.05), PGDSettings(steps=2)).run(Wavy(), x, y, enough=torch.zeros(8))

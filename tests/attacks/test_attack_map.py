@@ -127,13 +127,25 @@ def test_candidates_are_compared_by_the_score_and_a_step_costs_no_pass_more():
     torch.testing.assert_close(found.clean_loss, plain.clean_loss)
 
 
-def test_it_can_be_followed_of_a_deterministic_detector():
+def test_of_a_deterministic_detector_the_scores_own_is_followed():
+    """Each iterate's own loss is compared there, and that must be the score's."""
+
     class Still(Linear):
-        has_map = True
+        has_map = score_is_map_maximum = True
 
         def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
             return (self.weight * x).sum(dim=1)
 
     x, y, _ = images()
-    found = PGD(LInf(0.05), PGDSettings(steps=3, differentiate="map", keep="last")).run(Still(), x, y)
-    assert (found.images != x).flatten(1).any(dim=1).all()
+    along_map, along_score = (
+        PGD(LInf(0.05), PGDSettings(steps=3, differentiate=which)).run(Still(), x, y) for which in ("map", "score")
+    )
+    assert torch.equal(along_map.images, along_score.images)
+    assert PGD(LInf(0.05), PGDSettings(differentiate="map")).along_the_score(Still()) is None
+
+
+def test_along_the_score_is_another_attack_where_the_map_is_followed():
+    attack = PGD(LInf(0.05), SMOOTH)
+    other = attack.along_the_score(Peaks())
+    assert other is not None and other.settled(Peaks()).settings.differentiate == "score"
+    assert other.along_the_score(Peaks()) is None and attack.settings == SMOOTH

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import bench_fakes as fakes
 import numpy as np
@@ -13,7 +14,10 @@ import torch
 import attacks
 import bench
 import detectors
+from attacks import registry as attack_registry
+from attacks.base import Attack, AttackResult
 from attacks.errors import AttackError
+from attacks.objective import Objective
 from bench.errors import BenchError
 from detectors.errors import DetectorError
 
@@ -105,3 +109,23 @@ def test_the_python_calls_touch_no_global_random_state(folder: Path) -> None:
     detector = fitted("brightness", folder)
     bench.evaluate(detector, "folder", "bolt", data_root=folder, steps=1, random_start=True)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_an_attack_without_the_protocols_settings_takes_none_of_them(
+    folder: Path, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Noise(Attack):
+        """One random point of the ball."""
+
+        name, title, summary, norm = "noise", "Noise", "One random point.", "linf"
+
+        def _run(self, detector: Any, x: Any, y: Any, threat: Any, *, noise: Any, **sources: Any) -> AttackResult:
+            images = threat.random_start(x, noise)
+            found = Objective(detector, y).losses(images, noise, 1)
+            nothing = torch.zeros_like(found[0])
+            return AttackResult(images, found, found[0], found[0], found[0], nothing, nothing, nothing.bool(), 1, 0)
+
+    register(fakes.Linear)
+    monkeypatch.setitem(attack_registry._REGISTRY, "noise", Noise)
+    found = bench.evaluate(fitted("linear", folder), "folder", "bolt", data_root=folder, attack="noise", limit=2)
+    assert str(found).startswith("clean AUC") and found.scores.robust.shape == (1, 4)

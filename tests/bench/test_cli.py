@@ -47,7 +47,7 @@ def test_a_run_ends_with_a_table_its_meaning_and_where_the_files_are(
     for text in (
         "6 normal and 6 anomalous",
         "95 % intervals",
-        "Separable by brightness",
+        "Brightness alone reaches",
         "how often an anomalous image scores",
         "l-inf epsilon 2/255",
         "no licence for them",

@@ -44,7 +44,7 @@ class Steady(fakes.Noisy):
         return (w * x).sum(dim=(1, 2, 3)) + noise.normal((), stream="offset", like=x)
 
 
-def more(detector: Detector, **settings: object) -> module.MoreDraws | None:
+def more(detector: Detector, **settings: object) -> module.FoundMore | None:
     test = fakes.image_set(8, 8, side=SIDE)
     attack = attacks.get("pgd-linf", epsilon=0.05, image_size=SIDE, **settings)
     found = attack.run(detector, test.pixels(), test.labels, noise=NoiseSeed(0).source("attack", test.ids))
@@ -131,9 +131,9 @@ def test_a_quiet_verdict_takes_the_protocols_draws_and_a_deterministic_one_a_sin
 
 def test_more_draws_that_find_something_where_the_attack_found_nothing_are_flagged() -> None:
     """The weakest attack of all must not be the one that nothing is said of."""
-    found = module.MoreDraws(images=6, gain=None, standard_errors=5.0)
+    found = module.FoundMore(4, images=6, gain=None, standard_errors=5.0)
     assert found.speaks and found.describe()["gain_share"] is None
-    assert not module.MoreDraws(images=6, gain=None, standard_errors=1.0).speaks
+    assert not module.FoundMore(4, images=6, gain=None, standard_errors=1.0).speaks
     (flag,) = failure_flags(replace(make_record(), indicators={"more_draws": found.describe()}))
     assert "4 times as many the attack gained something, and with these nothing, on 6 images" in flag
 
@@ -155,3 +155,60 @@ def test_few_images_at_a_time_change_nothing() -> None:
     )
     assert whole is not None and parts is not None
     assert parts.standard_errors == pytest.approx(whole.standard_errors, rel=1e-3)
+
+
+class Plateau(fakes.Noisy):
+    """The largest value of a map, of which half of the pixels lie a little lower and know another direction.
+
+    Its smooth maximum leads where the plateau goes; the score itself hangs on one pixel.
+    """
+
+    name = "plateau"
+    has_map = score_is_map_maximum = True
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        return self._heights(x, noise)[0]
+
+    def _heights(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        draws = torch.Generator().manual_seed(3)
+        way = (torch.randint(0, 2, (3, SIDE, SIDE), generator=draws) * 2 - 1).to(x)
+        other = torch.where(torch.rand(way.shape, generator=draws) < 0.4, -way, way)
+        peak = 10 + (x * way).mean(dim=(1, 2, 3)) + 0.002 * noise.normal((), stream="peak", like=x)
+        return peak, 9 + torch.tanh((x * other).mean(dim=(1, 2, 3)))
+
+    def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
+        peak, plateau = self._heights(x, noise)
+        half = SIDE * SIDE // 2
+        parts = [peak[:, None], plateau[:, None].expand(-1, half - 1), torch.full((len(x), half), 2.0).to(x)]
+        return torch.cat(parts, dim=1).view(-1, SIDE, SIDE)
+
+
+def test_a_smooth_maximum_that_leads_elsewhere_is_found_out_by_the_scores_own_gradient() -> None:
+    """It keeps the contract, and along its map alone it would look robust."""
+    settings = {"steps": 8, "eot": 2, "momentum": 0.9, "schedule": "cosine"}
+    test, detector = fakes.image_set(8, 8, side=SIDE), fakes.fitted(Plateau, SIDE)
+    for smooth, is_there in ((True, True), (False, False)):
+        attack = attacks.get("pgd-linf", epsilon=2 / 255, image_size=SIDE, smooth_map=smooth, **settings)
+        found = attack.run(detector, test.pixels(), test.labels, noise=NoiseSeed(0).source("attack", test.ids))
+        own = module.own_gradient(detector, attack, test, found.images, 0, CPU)
+        assert (own is not None) is is_there
+        if own is not None:
+            assert own.speaks and own.gain is not None and own.gain > 0.5
+            record = replace(make_record(), indicators={"own_gradient": own.describe()})
+            (flag,) = failure_flags(record)
+            assert flag.startswith("along the score's own gradient the attack gained")
+
+
+def test_a_smooth_maximum_that_leads_to_the_same_place_is_not() -> None:
+    class Flat(Plateau):
+        """All pixels know one direction."""
+
+        def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
+            peak, _ = self._heights(x, noise)
+            return torch.cat([peak[:, None], peak[:, None].expand(-1, SIDE * SIDE - 1) - 0.1], 1).view(-1, SIDE, SIDE)
+
+    attack = attacks.get("pgd-linf", epsilon=2 / 255, image_size=SIDE, smooth_map=True, steps=8, momentum=0.9)
+    test, detector = fakes.image_set(8, 8, side=SIDE), fakes.fitted(Flat, SIDE)
+    found = attack.run(detector, test.pixels(), test.labels, noise=NoiseSeed(0).source("attack", test.ids))
+    own = module.own_gradient(detector, attack, test, found.images, 0, CPU)
+    assert own is not None and not own.speaks

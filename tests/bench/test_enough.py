@@ -152,3 +152,30 @@ def test_a_record_leaves_out_what_it_does_not_know_and_a_complete_run_makes_its_
     assert 0 <= early.indicators["had_enough_share"] <= 1 and "had_enough_share" not in noisy.indicators
     assert early.indicators["mean_gradients_per_image"] <= early.indicators["gradients_per_image"]
     assert registry.get("noisy").is_stochastic and "anomalies_only_auc" in noisy.results
+
+
+def test_where_nothing_can_be_said_to_be_enough_every_image_is_attacked_to_the_end(
+    tmp_path: Path, folder: Path, register: Register
+) -> None:
+    """A surrogate that is -inf on a clean picture, of a score that is finite, must not end the run."""
+
+    class Infinite(fakes.Linear):
+        name = "infinite"
+        has_surrogate = surrogate_is_monotone = True
+
+        def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
+            last = torch.tensor([name.endswith("good/005.png") for name in noise.image_ids])
+            return self.value(x, noise) - torch.where(last, torch.inf, 0.0).to(x)
+
+    register(Infinite)
+    run = fakes.config(tmp_path, folder, "infinite", categories=("bolt",))
+    (record,) = fakes.run(run).records
+    assert record.ok, record.reason
+    assert record.cell.to_document()["early_stop"] is True and "anomalies_only_auc" not in record.results
+
+
+def test_an_image_that_was_attacked_to_the_end_after_all_counts_with_what_that_cost() -> None:
+    found = outcome(fakes.fitted(Saturated), early_stop=True, epsilon=0.05)
+    assert found.had_enough is not None and found.gradients_spent is not None
+    to_the_end = ~found.had_enough
+    assert (found.gradients_spent[to_the_end] == 10).all() and found.early_stop

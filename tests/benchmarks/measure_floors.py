@@ -1,6 +1,7 @@
 """What stands behind the AUC floors of the contract's rows: each row fitted over seeds and imitated processors.
 
-    python tests/benchmarks/measure_floors.py [--row draem --row purify:spade-map] [--seeds 8] [--processors here sse41]
+    python tests/benchmarks/measure_floors.py [--row anomalib:draem --row purify:spade-map] [--seeds 8]
+        [--processors here sse41]
 
 Training is chaotic in the last bits, so one fit here says little of the same fit on another CPU. Another CPU's kernels
 are had in a child process by environment variables. Prints CSV: each row's floor, the AUC of its untrained networks
