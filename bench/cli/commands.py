@@ -345,9 +345,12 @@ def inspect(
 
 
 @app.command("list", cls=shell.Once)
-def list_names(what: Annotated[str, typer.Argument(help="detectors, attacks, datasets or presets")]) -> None:
+def list_names(
+    what: Annotated[str, typer.Argument(help="detectors, attacks, datasets or presets")],
+    refused: Annotated[bool, typer.Option("--refused", help="With the detectors that cannot be had, and why.")] = False,
+) -> None:
     """Say what there is."""
-    Console().print(summary.listing(what))
+    Console().print(summary.listing(what, refused=refused))
 
 
 @app.command("reproduce", cls=shell.Once)

@@ -154,8 +154,8 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def listing(what: str) -> Table:
-    """The table of `bench list`. Raises BenchError for a kind that is not there."""
+def listing(what: str, *, refused: bool = False) -> Table:
+    """The table of `bench list`; `refused`: with what cannot be had, and why. Raises BenchError for an unknown kind."""
     table = Table(box=None, pad_edge=False)
     rows: list[tuple[str, ...]]
     if what == "detectors":
@@ -163,7 +163,7 @@ def listing(what: str) -> Table:
         classes = [detector_registry.get(name) for name in detector_registry.names()]
         rows = [(c.name, c.title, "random" if c.is_stochastic else "none", c.paper) for c in classes]
         for family in detector_registry.families():
-            rows += _family_rows(family)
+            rows += _family_rows(family, refused=refused)
     elif what == "attacks":
         header = ("name", "what it does")
         rows = [(name, get_class(name).summary) for name in attacks.names()]
@@ -184,11 +184,15 @@ def listing(what: str) -> Table:
     return table
 
 
-def _family_rows(family: detector_registry.Family) -> list[tuple[str, ...]]:
-    """A family with its members in one line, and those that are refused, each with its reason."""
+def _family_rows(family: detector_registry.Family, *, refused: bool) -> list[tuple[str, ...]]:
+    """A family with its members in one line, and those that are refused: how many, or each with its reason."""
     members = ", ".join(family.members()) or "not installed"
+    if family.refused and not refused:
+        members += f" ({len(family.refused)} more are refused: --refused says why)"
     rows: list[tuple[str, ...]] = [(f"{family.prefix}:NAME", family.summary, "", f"NAME: {members}")]
-    return rows + [(f"{family.prefix}:{name}", "refused", "", reason) for name, reason in family.refused.items()]
+    if refused:
+        rows += [(f"{family.prefix}:{name}", "refused", "", reason) for name, reason in family.refused.items()]
+    return rows
 
 
 def failures(records: Sequence[Record]) -> int:

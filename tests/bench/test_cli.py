@@ -113,7 +113,7 @@ def test_a_dry_run_knows_what_is_fitted_already(
 @pytest.mark.parametrize(
     ("what", "names"),
     [
-        ("detectors", (*detectors.names(), "anomalib:NAME", "anomalib:winclip")),
+        ("detectors", (*detectors.names(), "anomalib:NAME")),
         ("attacks", attacks.names()),
         ("datasets", datasets.names()),
         ("presets", ("quick", "paper", "protocol quick", "protocol paper")),
@@ -208,7 +208,7 @@ def test_ctrl_c_says_that_nothing_is_lost(
 
 
 def test_an_unexpected_error_of_our_own_is_not_hidden(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(what: str) -> None:
+    def broken(what: str, **more: bool) -> None:
         raise AssertionError("a bug")
 
     monkeypatch.setattr("bench.cli.summary.listing", broken)
@@ -244,3 +244,10 @@ def test_records_say_what_was_typed(
     found = [json.loads(p.read_text()) for p in (tmp_path / "out").glob("records/*/*/*.json")]
     assert sorted(r["cell"]["attack"]["epsilon"] * 255 for r in found) == pytest.approx([1, 1, 2, 2])
     assert all("--epsilon 1/255,2/255" in r["command"] for r in found) and sys.argv[0] == "python -m bench"
+
+
+def test_the_list_of_detectors_fits_on_a_screen_and_says_why_others_are_refused_when_asked(command: Command) -> None:
+    short, long = command("list", "detectors"), command("list", "detectors", "--refused")
+    assert len(short.out.splitlines()) <= 45 and "--refused" in short.out
+    assert any(line.startswith("anomalib:winclip") for line in long.out.splitlines())
+    assert long.out.count(" refused ") > 5 > short.out.count(" refused ")
