@@ -148,12 +148,13 @@ def _fit(
             "notice": licence,
         },
     )
-    # Back through the file: what is scored is what was stored, and the next run will score the same.
-    detector.load(path)
+    # From the file into another one: what is scored is what was stored, and the next run will score the same. What a
+    # detector has learned beside its buffers and parameters is missed now, not by the next run.
+    with torch.random.fork_rng(devices=[]):
+        stored = type(detector)(detector.settings, detector.image_size)
+    stored.load(path)
     _forget(workdir)
-    return Fitted(
-        detector.to(device), "fitted", key, checkpoint.read_description(path)["tensors_sha256"], seconds, path
-    )
+    return Fitted(stored.to(device), "fitted", key, checkpoint.read_description(path)["tensors_sha256"], seconds, path)
 
 
 def _forget(workdir: Path) -> None:

@@ -91,7 +91,7 @@ def test_the_key_does_not_change_with_what_a_fit_does_not_depend_on(
         {"out": tmp_path / "x"},
         {"cache": tmp_path / "y"},
         {"seed": 9},
-        {"steps": 7},
+        {"attack_settings": {"steps": 7}},
         {"attacks": ("pgd-l2",)},
         {"protocol": "paper"},
         {"overrides": (Override("fake", "knob", "nut", 2), Override("other", "knob", None, 2))},
@@ -275,3 +275,22 @@ def test_a_detector_that_cannot_be_built_is_a_sentence(tmp_path: Path, folder: P
     with pytest.raises(DetectorError, match="no setting"):
         odd = (Override("fake", "knop", None, 1),)
         build("fake", "bolt", 32, fakes.config(tmp_path, folder, overrides=odd))
+
+
+def test_what_is_learned_beside_buffers_and_parameters_is_missed_at_once(
+    tmp_path: Path, folder: Path, register: Register
+) -> None:
+    """Not by the next run, which finds the checkpoint."""
+
+    class Forgetful(fakes.Fake):
+        name = "forgetful"
+
+        def _fit(self, normals: torch.Tensor, **more: object) -> None:  # type: ignore[override]
+            self.mean = normals.mean()  # no buffer
+
+        def value(self, x: torch.Tensor, noise: object) -> torch.Tensor:
+            return x.mean(dim=(1, 2, 3)) - self.mean
+
+    register(Forgetful)
+    (record,) = fakes.run(fakes.config(tmp_path, folder, "forgetful", categories=("bolt",))).records
+    assert not record.ok and "no attribute 'mean'" in record.reason
