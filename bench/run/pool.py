@@ -110,6 +110,13 @@ class Crew:
         for process in self._processes:
             process.terminate()
         if self._pool is not None:
+            # One that was ended in the middle of a message leaves half of it, and the executor waits for the rest as
+            # long as somebody could write it: this process is the last one that could.
+            results: Any = getattr(self._pool, "_result_queue", None)
+            for process in self._processes:
+                process.join(timeout=10)
+            with suppress(OSError, AttributeError):
+                results._writer.close()
             self._pool.shutdown()
         self._pool, self._processes = None, []
 

@@ -8,6 +8,7 @@ from typing import Any
 import bench_fakes as fakes
 import pytest
 
+import attacks
 from bench.errors import BenchError
 from bench.plan import cells, presets, protocols
 from bench.plan import plan as planning
@@ -65,8 +66,8 @@ def test_whether_a_detector_draws_noise_is_asked_of_its_settings() -> None:
 def test_more_steps_are_a_full_run_that_does_not_claim_the_protocols_steps() -> None:
     plan = planning.make(run(steps=100))
     assert plan.limits == []
-    assert "20 steps" not in cells._statement(plan.run, protocols.get("quick"))
-    assert "20 steps" in cells._statement(run(), protocols.get("quick"))
+    assert "20 steps" not in cells._statement(plan.run, protocols.get("quick"), plan.attacks[0])
+    assert "20 steps" in cells._statement(run(), protocols.get("quick"), plan.attacks[0])
 
 
 def test_random_start_and_keep_reach_the_attack() -> None:
@@ -123,7 +124,7 @@ def test_options_that_change_nothing_do_not_mark_a_run() -> None:
     )
     plan = planning.make(config)
     assert plan.limits_of("ae", "mono") == [] and plan.limits_of("cflow", "mono") == []
-    assert cells._statement(config, protocols.get("quick")) == protocols.get("quick").statement
+    assert cells._statement(config, protocols.get("quick"), attacks.get("pgd-linf")) == protocols.get("quick").statement
     assert (
         "--gradient score"
         in planning.make(replace(config, attack_settings={"differentiate": "score"})).limits_of("cflow", "mono")[0]
