@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from detectors.base import Detector
-from detectors.contract.scores import scores
+from detectors.contract.scores import REPEAT_TOLERANCE, close, scores
 from detectors.errors import ContractError
 from detectors.noise import Noise, NoiseSeed
 
@@ -74,9 +74,10 @@ def check_checkpoint(detector: Detector, x: Tensor, noise: Noise) -> None:
     with TemporaryDirectory() as folder:
         path = detector.save(Path(folder) / "fitted.safetensors", extra={"why": "contract"})
         loaded = unfitted(detector).load(path).to(x.device)
-        same = torch.equal(expected, scores(loaded, x, noise))
+        # Not to the bit: where tensors lie in memory decides on some processors how a sum is rounded.
+        same = close(scores(loaded, x, noise), expected, REPEAT_TOLERANCE)
         _require(detector, same, "a loaded checkpoint gives other scores", "keep what is learned in buffers")
-        same = torch.equal(expected, scores(loaded.load(path), x, noise))
+        same = close(scores(loaded.load(path), x, noise), expected, REPEAT_TOLERANCE)
         _require(detector, same, "loading twice changes its scores", "overwrite what was there in _after_load")
     same = loaded.fit_report == json.loads(json.dumps(detector.fit_report))
     _require(detector, same, "a loaded checkpoint has another fit report", "fill it with what JSON can hold")
