@@ -281,10 +281,21 @@ def test_the_folder_that_processes_share_is_taken_away_also_after_a_kill(tmp_pat
     assert list(cache.glob("pictures-*")) == []
 
 
+def _hears_ctrl_c() -> None:
+    """What a shell starts in the background ignores it, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_stops_all_processes_and_says_so(tmp_path: Path, folder: Path) -> None:
     command = run_of_two(tmp_path, folder)
     process = subprocess.Popen(
-        command, cwd=REPOSITORY, env=ENVIRONMENT, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        cwd=REPOSITORY,
+        env=ENVIRONMENT,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=_hears_ctrl_c,  # noqa: PLW1509 - it starts no thread
     )
     try:
         _wait(lambda: list(tmp_path.glob("cache/checkpoints/ae/*.json")), "nothing was fitted")
