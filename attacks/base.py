@@ -92,7 +92,6 @@ class Attack(ABC):
         budget_settings: the settings that make its budget, how many gradients of an image it can follow.
         length_settings: the settings that are lengths in its norm, as epsilon is.
         can_stop: whether `run` takes `enough` with these settings, on a deterministic detector.
-        follows_both: whether it follows, with these settings, two gradients of a detector that has a surrogate.
     """
 
     name: ClassVar[str]
@@ -104,7 +103,6 @@ class Attack(ABC):
     budget_settings: ClassVar[tuple[str, ...]] = ()
     length_settings: ClassVar[tuple[str, ...]] = ()
     can_stop: bool = False  # may depend on the settings
-    follows_both: bool = False  # so may this
 
     def __init__(self, threat: Threat, settings: AttackSettings | None = None) -> None:
         """Args: the threat model (one that depends on the image's side is settled at the call), and the settings."""

@@ -134,11 +134,6 @@ class PGD(Attack):
         """Where the best iterate is kept, whatever comes after it changes nothing once it is good enough."""
         return bool(self.settings.keep == "best")
 
-    @property
-    def follows_both(self) -> bool:  # type: ignore[override]
-        """One after the other, unless the user chose."""
-        return bool(self.settings.differentiate == "auto")
-
     def step_size(self, threat: ThreatModel) -> float:
         """The (first) step's size on [0, 1]."""
         explicit: float | None = self.settings.step_size

@@ -39,7 +39,7 @@ class Plan:
         attacks: with their threat models settled, one for each epsilon.
         image_size: of the one input resolution.
         stochastic: the detectors that draw noise with these settings, in some category.
-        followed: what the protocol's attack follows there instead of the score's gradient, by (detector, category).
+        follows: whose gradient is followed, by (detector, category).
         built: the unfitted detectors that were built to check the plan, by (detector, category), for whoever only looks
             at one: building a backbone takes a second. To be cleared where their memory is better used.
     """
@@ -51,7 +51,7 @@ class Plan:
     attacks: tuple[Attack, ...]
     image_size: int
     stochastic: frozenset[str] = frozenset()
-    followed: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    follows: Mapping[tuple[str, str], protocols.Follows] = field(default_factory=dict)
     built: dict[tuple[str, str], Detector] = field(default_factory=dict, repr=False)
 
     @property
@@ -117,8 +117,8 @@ class Plan:
                 options = " or ".join(map(protocols.option, attack.budget_settings))
                 found.append(f"{options}: {spent} gradients for each image, fewer than the protocol's {due}")
                 break
-        usual_gradient = self.followed.get((detector, category))
-        found += rules.departures_on(run.attack_settings, is_stochastic=is_stochastic, usual_gradient=usual_gradient)
+        follows = self.follows[detector, category]
+        found += rules.departures_on(run.attack_settings, is_stochastic=is_stochastic, follows=follows)
         changed = run.overrides_for(detector, category)
         if changed:
             usual = detector_registry.get(detector).settings_for(run.preset, self.image_size)
@@ -157,9 +157,8 @@ def make(run: RunConfig) -> Plan:
         check_counts([built[name, category] for name in names], dataset, category, run)
     stochastic = frozenset(name for (name, _), detector in built.items() if detector.is_stochastic)
     usual = _of_protocol(attack_names[0], protocols.get(run.protocol))
-    follows = {key: usual.follows(detector) for key, detector in built.items()}
-    followed = {key: what for key, what in follows.items() if what != "score"}
-    return Plan(run, dataset, categories, names, made, image_size, stochastic, followed, built)
+    follows = {key: protocols.Follows(made[0].follows(d), usual.follows(d)) for key, d in built.items()}
+    return Plan(run, dataset, categories, names, made, image_size, stochastic, follows, built)
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ class Outline:
     detectors: tuple[str, ...]
     image_size: int
     stochastic: frozenset[str]
-    followed: Mapping[tuple[str, str], str]
+    follows: Mapping[tuple[str, str], protocols.Follows]
 
     @classmethod
     def of(cls, plan: Plan) -> Outline:
@@ -191,7 +190,7 @@ class Outline:
             made,
             self.image_size,
             self.stochastic,
-            self.followed,
+            self.follows,
         )
 
 

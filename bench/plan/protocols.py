@@ -9,13 +9,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.errors import BenchError
 from bench.names import unknown
 
 GRADIENTS = ("auto", "score", "surrogate", "map")
+
+
+class Follows(NamedTuple):
+    """Whose gradient is followed of a detector (`Attack.follows`): by a run's attack, and by the protocol's own."""
+
+    run: str
+    protocol: str
+
+
 _FOLLOWED = {
+    "score": "the score's",
     "surrogate": "the surrogate's",
     "auto": "the score's and the surrogate's",
     "map": "that of a smooth maximum of the map",
@@ -76,24 +86,20 @@ class Protocol:
             found.append(f"--keep {asked['keep']}: the protocol keeps the {usual} iterate")
         return found
 
-    def departures_on(self, asked: Mapping[str, Any], *, is_stochastic: bool, usual_gradient: str | None) -> list[str]:
+    def departures_on(self, asked: Mapping[str, Any], *, is_stochastic: bool, follows: Follows) -> list[str]:
         """And why it is none on a detector.
 
         Args:
             asked: the settings.
             is_stochastic: of the detector.
-            usual_gradient: what its own attack follows there, "auto" where it is two; None: the score's.
+            follows: what the run's attack, and what the protocol's own follows there.
         """
         found = []
         usual = self.attack_settings["momentum"]
         if is_stochastic and asked.get("momentum", usual) != usual:  # more of it is not a stronger attack
             found.append(f"--momentum {asked['momentum']:g}: not the protocol's {usual:g}")
-        gradient = asked.get("differentiate", "auto")
-        usual_gradient = usual_gradient or "score"
-        # Of what is not there, an attack follows the score's instead.
-        same = ("auto", usual_gradient, "surrogate") if usual_gradient == "score" else ("auto", usual_gradient)
-        if gradient not in same and not (gradient == "map" and not is_stochastic):
-            found.append(f"--gradient {gradient}: the protocol follows {_FOLLOWED[usual_gradient]}")
+        if follows.run != follows.protocol:
+            found.append(f"--gradient {asked.get('differentiate')}: the protocol follows {_FOLLOWED[follows.protocol]}")
         return found
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import torch
 
-from attacks.base import Attack
 from bench.cell.more_draws import FACTOR, PER_CLASS
 from bench.plan import protocols
 from bench.plan.plan import Job, Plan
@@ -131,19 +130,15 @@ def _seconds(cost: Cost, plan: Plan, detector: str, fits: bool) -> float:
     images = 2 * (plan.per_class or 100)
     stochastic = detector in plan.stochastic
     draws = protocols.get(plan.run.protocol).verdict_draws if stochastic else 1
-    surrogate = any(name == detector and followed == "auto" for (name, _), followed in plan.followed.items())
-    # A few images are attacked once more with more draws.
-    attacked = images + (FACTOR * 2 * PER_CLASS if stochastic else 0)
+    both = any(name == detector and follows.run == "auto" for (name, _), follows in plan.follows.items())
+    # A few images are attacked once more with more draws, and along the score.
+    attacked = images + ((FACTOR + 1) * 2 * PER_CLASS if stochastic else 0)
     attacks = sum(
-        attacked * _gradients(attack, stochastic, surrogate) * cost.gradient + 2 * images * draws * cost.forward
+        attacked * attack.gradients(is_stochastic=stochastic, gradients_followed=2 if both else 1) * cost.gradient
+        + 2 * images * draws * cost.forward
         for attack in plan.attacks
     )
     return attacks + (cost.fit if fits else 0.0)
-
-
-def _gradients(attack: Attack, stochastic: bool, surrogate: bool) -> int:
-    both = surrogate and attack.follows_both
-    return attack.gradients(is_stochastic=stochastic, gradients_followed=2 if both else 1)
 
 
 def _find(costs: Sequence[Cost], plan: Plan, detector: str) -> Cost | None:

@@ -183,6 +183,35 @@ def test_every_departure_from_the_protocol_is_named_by_its_option_and_in_this_or
         planning.make(run(attacks=("all",), step_size=0.001))
 
 
+@pytest.mark.parametrize(
+    ("detector", "gradient", "sentence"),
+    [
+        # What is not there is not followed: the score's is, and that must not pass for the protocol's.
+        ("apae", "map", "--gradient map: the protocol follows the score's and the surrogate's"),
+        ("cflow", "map", "--gradient map: the protocol follows the surrogate's"),
+        ("freerad", "surrogate", "--gradient surrogate: the protocol follows that of a smooth maximum of the map"),
+        ("freerad", "map", ""),
+        ("cflow", "surrogate", ""),
+        ("spade", "map", ""),
+        ("spade", "surrogate", ""),
+        ("brightness", "score", ""),
+    ],
+)
+def test_a_gradient_that_is_asked_for_counts_by_what_is_followed(detector: str, gradient: str, sentence: str) -> None:
+    limits = planning.make(run(detectors=(detector,), differentiate=gradient)).limits_of(detector, "mono")
+    assert limits == ([sentence] if sentence else [])
+
+
+def test_the_map_of_a_random_detector_whose_score_is_no_maximum_is_a_departure(register: Any) -> None:
+    class Mean(fakes.Noisy):
+        name = "mean-of-map"
+        has_map = True
+
+    register(Mean)
+    limits = planning.make(run(detectors=("mean-of-map",), differentiate="map")).limits_of("mean-of-map", "mono")
+    assert limits == ["--gradient map: the protocol follows the score's"]
+
+
 def test_a_record_names_what_was_changed_and_not_what_was_typed() -> None:
     quick = protocols.get("quick")
     assert quick.stated({"steps": 20, "keep": "best", "eot": 2, "differentiate": "score"}) == {}
