@@ -75,4 +75,10 @@ def _discover() -> None:
     """Import every module of this folder once."""
     for module in pkgutil.iter_modules(importlib.import_module("attacks").__path__):
         if not module.name.startswith("_") and module.name not in _INFRASTRUCTURE:
-            importlib.import_module(f"attacks.{module.name}")
+            try:
+                importlib.import_module(f"attacks.{module.name}")
+            except Exception as error:  # somebody's new file
+                raise AttackError(
+                    f"attacks/{module.name}.py cannot be imported ({type(error).__name__}: {error}); mend it, or "
+                    "take it out of the folder."
+                ) from error

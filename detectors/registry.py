@@ -156,7 +156,13 @@ def _discover() -> None:
     """Import every module of this folder once, and load the entry points of installed packages."""
     for module in pkgutil.iter_modules(importlib.import_module("detectors").__path__):
         if not module.name.startswith("_") and module.name not in _INFRASTRUCTURE:
-            importlib.import_module(f"detectors.{module.name}")
+            try:
+                importlib.import_module(f"detectors.{module.name}")
+            except Exception as error:  # somebody's new file
+                raise DetectorError(
+                    f"detectors/{module.name}.py cannot be imported ({type(error).__name__}: {error}); mend it, or "
+                    "take it out of the folder."
+                ) from error
     for point in entry_points(group=ENTRY_POINT):
         try:
             cls = point.load()

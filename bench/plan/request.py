@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from attacks import registry as attack_registry
 from bench.data.reading import Reading
 from bench.errors import BenchError
 from bench.names import nearest
@@ -169,6 +170,11 @@ def check_overrides(overrides: tuple[Override, ...], detectors: tuple[str, ...],
         if override.category is not None:
             pairs.append(("category", override.category, categories))
         for kind, name, known in pairs:
+            if name not in known and name in attack_registry.names():
+                raise BenchError(
+                    f"--set is for detectors, and {name!r} is an attack: its settings are options of their own "
+                    "(--steps, --eot, ...) or given from Python (bench.evaluate)."
+                )
             if name not in known:
                 raise BenchError(
                     f"--set names the {kind} {name!r}, which is not in this run; did you mean {nearest(name, known)!r}?"

@@ -7,6 +7,7 @@ entries that are not finite set to zero.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -26,7 +27,8 @@ class Place:
     """Where a gradient is looked at.
 
     Attributes:
-        detector, which: whose score, surrogate, or mean of the anomaly map.
+        detector, which: whose score, surrogate, or smooth maximum of the anomaly map, as attacks follow it: scale *
+            log sum exp(map / scale) over the pixels, the scale being the standard deviation of each image's own map.
         x: images in float64 whose pixels float32 can hold, (B, 3, S, S).
         y: their labels, +1 normal, -1 anomalous, (B,).
         noise: a source that no attack and no verdict has.
@@ -87,10 +89,19 @@ class Place:
         """What a sentence calls this gradient."""
         return _GRADIENTS[self.which]
 
+    @cached_property
+    def _map_scale(self) -> Tensor:
+        """Of the images as they are: the same at every step from them."""
+        with torch.no_grad():
+            spread = self.detector.anomaly_map(self.x, noise=self.noise.sub(0)).flatten(1).std(dim=1)
+        return spread.clamp_min(torch.finfo(spread.dtype).tiny)
+
     def _signed(self, x: Tensor) -> Tensor:
         noise = self.noise.sub(0)
         if self.which == "map":
-            values = self.detector.anomaly_map(x, noise=noise).mean(dim=(1, 2))
+            maps = self.detector.anomaly_map(x, noise=noise).flatten(1)
+            scale = self._map_scale.to(maps)
+            values = scale * torch.logsumexp(maps / scale[:, None], dim=1)
         else:
             values = getattr(self.detector, _METHODS[self.which])(x, noise=noise)
         # Of shape (B, 1) it would broadcast against y to (B, B) and mix the images without a word.

@@ -130,6 +130,13 @@ def test_a_new_file_is_enough(tmp_path, monkeypatch):
     assert attacks.get("brand-new").describe()["name"] == "brand-new"
 
 
+def test_a_new_file_that_cannot_be_imported_is_named(tmp_path, monkeypatch):
+    (tmp_path / "half_done.py").write_text("import nothing_of_this_name\n")
+    monkeypatch.setattr(attacks, "__path__", [*attacks.__path__, str(tmp_path)])
+    with pytest.raises(AttackError, match=r"attacks/half_done\.py cannot be imported .*nothing_of_this_name"):
+        attacks.names()
+
+
 def test_attacks_know_nothing_of_the_bench_and_of_detectors_only_the_noise():
     # In the sources: importing detectors.noise loads the whole package of detectors anyway.
     for path in Path(attacks.__path__[0]).glob("*.py"):

@@ -220,3 +220,8 @@ def test_a_record_names_what_was_changed_and_not_what_was_typed() -> None:
     settings = quick.settings(quick.changed(asked))
     assert (settings["stochastic_steps"], settings["eot_last"], settings["momentum"]) == (21, 3, 0.9)
     assert quick.settings({})["stochastic_steps"] == 30, "of a number that was not changed, both are the protocol's"
+
+
+def test_an_attacks_settings_are_no_detectors_settings() -> None:
+    with pytest.raises(BenchError, match=r"--set is for detectors, and 'pgd-linf' is an attack: .*--steps"):
+        planning.make(run(overrides=(Override("pgd-linf", "steps", None, 3),)))
