@@ -99,8 +99,10 @@ class Place:
     def _signed(self, x: Tensor) -> Tensor:
         noise = self.noise.sub(0)
         if self.which == "map":
+            scale = self._map_scale.to(
+                x
+            )  # first: it may take the detector to another dtype, which a graph must not see
             maps = self.detector.anomaly_map(x, noise=noise).flatten(1)
-            scale = self._map_scale.to(maps)
             values = scale * torch.logsumexp(maps / scale[:, None], dim=1)
         else:
             values = getattr(self.detector, _METHODS[self.which])(x, noise=noise)
