@@ -20,23 +20,25 @@ from detectors.noise import Noise
 if TYPE_CHECKING:
     from detectors.base import Detector
 
-Differentiate = Literal["score", "surrogate", "map"]
+Differentiate = Literal["score", "surrogate", "map", "mean-map"]
 
 
 class Evaluation(NamedTuple):
     """The objective and its gradient at one batch of images.
 
     Attributes:
-        loss: y * A(x) of the honest score, (B,); with "map", of the smooth maximum that is followed.
+        loss: y * A(x) of the honest score, (B,); with "map" and "mean-map", of what is followed in its place.
         gradient: of y * A(x), or of what is followed in its place, (B, 3, H, W); entries that were not finite are zero.
         is_zero: whether the image's gradient was exactly zero everywhere, (B,) bool.
         is_finite: whether all of the image's gradient was finite before those entries were replaced, (B,) bool.
+        followed: the value of what the gradient is of, with the sign of y, (B,).
     """
 
     loss: Tensor
     gradient: Tensor
     is_zero: Tensor
     is_finite: Tensor
+    followed: Tensor
 
 
 def loss(detector: Detector, x: Tensor, y: Tensor, noise: Noise, *, differentiate: Differentiate = "score") -> Tensor:
@@ -74,7 +76,8 @@ def loss_and_gradient(
         noise: the attack's source for this step; draw i of the expectation over transformation uses `noise.sub(i)`.
         differentiate: "surrogate" takes the gradient of `surrogate_score` (BPDA, Athalye et al. 2018); the loss is
             that of the honest score all the same, at the price of one more forward pass, unless the surrogate is a
-            monotone function of it. "map" takes that of a smooth maximum of the anomaly map (`smooth_maximum`).
+            monotone function of it. "map" takes that of a smooth maximum of the anomaly map (`smooth_maximum`),
+            "mean-map" that of its mean.
         scale: of the smooth maximum, (B,); for "map".
         eot: number of draws (Athalye et al. 2018, EOT).
 
@@ -82,16 +85,22 @@ def loss_and_gradient(
         GradientCutError: the score has no graph that leads to x.
         AttackError: the score is not one number per image.
     """
-    total_loss, total_gradient, largest = _usable_draw(detector, x, y, noise.sub(0), differentiate, scale)
+    total, largest = _usable_draw(detector, x, y, noise.sub(0), differentiate, scale)
     is_finite = largest.isfinite()
     for i in range(1, eot):
-        losses, gradient, found = _usable_draw(detector, x, y, noise.sub(i), differentiate, scale)
-        total_loss, total_gradient = total_loss + losses, total_gradient + gradient
+        draw, found = _usable_draw(detector, x, y, noise.sub(i), differentiate, scale)
+        total = _Draw(*(a + b for a, b in zip(total, draw, strict=True)))
         is_finite = is_finite & found.isfinite()
     if eot > 1:
-        largest = largest_entry(total_gradient)
-        total_loss, total_gradient = total_loss / eot, total_gradient / eot
-    return Evaluation(total_loss, total_gradient, is_finite & (largest == 0), is_finite)
+        largest = largest_entry(total.gradient)
+        total = _Draw(*(value / eot for value in total))
+    return Evaluation(total.loss, total.gradient, is_finite & (largest == 0), is_finite, total.followed)
+
+
+class _Draw(NamedTuple):
+    loss: Tensor
+    gradient: Tensor
+    followed: Tensor
 
 
 def map_scale(detector: Detector, x: Tensor, noise: Noise) -> Tensor:
@@ -115,6 +124,8 @@ def _followed(
         return lambda x, noise: detector.surrogate_score(x, noise=noise)
     if differentiate == "score":
         return lambda x, noise: detector.score(x, noise=noise)
+    if differentiate == "mean-map":
+        return lambda x, noise: detector.anomaly_map(x, noise=noise).flatten(1).mean(dim=1)
     if scale is None:
         raise AttackError("The smooth maximum of a map needs its scale; pass `map_scale` of the clean images.")
     return lambda x, noise: smooth_maximum(detector.anomaly_map(x, noise=noise), scale)
@@ -122,25 +133,26 @@ def _followed(
 
 def _usable_draw(
     detector: Detector, x: Tensor, y: Tensor, noise: Noise, differentiate: Differentiate, scale: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The losses, a gradient without entries that are not finite, and each image's largest entry as it was, (B,)."""
-    losses, gradient = _single_draw(detector, x, y, noise, differentiate, scale)
+) -> tuple[_Draw, Tensor]:
+    """A draw whose gradient has no entries that are not finite, and each image's largest entry as it was, (B,)."""
+    draw = _single_draw(detector, x, y, noise, differentiate, scale)
     # Only the bad entries: what is left of a gradient makes a stronger attack than none, and all of it is counted.
-    return losses, gradient.nan_to_num(nan=0, posinf=0, neginf=0), largest_entry(gradient)
+    return draw._replace(gradient=draw.gradient.nan_to_num(nan=0, posinf=0, neginf=0)), largest_entry(draw.gradient)
 
 
 def _single_draw(
     detector: Detector, x: Tensor, y: Tensor, noise: Noise, differentiate: Differentiate, scale: Tensor | None
-) -> tuple[Tensor, Tensor]:
+) -> _Draw:
     with torch.inference_mode(False), torch.enable_grad():
         # Clones: a tensor made under inference mode can't enter a graph.
         leaf = x.detach().clone().requires_grad_(True)
         sign = y.detach().clone()
         losses = _signed(_followed(detector, differentiate, scale)(leaf, noise), leaf, sign)
         gradient = _gradient(losses, leaf, detector, differentiate)
+    followed = losses.detach()
     if differentiate == "surrogate" and not _stands_for_the_score(detector, differentiate):
-        return loss(detector, x, y, noise), gradient
-    return losses.detach(), gradient
+        return _Draw(loss(detector, x, y, noise), gradient, followed)
+    return _Draw(followed, gradient, followed)
 
 
 def _gradient(losses: Tensor, leaf: Tensor, detector: Detector, differentiate: Differentiate) -> Tensor:
@@ -148,7 +160,9 @@ def _gradient(losses: Tensor, leaf: Tensor, detector: Detector, differentiate: D
     if losses.requires_grad:
         (gradient,) = torch.autograd.grad(losses.sum(), leaf, allow_unused=True)
     if gradient is None:
-        function = {"surrogate": "surrogate_score", "map": "anomaly_map"}.get(differentiate, "score")
+        function = {"surrogate": "surrogate_score", "map": "anomaly_map", "mean-map": "anomaly_map"}.get(
+            differentiate, "score"
+        )
         raise GradientCutError(
             f"The {function} of {_name(detector)} has no gradient with respect to the image, so attacking it would "
             "report a robustness that isn't there; remove the detach(), no_grad() or NumPy step on its path."
@@ -194,28 +208,31 @@ class Objective:
         self._non_finite = torch.zeros_like(self._zero)
         self._steps = torch.zeros_like(self._zero)
 
-    def losses(self, x: Tensor, noise: Noise, draws: int) -> Tensor:
-        """y * A(x) on each of the draws `noise.sub(i)`, (draws, B); (1, B) of a deterministic detector."""
-        draws = draws if self._detector.is_stochastic else 1
-        self.forwards += draws
-        found = [
-            loss(self._detector, x, self._y, noise.sub(i), differentiate=self._differentiate) for i in range(draws)
-        ]
-        return torch.stack(found)
+    @property
+    def follows_a_map(self) -> bool:
+        """Whether what is followed is made of the anomaly map, so that `gradient` gives its value as the loss."""
+        return self._differentiate in ("map", "mean-map")
+
+    def losses(self, x: Tensor, noise: Noise, draws: int, *, rows: Tensor | None = None) -> Tensor:
+        """y * A(x) on each of the draws `noise.sub(i)`, (draws, B); (1, B) of a deterministic detector. With `rows` as
+        in `gradient`."""
+        y = self._y if rows is None else self._y[rows]
+        return self._on_draws(lambda n: loss(self._detector, x, y, n, differentiate=self._differentiate), noise, draws)
 
     def followed_losses(self, x: Tensor, noise: Noise, draws: int) -> Tensor:
-        """The same of what is followed, which the losses of `gradient` are of, too."""
-        if self._differentiate != "map":
-            return self.losses(x, noise, draws)
-        draws = draws if self._detector.is_stochastic else 1
-        self.forwards += draws
+        """The same of what is followed."""
         value = _followed(self._detector, self._differentiate, self._scale)
         with torch.no_grad():
-            return torch.stack([_signed(value(x, noise.sub(i)), x, self._y) for i in range(draws)])
+            return self._on_draws(lambda n: _signed(value(x, n), x, self._y), noise, draws)
 
-    def gradient(self, x: Tensor, noise: Noise, draws: int = 1, *, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """y * A(x), (B,), and its gradient, (B, 3, H, W), finite, both averaged over the draws `noise.sub(i)`; zero and
-        non-finite gradients are counted. With `rows`, (B',), x and noise are of these images of the batch alone."""
+    def _on_draws(self, value: Callable[[Noise], Tensor], noise: Noise, draws: int) -> Tensor:
+        draws = draws if self._detector.is_stochastic else 1
+        self.forwards += draws
+        return torch.stack([value(noise.sub(i)) for i in range(draws)])
+
+    def gradient(self, x: Tensor, noise: Noise, draws: int = 1, *, rows: Tensor | None = None) -> Evaluation:
+        """y * A(x) and its gradient, finite, averaged over the draws `noise.sub(i)`; zero and non-finite gradients are
+        counted. With `rows`, (B',), x and noise are of these images of the batch alone."""
         draws = draws if self._detector.is_stochastic else 1
         y = self._y if rows is None else self._y[rows]
         scale = self._scale if rows is None or self._scale is None else self._scale[rows]
@@ -229,7 +246,7 @@ class Objective:
         self._steps[which] += 1
         self._zero[which] += evaluation.is_zero
         self._non_finite[which] += ~evaluation.is_finite
-        return evaluation.loss, evaluation.gradient
+        return evaluation
 
     @property
     def zero_gradients(self) -> Tensor:

@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
+from attacks import ascent
+from attacks.ascent import Climb
 from attacks.base import Attack, AttackResult, AttackSettings
-from attacks.candidates import Highest, Significant, mean_over_draws
+from attacks.candidates import Highest
 from attacks.errors import AttackError
-from attacks.objective import Differentiate, Objective, map_scale
 from attacks.objective import loss as loss_of
 from attacks.registry import register
 from attacks.threat import ThreatModel, largest_entry
@@ -32,8 +32,6 @@ from detectors.noise import Noise
 if TYPE_CHECKING:
     from detectors.base import Detector, Progress
 
-T = TypeVar("T")
-_OF_THE_SCALE = -1  # no restart has this number, so its noise is its own
 COSINE_STEPS = (1 / 2, 1 / 50)  # first and last step of the cosine schedule, in epsilons
 
 
@@ -155,23 +153,14 @@ class PGD(Attack):
         return [min(first, last) + max(0.0, first - last) * wave for wave in waves]
 
     def settled(self, detector: Detector) -> Self:
-        """Of a detector without a surrogate or a map, there is the score's gradient to follow, whatever `differentiate`
-        says, and of a deterministic one the map's is not followed, since each iterate's own loss must be the score's.
-        Of one whose surrogate is a monotone function of the score, "auto" follows the surrogate's alone: the same
-        direction, where the score has one. A deterministic one has no noise to average.
+        """As `ascent.settled_gradient` says; and of a deterministic detector the map's gradient is not followed, since
+        each iterate's own loss must be the score's. A deterministic one has no noise to average.
 
-        A maximum over pixels has the gradient of one pixel, and noise makes it another one at each draw: measured on
-        FreeRAD (ELPV, 60 + 60 images, 120 gradients), following the smooth maximum instead leaves 20.6 of poly where
-        the score's own gradient leaves 26.3."""
-        wanted = self.settings.differentiate
-        if wanted == "auto" and detector.has_surrogate:
-            wanted = "surrogate" if detector.surrogate_is_monotone else "auto"
-        elif wanted == "auto":
-            can_smooth = self.settings.smooth_map and detector.has_map and detector.score_is_map_maximum
-            wanted = "map" if detector.is_stochastic and can_smooth else "score"
-        elif (wanted == "surrogate" and not detector.has_surrogate) or (
-            wanted == "map" and not (detector.has_map and detector.is_stochastic)
-        ):
+        Measured on FreeRAD (ELPV, 60 + 60 images, 120 gradients): following the smooth maximum leaves 20.6 of poly
+        where the score's own gradient leaves 26.3."""
+        settings: PGDSettings = self.settings
+        wanted = ascent.settled_gradient(settings.differentiate, detector, smooth_map=settings.smooth_map)
+        if wanted == "map" and not detector.is_stochastic:
             wanted = "score"
         settled = copy.copy(self)
         settled.settings = replace(self._for(detector.is_stochastic), differentiate=wanted)
@@ -226,11 +215,8 @@ class PGD(Attack):
         attack = self.settled(detector)
         settings: PGDSettings = attack.settings
         sizes = attack.step_sizes(threat)
-        which = settings.differentiate
-        followed: tuple[Differentiate, ...] = ("score", "surrogate") if which == "auto" else (which,)
-        scale = map_scale(detector, x, noise.sub(_OF_THE_SCALE)) if which == "map" else None
-        objectives = {key: Objective(detector, y, differentiate=key, scale=scale) for key in followed}
-        compared_by = objectives[followed[0]]
+        followed = ascent.objectives(settings.differentiate, detector, x, y, noise)
+        compared_by = next(iter(followed.values()))
 
         def compare(images: Tensor) -> Tensor:
             """Losses of candidates on common draws, (D, B)."""
@@ -242,40 +228,24 @@ class PGD(Attack):
             clean = compare(x)
         if highest is not None and clean is not None:
             highest.offer(x, clean[0], run=0)
-        runs: list[_Run] = []
-        count = len(objectives) * settings.restarts * settings.steps
+        runs: list[Climb] = []
+        count = len(followed) * settings.restarts * settings.steps
         # Both gradients are followed under the same noise and from the same starts: the result is, image by image, the
         # better one of two attacks that each follow one of them.
-        for objective, restart in product(objectives.values(), range(settings.restarts)):
+        for objective, restart in product(followed.values(), range(settings.restarts)):
             starts_at_random = settings.random_start or restart > 0
             x_adv = threat.random_start(x, noise.sub(restart)) if starts_at_random else x
-            run = _Run(settings.steps)
+            run = Climb(objective, len(runs), noise.sub(restart), settings.steps, highest, enough)
             projected, direction = threat.around(x), torch.zeros_like(x)
             for step, size in enumerate(sizes):
-                if highest is None or enough is None:
-                    loss, gradient = objective.gradient(x_adv, noise.sub(restart, step), settings.draws_at(step))
-                else:
-                    known = run.losses[-1] if run.losses else highest.loss
-                    wanting = ~(highest.loss > enough)
-                    loss, gradient = _of_some(objective, x_adv, noise.sub(restart, step), wanting, known)
-                run.losses.append(loss)
-                if step == run.late_step:
-                    run.late = x_adv
-                if highest is not None:
-                    highest.offer(x_adv, loss, len(runs))
+                gradient = run.slope(x_adv, settings.draws_at(step)).gradient
                 direction = gradient if settings.momentum == 0 else settings.momentum * direction + _levelled(gradient)
                 x_adv = projected(x_adv + threat.steepest_step(direction, size))
                 progress(len(runs) * settings.steps + step + 1, count, self.name)
-            draws = settings.draws_at(settings.steps - 1)
-            final = objective.followed_losses(x_adv, noise.sub(restart, settings.steps), draws)
-            run.losses.append(mean_over_draws(final))
-            run.last = x_adv
+            run.end(x_adv, settings.draws_at(settings.steps - 1))
             runs.append(run)
-        found = _result(x, settings, objectives, runs, clean, compare, highest)
-        if enough is None:
-            return found
-        spent = torch.stack([objective.steps for objective in objectives.values()]).sum(dim=0)
-        return replace(found, had_enough=found.best_loss > enough, gradients_spent=spent)
+        found = ascent.result(x, followed, runs, clean, compare, highest, keep_best=settings.keep == "best")
+        return ascent.with_enough(found, followed, enough)
 
     def along_the_score(self, detector: Detector) -> Self | None:
         """As in `Attack`."""
@@ -291,89 +261,12 @@ class PGD(Attack):
         return loss_of(detector, x, y, noise, differentiate="surrogate" if followed == "surrogate" else "score")
 
 
-def _of_some(objective: Objective, x: Tensor, noise: Noise, wanting: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses and gradients of the images that are not good enough yet, (B,) bool; the others keep their known loss, and
-    with no gradient they take no step. The batch of those that are computed shrinks."""
-    rows = wanting.nonzero().flatten()
-    losses, gradient = known.clone(), torch.zeros_like(x)
-    if len(rows):
-        losses[rows], gradient[rows] = objective.gradient(x[rows], noise.pick(rows.tolist()), rows=rows)
-    return losses, gradient
-
-
-class _Run:
-    """One restart along one gradient: its losses under each step's own noise, and the iterates to be compared."""
-
-    def __init__(self, steps: int) -> None:
-        self.losses: list[Tensor] = []
-        self.late_step = steps - max(1, steps // 5)
-        self.late: Tensor
-        self.last: Tensor
-
-
-def _result(
-    x: Tensor,
-    settings: PGDSettings,
-    objectives: dict[Differentiate, Objective],
-    runs: list[_Run],
-    clean: Tensor | None,
-    compare: Callable[[Tensor], Tensor],
-    highest: Highest | None,
-) -> AttackResult:
-    """Choose each image's candidate, and say what the attack did."""
-    traces = torch.stack([torch.stack(run.losses) for run in runs])  # (runs, steps + 1, B)
-    last = Highest(x)
-    best: Highest | Significant
-    if highest is not None:
-        for number, run in enumerate(runs):
-            highest.offer(run.last, run.losses[-1], number)
-            last.offer(run.last, run.losses[-1], number)
-        best, clean_loss = highest, traces[0, 0] if clean is None else clean[0]
-        late, final = traces[:, runs[0].late_step], traces[:, -1]
-        if settings.keep == "best":
-            late, final = traces[:, : runs[0].late_step + 1].amax(dim=1), traces.amax(dim=1)
-    else:
-        assert clean is not None
-        finals, lates = [compare(run.last) for run in runs], [compare(run.late) for run in runs]
-        best = Significant(runs[0].last, finals[0], 0)
-        for number, run in enumerate(runs):
-            last.offer(run.last, mean_over_draws(finals[number]), number)
-            if number > 0:
-                best.challenge(run.last, finals[number], number)
-            best.challenge(run.late, lates[number], number)
-        best.challenge(x, clean, 0)
-        clean_loss = mean_over_draws(clean)
-        late, final = (torch.stack([mean_over_draws(losses) for losses in some]) for some in (lates, finals))
-    kept = best if settings.keep == "best" else last
-    of_score: Differentiate = "map" if "map" in objectives else "score"  # a smooth maximum is the score's stand-in
-    return AttackResult(
-        images=kept.images,
-        trace=kept.of_its_run(traces),
-        clean_loss=clean_loss,
-        last_loss=last.loss,
-        best_loss=best.loss,
-        late_gain=kept.of_its_run(final - late),
-        gain=kept.of_its_run(final) - clean_loss,
-        zero_gradients=_zero_gradients(objectives, of_score, otherwise=torch.full_like(clean_loss, torch.nan)),
-        non_finite_gradients=torch.stack([o.non_finite_gradients for o in objectives.values()]).mean(0),
-        reprojected=torch.zeros_like(clean_loss, dtype=torch.bool),
-        forwards=sum(o.forwards for o in objectives.values()),
-        gradients=sum(o.gradients for o in objectives.values()),
-        surrogate_zero_gradients=_zero_gradients(objectives, "surrogate", otherwise=None),
-        surrogate_won=kept.run >= settings.restarts if len(objectives) > 1 else None,
-    )
-
-
 def _levelled(gradient: Tensor) -> Tensor:
     """Each image's gradient with a mean absolute value of 1; zero for no gradient."""
     # By the largest entry first: the sum of entries of 1e-44 would lose most of them.
     largest = largest_entry(gradient)[:, None, None, None]
     scaled = gradient / torch.where(largest > 0, largest, 1)
     return scaled / torch.where(largest > 0, scaled.abs().mean(dim=(1, 2, 3), keepdim=True), 1)
-
-
-def _zero_gradients(objectives: dict[Differentiate, Objective], which: Differentiate, *, otherwise: T) -> Tensor | T:
-    return objectives[which].zero_gradients if which in objectives else otherwise
 
 
 @register

@@ -14,7 +14,7 @@ from attacks.errors import AttackError
 from attacks.threat import threat_model
 
 _REGISTRY: dict[str, type[Attack]] = {}
-_INFRASTRUCTURE = frozenset({"base", "candidates", "errors", "objective", "registry", "threat"})
+_INFRASTRUCTURE = frozenset({"ascent", "base", "candidates", "errors", "objective", "registry", "starts", "threat"})
 A = TypeVar("A", bound=type[Attack])
 
 
