@@ -137,8 +137,8 @@ class APGD(Attack):
 
     def compared_loss(self, detector: Detector, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """As in `Attack`."""
-        is_surrogate = self.follows(detector) == "surrogate"
-        return loss_of(detector, x, y, noise, differentiate="surrogate" if is_surrogate else "score")
+        is_score = self.follows(detector) == "score"
+        return loss_of(detector, x, y, noise, differentiate="score" if is_score else "surrogate")
 
     def _run(
         self,

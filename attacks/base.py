@@ -92,6 +92,7 @@ class Attack(ABC):
         budget_settings: the settings that make its budget, how many gradients of an image it can follow.
         length_settings: the settings that are lengths in its norm, as epsilon is.
         can_stop: whether `run` takes `enough` with these settings, on a deterministic detector.
+        for_stochastic: whether it is for stochastic detectors alone, or for deterministic ones alone; None: for all.
     """
 
     name: ClassVar[str]
@@ -102,6 +103,7 @@ class Attack(ABC):
     settings_class: ClassVar[type[AttackSettings]] = AttackSettings
     budget_settings: ClassVar[tuple[str, ...]] = ()
     length_settings: ClassVar[tuple[str, ...]] = ()
+    for_stochastic: ClassVar[bool | None] = None
     can_stop: bool = False  # may depend on the settings
 
     def __init__(self, threat: Threat, settings: AttackSettings | None = None) -> None:
@@ -231,9 +233,14 @@ class Attack(ABC):
         does not. Whether that finds more tells whether the stand-in leads to the same place."""
         return None
 
+    def members(self, detector: Detector) -> tuple[Attack, ...]:
+        """The attacks that it consists of, in turn, as they will run on a detector; of most the attack itself."""
+        return (self.settled(detector),)
+
     def compared_loss(self, detector: Detector, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
-        """The loss by which the attack compares candidates, (B,), without a graph: what `enough` is measured in."""
-        return objective.loss(detector, x, y, noise)
+        """The loss by which the attack compares candidates, (B,), without a graph: what `enough` is measured in. It is
+        the surrogate's where that is a monotone function of the score."""
+        return objective.loss(detector, x, y, noise, differentiate="surrogate")
 
     def describe(self) -> dict[str, Any]:
         """Everything that a record needs to repeat the attack, ready for JSON.

@@ -1,8 +1,8 @@
 """What every attack maximises: L(x) = y * A(x), with y = +1 for normal and -1 for anomalous images.
 
-So normals are pushed up and anomalies down. Where a surrogate that is an increasing function of the score is followed,
-it stands for the score in every comparison of candidates, too: the order is the same, and it goes on where the score
-has run out of digits. Images are independent: the gradient of the SUM of the losses holds each image's own gradient.
+So normals are pushed up and anomalies down. A surrogate that is an increasing function of the score stands for it in
+every comparison of candidates, unless the score's own gradient is followed: the order is the same, and it goes on where
+the score has run out of digits. Images are independent: the gradient of the SUM of the losses holds each image's own.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Evaluation(NamedTuple):
 def loss(detector: Detector, x: Tensor, y: Tensor, noise: Noise, *, differentiate: Differentiate = "score") -> Tensor:
     """y * A(x) without a graph, (B,), for x (B, 3, H, W) in [0, 1] and y (B,) in {+1, -1}.
 
-    With "surrogate", that of a surrogate that is monotone; any other one leaves the comparison to the score.
+    Unless the score itself is followed, that of a surrogate that is monotone; any other one leaves the comparison to
+    the score.
     """
     compared = detector.surrogate_score if _stands_for_the_score(detector, differentiate) else detector.score
     with torch.no_grad():
@@ -52,7 +53,7 @@ def loss(detector: Detector, x: Tensor, y: Tensor, noise: Noise, *, differentiat
 
 
 def _stands_for_the_score(detector: Detector, differentiate: Differentiate) -> bool:
-    return differentiate == "surrogate" and detector.has_surrogate and detector.surrogate_is_monotone
+    return differentiate != "score" and detector.has_surrogate and detector.surrogate_is_monotone
 
 
 def loss_and_gradient(
@@ -150,7 +151,7 @@ def _single_draw(
         losses = _signed(_followed(detector, differentiate, scale)(leaf, noise), leaf, sign)
         gradient = _gradient(losses, leaf, detector, differentiate)
     followed = losses.detach()
-    if differentiate == "surrogate" and not _stands_for_the_score(detector, differentiate):
+    if differentiate == "surrogate" and not detector.surrogate_is_monotone:
         return _Draw(loss(detector, x, y, noise), gradient, followed)
     return _Draw(followed, gradient, followed)
 
@@ -239,7 +240,7 @@ class Objective:
         evaluation = loss_and_gradient(
             self._detector, x, y, noise, differentiate=self._differentiate, scale=scale, eot=draws
         )
-        twice = self._differentiate == "surrogate" and not _stands_for_the_score(self._detector, "surrogate")
+        twice = self._differentiate == "surrogate" and not self._detector.surrogate_is_monotone
         self.forwards += draws * (2 if twice else 1)
         self.gradients += draws
         which = slice(None) if rows is None else rows

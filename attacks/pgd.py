@@ -159,7 +159,7 @@ class PGD(Attack):
         Measured on FreeRAD (ELPV, 60 + 60 images, 120 gradients): following the smooth maximum leaves 20.6 of poly
         where the score's own gradient leaves 26.3."""
         settings: PGDSettings = self.settings
-        wanted = ascent.settled_gradient(settings.differentiate, detector, smooth_map=settings.smooth_map)
+        wanted: Any = ascent.settled_gradient(settings.differentiate, detector, smooth_map=settings.smooth_map)
         if wanted == "map" and not detector.is_stochastic:
             wanted = "score"
         settled = copy.copy(self)

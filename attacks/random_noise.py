@@ -18,11 +18,13 @@ from attacks.errors import AttackError
 from attacks.objective import Objective
 from attacks.registry import register
 from attacks.threat import ThreatModel
-from detectors.contract.ball import BLOCKS, block_noise
 from detectors.noise import Noise
 
 if TYPE_CHECKING:
     from detectors.base import Detector, Progress
+
+
+BLOCKS = (1, 2, 8)  # sides in pixels, in turn
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class RandomNoise(Attack):
         enough: Tensor | None = None,
     ) -> AttackResult:
         settings: RandomNoiseSettings = self.settings
-        objective = Objective(detector, y)
+        objective = Objective(detector, y, differentiate="surrogate")  # as `compared_loss`
         clean = objective.losses(x, selection, settings.selection_draws)
         highest, best = Highest(x), Significant(x, clean, 0)
         highest.offer(x, clean[0], run=0)
@@ -81,8 +83,9 @@ class RandomNoise(Attack):
             wanting = torch.ones_like(y, dtype=torch.bool) if enough is None else ~(highest.loss > enough)
             if not bool(wanting.any()):
                 break
-            change = block_noise(x, threat, BLOCKS[number % len(BLOCKS)], noise.sub(number))
-            sample = threat.project(x + change, x)
+            side = BLOCKS[number % len(BLOCKS)]
+            change = noise.sub(number).blocks(x.shape[1:], side, stream="attack-noise", like=x)
+            sample = threat.project(x + threat.steepest_step(change, threat.epsilon), x)
             losses = objective.losses(sample, selection, settings.selection_draws)
             if detector.is_stochastic:
                 best.challenge(sample, losses, number)

@@ -14,7 +14,9 @@ from attacks.errors import AttackError
 from attacks.threat import threat_model
 
 _REGISTRY: dict[str, type[Attack]] = {}
-_INFRASTRUCTURE = frozenset({"ascent", "base", "candidates", "errors", "objective", "registry", "starts", "threat"})
+_INFRASTRUCTURE = frozenset(
+    {"ascent", "base", "candidates", "errors", "merging", "objective", "registry", "starts", "threat"}
+)
 A = TypeVar("A", bound=type[Attack])
 
 

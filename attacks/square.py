@@ -34,12 +34,12 @@ class SquareSettings(AttackSettings):
 
     Attributes:
         queries: images tried of each image, the start among them.
-        share: of the image that the first squares cover (p of the paper; 0.8 as in AutoAttack).
+        first_share: of the image that the first squares cover (p of the paper; 0.8 as in AutoAttack).
         selection_draws: draws on which a stochastic detector's result is compared with the clean image.
     """
 
     queries: int = 5000
-    share: float = 0.8
+    first_share: float = 0.8
     selection_draws: int = 16
 
     def __post_init__(self) -> None:
@@ -48,14 +48,14 @@ class SquareSettings(AttackSettings):
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise AttackError(f"{field} of Square must be a whole number of at least 1; got {value!r}.")
-        if not 0 < self.share <= 1:
-            raise AttackError(f"The share of Square must be a number above 0, and at most 1; got {self.share!r}.")
+        if not 0 < self.first_share <= 1:
+            raise AttackError(f"The share of Square must be a number above 0, and at most 1; got {self.first_share!r}.")
 
 
 def share_at(query: int, settings: SquareSettings) -> float:
     """The share of the image that the square of a query covers."""
     scaled = 10_000 * query / settings.queries
-    return float(settings.share / 2 ** sum(scaled > at for at in HALVED_AT))
+    return float(settings.first_share / 2 ** sum(scaled > at for at in HALVED_AT))
 
 
 class Square(Attack):
@@ -93,7 +93,7 @@ class Square(Attack):
         enough: Tensor | None = None,
     ) -> AttackResult:
         settings: SquareSettings = self.settings
-        objective = Objective(detector, y)
+        objective = Objective(detector, y, differentiate="surrogate")  # as `compared_loss`
         random = _Numbers(noise, settings.queries, x)
         clean = objective.losses(x, selection, settings.selection_draws)
         clean_loss = mean_over_draws(clean)
@@ -273,8 +273,10 @@ def hump(height: int, width: int, like: Tensor) -> Tensor:
     distance = torch.maximum(rows[:, None], columns[None, :])
     adds = 1 / torch.arange(1, max(height, width) // 2 + 2, device=like.device, dtype=like.dtype) ** 2
     found = adds.flip(0).cumsum(0).flip(0)[distance]
-    return found / found.norm()
+    normed: Tensor = found / found.norm()
+    return normed
 
 
 def _length(change: Tensor) -> Tensor:
-    return change.flatten(1).norm(dim=1)[:, None, None, None]
+    length: Tensor = change.flatten(1).norm(dim=1)
+    return length[:, None, None, None]

@@ -56,6 +56,13 @@ class Noise:
         """Standard normal numbers, (B, *shape), with the device and dtype of `like`."""
         return self._fill(torch.randn, shape, stream, like)
 
+    def blocks(self, shape: Sequence[int], side: int, *, stream: str, like: Tensor) -> Tensor:
+        """Standard normal numbers that are alike within blocks of `side` pixels, (B, *shape); shape is (C, H, W)."""
+        channels, *size = shape
+        small = self.normal((channels, *(-(-n // side) for n in size)), stream=stream, like=like)
+        whole = small.repeat_interleave(side, dim=2).repeat_interleave(side, dim=3)
+        return whole[..., : size[0], : size[1]]
+
     def uniform(self, shape: Sequence[int], *, stream: str, like: Tensor) -> Tensor:
         """Numbers uniform in [0, 1), (B, *shape), with the device and dtype of `like`."""
         return self._fill(torch.rand, shape, stream, like)

@@ -33,7 +33,7 @@ BENCH = {
 }
 ABOVE = {"__init__", "__main__", "api", "cli"}  # may import all of it; nobody imports them
 # Which modules of the other two packages attacks and detectors may see: what an attack needs to know of a detector.
-OF_DETECTORS = {"detectors.base", "detectors.noise", "detectors.errors", "detectors.contract.ball"}
+OF_DETECTORS = {"detectors.base", "detectors.noise", "detectors.errors"}
 
 
 def modules() -> dict[str, Path]:

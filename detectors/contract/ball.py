@@ -56,9 +56,7 @@ def block_noise(x: Tensor, ball: Ball, block: int, noise: Noise, *, size: float 
         noise: where they come from; the same source gives the same changes.
         size: the length; None: the ball's radius.
     """
-    side = [-(-n // block) for n in x.shape[2:]]
-    small = noise.normal((x.shape[1], *side), stream=f"plain-noise-{block}", like=x)
-    whole = small.repeat_interleave(block, dim=2).repeat_interleave(block, dim=3)[..., : x.shape[2], : x.shape[3]]
+    whole = noise.blocks(x.shape[1:], block, stream=f"plain-noise-{block}", like=x)
     return ball.steepest_step(whole, ball.epsilon if size is None else size)
 
 
