@@ -18,10 +18,8 @@ from torch import Tensor
 
 from attacks.apgd import APGD, APGDL2, APGDLInf, APGDSettings
 from attacks.base import Attack, AttackResult, AttackSettings
-from attacks.candidates import Significant
 from attacks.errors import AttackError
-from attacks.merging import merged
-from attacks.objective import Objective
+from attacks.merging import is_better, merged
 from attacks.pgd import PGD, PGDL2, PGDLInf, PGDSettings
 from attacks.registry import register
 from attacks.square import Square, SquareL2, SquareLInf, SquareSettings
@@ -34,8 +32,6 @@ if TYPE_CHECKING:
 _APGD: dict[str, type[APGD]] = {"linf": APGDLInf, "l2": APGDL2}
 _PGD: dict[str, type[PGD]] = {"linf": PGDLInf, "l2": PGDL2}
 _SQUARE: dict[str, type[Square]] = {"linf": SquareLInf, "l2": SquareL2}
-COMPARISON_DRAWS = 16
-_OF_THE_COMPARISON = -4  # no member has this number, so its noise is its own
 
 
 def _check_counts(settings: AttackSettings, title: str, *names: str) -> None:
@@ -139,33 +135,7 @@ class Ensemble(Attack):
             if not len(rows):
                 break
         assert total is not None
-        if enough is None:
-            return replace(total, had_enough=None)
-        spent = total.gradients_spent
-        return replace(total, had_enough=total.best_loss > enough, gradients_spent=spent)
-
-
-def is_better(
-    detector: Detector, y: Tensor, images: Tensor, known: Tensor, found: AttackResult, selection: Noise
-) -> Tensor:
-    """Where another attack's images are better than those that are known, (B,) bool.
-
-    Of a deterministic detector: where their loss is higher. Of a stochastic one they are compared on common draws, and
-    must be ahead by more than these scatter (`attacks.candidates.Significant`).
-
-    Args:
-        y: labels, (B,).
-        images, known: the images that are known and their losses, (B, 3, H, W) and (B,).
-        found: the other attack's result on the same images.
-        selection: where the common draws come from.
-    """
-    if not detector.is_stochastic:
-        return (found.best_loss > known) | (known.isnan() & ~found.best_loss.isnan())
-    objective = Objective(detector, y, differentiate="surrogate")
-    draws = selection.sub(_OF_THE_COMPARISON)
-    best = Significant(images, objective.losses(images, draws, COMPARISON_DRAWS), 0)
-    best.challenge(found.images, objective.losses(found.images, draws, COMPARISON_DRAWS), 1)
-    return best.run == 1
+        return replace(total, had_enough=None if enough is None else total.best_loss > enough)
 
 
 class AutoAttack(Ensemble):

@@ -95,30 +95,35 @@ class Square(Attack):
         settings: SquareSettings = self.settings
         objective = Objective(detector, y, differentiate="surrogate")  # as `compared_loss`
         random = _Numbers(noise, settings.queries, x)
+        first = noise.sub(0)
         clean = objective.losses(x, selection, settings.selection_draws)
         clean_loss = mean_over_draws(clean)
         images, loss = x.clone(), clean[0].clone()
         trace = [clean_loss if detector.is_stochastic else loss.clone()]
         limit = torch.full_like(loss, math.inf) if enough is None else enough
         rows = torch.arange(len(x), device=x.device)
+        here, there = x.clone(), x  # the best and the clean images of those rows
         for query in range(settings.queries):
-            rows = rows[~(loss[rows] > limit[rows])]
+            wanting = ~(loss[rows] > limit[rows])
+            if not bool(wanting.all()):
+                images[rows] = here
+                rows, here, there = rows[wanting], here[wanting], there[wanting]
             if not len(rows):
                 break
             random.at(query, rows)
             if query == 0:
-                tried = self.start(x[rows], threat, random)
+                tried = self.start(there, threat, random)
             else:
-                side = side_of(share_at(query, settings), x.shape[-1])
-                tried = self.propose(images[rows], x[rows], threat, side, random)
-            draw = noise.sub(query).pick(rows.tolist())
-            known = objective.losses(images[rows], draw, 1, rows=rows)[0] if detector.is_stochastic else loss[rows]
+                tried = self.propose(here, there, threat, side_of(share_at(query, settings), x.shape[-1]), random)
+            draw = noise.sub(query).pick(rows.tolist()) if detector.is_stochastic else first.pick(rows.tolist())
+            known = objective.losses(here, draw, 1, rows=rows)[0] if detector.is_stochastic else loss[rows]
             found = objective.losses(tried, draw, 1, rows=rows)[0]
             better = (found > known) | (known.isnan() & ~found.isnan())
-            images[rows] = torch.where(better[:, None, None, None], tried, images[rows])
+            here[better] = tried[better]
             loss[rows] = torch.where(better, found, known)
             trace.append(loss.clone())
             progress(query + 1, settings.queries, self.name)
+        images[rows] = here
         best: Highest | Significant
         if detector.is_stochastic:
             best = Significant(x, clean, 0)
@@ -212,8 +217,14 @@ class SquareLInf(Square):
     def propose(self, best: Tensor, x: Tensor, threat: ThreatModel, side: int, random: _Numbers) -> Tensor:
         """One sign for each channel, all over the square."""
         top, left = random.corner((x.shape[-2] - side, x.shape[-1] - side))
-        changed = torch.where(_within(top, left, side, x), x + threat.epsilon * random.signs, best)
-        return threat.project(changed, x)
+        # The squares alone are touched: whole images would cost more than a small network.
+        image = torch.arange(len(x), device=x.device)[:, None, None]
+        across = torch.arange(side, device=x.device)
+        row, column = (top[:, None] + across)[:, :, None], (left[:, None] + across)[:, None, :]
+        square = x[image, :, row, column]  # (B, side, side, 3)
+        changed = best.clone()
+        changed[image, :, row, column] = threat.project(square + threat.epsilon * random.signs.movedim(1, -1), square)
+        return changed
 
 
 @register

@@ -7,16 +7,19 @@ computed from each other (`bench.cell.verdict`). A baseline that sees no pixels 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attacks.base import Attack
-from bench.cell.chunks import Attacking, Chunk, Floats, Tick, attacked_images, of_each_image, places
+from attacks.base import Attack, AttackResult
+from bench.cell.attacking import Attacking, Floats, Tick
 from bench.cell.enough import Bounds
+from bench.cell.in_turn import attack_all, attack_to_the_end
+from bench.cell.looking import look_at
 from bench.cell.more_draws import PER_CLASS, FoundMore, more_draws, own_gradient
 from bench.cell.verdict import Draws as Draws
 from bench.cell.verdict import Judge, threshold_of
@@ -51,6 +54,7 @@ class Outcome:
         early_stop: whether the attack was allowed to stop on an image that had lost all its pairs.
         had_enough: whether it did, bool (N,); None where it was not allowed to, or could not be told what is enough.
         gradients_spent: backward passes of each image, (N,); None where all had `gradients`.
+        members: of an ensemble, what each of its attacks did, ready for a record.
     """
 
     clean: Floats
@@ -77,6 +81,7 @@ class Outcome:
     early_stop: bool = False
     had_enough: NDArray[np.bool_] | None = None
     gradients_spent: Floats | None = None
+    members: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run_cell(
@@ -107,46 +112,50 @@ def run_cell(
     Raises:
         CellError: scores or maps are not finite, or a single image does not fit into memory.
     """
-    attacking = Attacking(detector, attack, test, draws, device, tick, batch_size)
+    attacking = Attacking(detector, test, draws, device, batch_size)
     started = time.monotonic()
-    bounds = attacking.bounds(held_out) if early_stop else None
-    if bounds is None:
-        chunks = attacking.chunks(range(len(test)))
-    else:
-        normals, anomalies = (np.flatnonzero(bounds.labels == label) for label in (1, -1))
-        chunks = attacking.chunks(normals, bounds.losses(1))
-        lost = np.concatenate([chunk.result.best_loss.double().cpu().numpy() for chunk in chunks] or [np.empty(0)])
-        chunks += attacking.chunks(anomalies, bounds.losses(-1, lost))
+    bounds = attacking.bounds(attack.members(detector)[0], held_out) if early_stop else None
+    found = attack_all(attacking, attack, bounds, tick)
     attacked = time.monotonic()
     judge = Judge(detector, draws, attacking.batch_size, device)  # as many as are known to fit into memory
-    adversarial = attacked_images(chunks)
-    clean, robust = judge.both(test, adversarial)
+    clean, robust = judge.both(test, found.result.images)
     calibration = judge.scores(held_out.ids, held_out.pixels(), range(len(clean)))
-    if bounds is not None:
+    if bounds is not None and found.had_enough is not None:
         # Rounding, or a score without digits where its surrogate had some: these are attacked to the end.
         judged_by = Bounds(bounds.labels, clean[0], threshold_of(calibration))
-        while len(
-            unsure := np.flatnonzero(of_each_image(chunks, "had_enough").astype(bool) & ~judged_by.lost(robust[0]))
-        ):
-            chunks = attacking.chunks(unsure) + chunks  # the first of an image's chunks counts
-            adversarial = attacked_images(chunks)
-            robust = judge.scores(test.ids, adversarial, range(len(clean)))
+        renewed = bool(found.members)
+        while len(unsure := np.flatnonzero(found.had_enough & ~judged_by.lost(robust[0], renewed=renewed))):
+            found = attack_to_the_end(attacking, attack, found, unsure)
+            robust = judge.scores(test.ids, found.result.images, range(len(clean)))
     judged = time.monotonic()
+    looks = look_at(attacking, attack, found.result)
     more = own = None
     if detector.sees_pixels:
         few = min(attacking.batch_size, 2 * PER_CLASS)
+        adversarial = found.result.images
         more = more_draws(detector, attack, test, adversarial, draws.seed, device, batch_size=few)
         own = own_gradient(detector, attack, test, adversarial, draws.seed, device, batch_size=few)
-    signing = sum(chunk.sign_seconds for chunk in chunks)
     seconds = {
-        "attack": attacked - started - signing,
+        "attack": attacked - started,
         "verdict": judged - attacked,
-        "indicators": signing + time.monotonic() - judged,
+        "indicators": time.monotonic() - judged,
     }
-    outcome = replace(
-        _joined(chunks, clean, robust, calibration, more, {k: round(v, 2) for k, v in seconds.items()}),
-        early_stop=early_stop,
+    outcome = Outcome(
+        clean=clean,
+        robust=robust,
+        calibration=calibration,
+        clean_maps=looks.maps[0] if looks.maps else None,
+        robust_maps=looks.maps[1] if looks.maps else None,
+        **_of_result(found.result),
+        rose=looks.rose,
+        noise_won=looks.noise_won,
+        more_draws=more,
         own_gradient=own,
+        examples=looks.examples,
+        seconds={name: round(value, 2) for name, value in seconds.items()},
+        early_stop=early_stop,
+        had_enough=found.had_enough,
+        members=found.members,
     )
     for what, scores in (("clean", outcome.clean), ("attacked", outcome.robust), ("normal", outcome.calibration)):
         if not np.isfinite(scores).all():
@@ -164,51 +173,26 @@ def run_cell(
     return outcome
 
 
-def _joined(
-    chunks: list[Chunk],
-    clean: Floats,
-    robust: Floats,
-    calibration: Floats,
-    more: FoundMore | None,
-    seconds: dict[str, float],
-) -> Outcome:
-    once = places(chunks)
+def _of_result(result: AttackResult) -> dict[str, Any]:
+    """What an outcome says of the attack's own result, image by image."""
 
     def per_image(name: str) -> NDArray[np.float64]:
-        return of_each_image(chunks, name)
+        return np.asarray(getattr(result, name).double().numpy())
 
     def if_there(name: str) -> NDArray[np.float64] | None:
-        return None if all(getattr(c.result, name) is None for c in chunks) else per_image(name)
+        return None if getattr(result, name) is None else per_image(name)
 
-    def sign(name: str) -> NDArray[np.bool_] | None:
-        return np.concatenate([c.signs[name].cpu().numpy() for c in chunks])[once] if chunks[0].signs else None
-
-    surrogate_won, had_enough = if_there("surrogate_won"), if_there("had_enough")
-    with_maps = [c.maps for c in chunks if c.maps is not None]
-    examples: dict[str, Tensor] = {}
-    for name in next((c.examples for c in chunks if c.examples), {}):
-        examples[name] = torch.cat([c.examples[name] for c in chunks if c.examples])
-    return Outcome(
-        clean=clean,
-        robust=robust,
-        calibration=calibration,
-        clean_maps=np.concatenate([m[0] for m in with_maps])[once] if with_maps else None,
-        robust_maps=np.concatenate([m[1] for m in with_maps])[once] if with_maps else None,
-        zero_gradients=per_image("zero_gradients"),
-        non_finite_gradients=per_image("non_finite_gradients"),
-        last_worse=per_image("last_loss") < per_image("best_loss"),
-        gained=if_there("gain"),
-        late_gained=if_there("late_gain"),
-        reprojected=int(per_image("reprojected").sum()),
-        forwards=max(c.result.forwards for c in chunks),
-        gradients=max(c.result.gradients for c in chunks),
-        rose=sign("rose"),
-        noise_won=sign("noise_won"),
-        more_draws=more,
-        examples=examples,
-        seconds=seconds,
-        surrogate_zero_gradients=if_there("surrogate_zero_gradients"),
-        surrogate_won=None if surrogate_won is None else surrogate_won > 0,
-        had_enough=None if had_enough is None else had_enough > 0,
-        gradients_spent=if_there("gradients_spent"),
-    )
+    surrogate_won = if_there("surrogate_won")
+    return {
+        "zero_gradients": per_image("zero_gradients"),
+        "non_finite_gradients": per_image("non_finite_gradients"),
+        "last_worse": per_image("last_loss") < per_image("best_loss"),
+        "gained": if_there("gain"),
+        "late_gained": if_there("late_gain"),
+        "reprojected": int(per_image("reprojected").sum()),
+        "forwards": result.forwards,
+        "gradients": result.gradients,
+        "surrogate_zero_gradients": if_there("surrogate_zero_gradients"),
+        "surrogate_won": None if surrogate_won is None else surrogate_won > 0,
+        "gradients_spent": if_there("gradients_spent"),
+    }

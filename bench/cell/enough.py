@@ -9,6 +9,9 @@ counts the last one's precision for all). Where an image must lie on the wrong s
 whatever is counted at it. Attacked normals among clean anomalies keep their AUC, too. What is NOT kept: that of
 attacked anomalies among clean normals, and figures of pixels.
 
+An ensemble of attacks renews its bounds: of those that come after the first, normals need to pass no more than what has
+become of the anomalies, which only fall further. Then attacked normals among clean anomalies do not keep their AUC.
+
 It holds of a deterministic detector whose best candidate is kept, the clean image among them.
 """
 
@@ -38,23 +41,31 @@ class Bounds:
     clean: Floats
     threshold: float | None
 
-    def normals(self) -> float:
-        """A normal image above it has lost all its pairs, and is called anomalous."""
-        anomalies = self.clean[self.labels == -1]
-        return max(float(anomalies.max(initial=-np.inf)), -np.inf if self.threshold is None else self.threshold)
+    def normals(self, anomalies: Floats | None = None) -> float:
+        """A normal image above it has lost all its pairs with the clean anomalies, or with others, and is called
+        anomalous."""
+        known = self.clean[self.labels == -1] if anomalies is None else anomalies
+        return max(float(known.max(initial=-np.inf)), -np.inf if self.threshold is None else self.threshold)
 
     def anomalies(self, attacked_normals: Floats) -> float:
         """An anomaly below it has lost all its pairs, and is called normal."""
         lowest = float(attacked_normals.min(initial=np.inf))
         return min(lowest, np.inf if self.threshold is None else self.threshold)
 
-    def losses(self, label: int, attacked_normals: Floats | None = None) -> float:
-        """The loss y * A(x) that is enough for the images of a class, with room for rounding."""
-        known = self.clean[self.labels == 1] if attacked_normals is None else attacked_normals
-        bound = self.normals() if label == 1 else -self.anomalies(known)
+    def losses(self, label: int, scores: Floats, *, renewed: bool = False) -> float:
+        """The loss y * A(x) that is enough for the images of a class, with room for rounding.
+
+        Args:
+            label: +1 or -1.
+            scores: of all images as far as they have been attacked, (N,).
+            renewed: whether normals need to pass no more than what has become of the anomalies; else the clean ones.
+        """
+        of_anomalies = scores[self.labels == -1] if renewed else None
+        bound = self.normals(of_anomalies) if label == 1 else -self.anomalies(scores[self.labels == 1])
         return bound + MARGIN * float(np.abs(self.clean).max(initial=0.0))
 
-    def lost(self, robust: Floats) -> NDArray[np.bool_]:
-        """Which images have lost all their pairs by these scores of the attacked images, (N,)."""
+    def lost(self, robust: Floats, *, renewed: bool = False) -> NDArray[np.bool_]:
+        """Which images have lost all their pairs by these scores of the attacked images, (N,); `renewed` as above."""
         normal = self.labels == 1
-        return np.where(normal, robust > self.normals(), robust < self.anomalies(robust[normal]))
+        limit = self.normals(robust[~normal] if renewed else None)
+        return np.where(normal, robust > limit, robust < self.anomalies(robust[normal]))

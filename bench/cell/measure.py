@@ -12,7 +12,7 @@ import torch
 from attacks.base import Attack
 from bench.cell import gate
 from bench.cell.attack import Draws, Outcome, run_cell
-from bench.cell.chunks import Tick
+from bench.cell.attacking import Tick
 from bench.cell.results import figures, indicators
 from bench.data.base import ImageSet
 from bench.records.score_table import Scores

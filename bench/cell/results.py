@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.cell.attack import Outcome
-from bench.cell.chunks import Floats
+from bench.cell.attacking import Floats
 from bench.cell.verdict import CALIBRATION_FPR, threshold_of
 from bench.data.base import ImageSet
 from bench.metrics import pixels, ranking
@@ -27,7 +27,8 @@ def figures(outcome: Outcome, labels: Any, test: ImageSet, trained_on: Sequence[
     complete = not outcome.early_stop
     brightness = ranking.separability(test.pixels().mean(dim=(1, 2, 3)).numpy(), labels)
     scores = Scores(test.ids, labels, outcome.clean, outcome.robust)
-    found = recount.figures(scores, threshold, complete=complete) | {
+    in_turn = outcome.early_stop and bool(outcome.members)
+    found = recount.figures(scores, threshold, complete=complete, in_turn=in_turn) | {
         "brightness": {"separability": brightness, "flagged": bool(brightness > FLAGGED)},
         "file_order": _file_order(test.ids, trained_on, labels),
         "pixel": _pixel(outcome, test, complete=complete),
@@ -62,6 +63,7 @@ def indicators(outcome: Outcome) -> dict[str, Any]:
         "forward_passes_per_image": outcome.forwards,
         "gradients_per_image": outcome.gradients,
         **_early_stop(outcome),
+        **({"members": outcome.members} if outcome.members else {}),
         **{name: _mean(values, spent > 0) for name, values in of_surrogate.items() if values is not None},
     }
 

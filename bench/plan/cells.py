@@ -49,6 +49,7 @@ def cell_of(plan: Plan, category: str, detector: Detector, attack: Attack, tenso
     """Everything that the cell's figures depend on; its hash is the cell's key."""
     run, rules = plan.run, protocols.get(plan.run.protocol)
     is_stochastic = detector.is_stochastic
+    stops = stops_early(detector, attack, complete=run.complete)
     return Cell(
         protocol=CellProtocol(
             rules.name, rules.version, _statement(run, rules, attack), rules.stated(run.attack_settings)
@@ -76,7 +77,8 @@ def cell_of(plan: Plan, category: str, detector: Detector, attack: Attack, tenso
         seed=run.seed,
         fit_seed=run.fit_seed,
         # Some figures are not there, so a --complete run must not take over its cell.
-        early_stop=stops_early(detector, attack, complete=run.complete),
+        early_stop=stops,
+        in_turn=stops and len(attack.members(detector)) > 1,
         # Thresholds come from the held-out normals, also where the fit is the same without them. Named only where it is
         # not the preset's, as --limit is.
         holdout=None if run.holdout == presets.get(run.preset).holdout else run.holdout,

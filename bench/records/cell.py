@@ -139,10 +139,11 @@ class Cell(Entries):
         preset, image_size: the size of the experiment, and the side of its pictures.
         seed: of attack, selection and verdict noise. fit_seed: of the fit.
         early_stop: whether the attack left an image that had lost all its pairs, so that nothing is said of one class.
+        in_turn: whether several attacks left such images to each other, so that nothing is said of the other one alone.
         holdout: training normals kept from the fit, where they are not the preset's number.
     """
 
-    OPTIONAL: ClassVar[frozenset[str]] = frozenset({"early_stop", "holdout"})
+    OPTIONAL: ClassVar[frozenset[str]] = frozenset({"early_stop", "in_turn", "holdout"})
 
     protocol: CellProtocol
     dataset: str
@@ -158,6 +159,7 @@ class Cell(Entries):
     fit_seed: int = 0
     remark: str = ""
     early_stop: bool = False
+    in_turn: bool = False
     holdout: int | None = None
 
     @property

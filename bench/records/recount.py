@@ -23,7 +23,7 @@ ABSOLUTE_TOLERANCE = 1e-9
 _AT_A_THRESHOLD = ("attack_success", "robust_accuracy")
 
 
-def figures(scores: Scores, threshold: float | None, *, complete: bool = True) -> dict[str, Any]:
+def figures(scores: Scores, threshold: float | None, *, complete: bool = True, in_turn: bool = False) -> dict[str, Any]:
     """Every figure that follows from the scores alone, in per cent.
 
     Args:
@@ -31,10 +31,13 @@ def figures(scores: Scores, threshold: float | None, *, complete: bool = True) -
         threshold: above which an image is called anomalous; without one there is no attack success.
         complete: whether every image was attacked to the end; else nothing is said of attacked anomalies among clean
             normals (attacked normals have lost their pairs with the clean anomalies, too).
+        in_turn: whether several attacks left images to each other, that had lost no more than their pairs with attacked
+            ones: then nothing is said of one class alone.
 
     Returns:
-        clean, robust (`intervals.summary`), verdict_draws, normals_only_auc; where complete, anomalies_only_auc; at a
-        threshold, attack_success (None where no clean image is classified correctly) and robust_accuracy.
+        clean, robust (`intervals.summary`), verdict_draws; normals_only_auc, unless in turn; where complete,
+        anomalies_only_auc; at a threshold, attack_success (None where no clean image is classified correctly) and
+        robust_accuracy.
 
     Raises:
         CellError: NaN scores, or a class without images.
@@ -45,8 +48,9 @@ def figures(scores: Scores, threshold: float | None, *, complete: bool = True) -
         "clean": intervals.summary(clean, labels),
         "robust": intervals.summary(robust, labels),
         "verdict_draws": len(clean),
-        "normals_only_auc": ranking.mean_single_draw_auc(np.where(normal, robust, clean), labels).mean,
     }
+    if not in_turn:
+        found["normals_only_auc"] = ranking.mean_single_draw_auc(np.where(normal, robust, clean), labels).mean
     if complete:
         found["anomalies_only_auc"] = ranking.mean_single_draw_auc(np.where(normal, clean, robust), labels).mean
     if threshold is not None:
@@ -81,8 +85,8 @@ def check(cell: Cell, results: Mapping[str, Any], scores: Scores) -> None:
             shown = _shown(results["threshold"])
             raise RecordError(f"results.threshold should be a finite number and is {shown}; run the cell again.")
     try:
-        absent = dict.fromkeys((*_AT_A_THRESHOLD, "anomalies_only_auc"))
-        computed = absent | figures(scores, threshold, complete=not cell.early_stop)
+        absent = dict.fromkeys((*_AT_A_THRESHOLD, "normals_only_auc", "anomalies_only_auc"))
+        computed = absent | figures(scores, threshold, complete=not cell.early_stop, in_turn=cell.in_turn)
     except CellError as error:
         raise RecordError(f"no figure follows from its scores ({error}); run the cell again.") from None
     _compare("results", results, computed)

@@ -59,13 +59,13 @@ def test_attack_selection_and_verdict_draw_from_sources_of_their_own() -> None:
     fakes.PureNoise.sources.clear()
     outcome_of(fitted(fakes.PureNoise), normals=2, anomalies=2, batch_size=4, seed=5, verdict=10)
     indicator = ["more-draws-selection", "more-draws", "more-draws-verdict"]
-    expected = ["selection", "attack", "plain-noise", "verdict", *indicator]
+    expected = ["selection", "attack", "verdict", "plain-noise", *indicator]
     purposes = {NoiseSeed(5).source(purpose, ["a"]).key: purpose for purpose in expected}
     used = [purposes[source.key] for source in fakes.PureNoise.sources]
     # In this order: nothing of the attack comes after the first look at the verdict's noise.
     assert list(dict.fromkeys(used)) == expected
     first_verdict = used.index("verdict")
-    assert not {"attack", "selection", "plain-noise"} & set(used[first_verdict:])
+    assert not {"attack", "selection"} & set(used[first_verdict:])
 
 
 def test_what_an_attack_is_given_leads_to_no_noise_of_the_verdict() -> None:

@@ -1,0 +1,180 @@
+"""Attacking images of a test set, in batches that fit into memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attacks import merging
+from attacks.base import Attack, AttackResult
+from bench.cell.enough import Bounds
+from bench.cell.gate import check_blind
+from bench.cell.verdict import Draws, threshold_of
+from bench.data.base import ImageSet
+from bench.errors import CellError
+from detectors.base import Detector
+from detectors.noise import NoiseSeed
+
+log = logging.getLogger(__name__)
+Floats = NDArray[np.float64]
+Places = Sequence[int] | NDArray[np.intp]
+Tick = Callable[[float, str], None]
+T = TypeVar("T")
+
+
+def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """On a CPU, PyTorch raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+@dataclass(eq=False)
+class Attacking:
+    """Asks a detector about images of a test set; `batch_size` is halved when memory runs out."""
+
+    detector: Detector
+    test: ImageSet
+    draws: Draws
+    device: torch.device
+    batch_size: int
+
+    def bounds(self, attack: Attack, held_out: ImageSet) -> Bounds | None:
+        """What is enough, in what the attack compares; None where some image has no finite score, which the verdict
+        will say."""
+        labels = self.test.labels.numpy().astype(np.int64)
+        clean, calibration = self._compared(attack, self.test), self._compared(attack, held_out)
+        if not (np.isfinite(clean).all() and np.isfinite(calibration).all()):
+            return None
+        return Bounds(labels, clean, threshold_of(calibration[None]))
+
+    def _compared(self, attack: Attack, images: ImageSet) -> Floats:
+        """Clean images' scores in what the attack compares, (N,)."""
+
+        def compared(part: list[int]) -> Floats:
+            x, root = images.pixels(part).to(self.device), NoiseSeed(self.draws.seed)
+            ones = torch.ones(len(x), device=self.device)
+            loss = attack.compared_loss(self.detector, x, ones, root.source("bounds", keys_of(images, part)))
+            return np.asarray(loss.double().cpu().numpy())
+
+        return np.concatenate([np.empty(0), *self.in_batches(range(len(images)), compared)])
+
+    def attacked(
+        self,
+        attack: Attack,
+        images: Places,
+        enough: Tensor | None,
+        tick: Callable[[int], None],
+        *,
+        path: tuple[int, ...],
+    ) -> AttackResult:
+        """Attack some of the images, given by their places.
+
+        Args:
+            attack: with its threat model settled.
+            images: which.
+            enough: of all images of the test set, as in `Attack.run`, (N,), or None.
+            tick: told of each batch that is done.
+            path: under which the attack's noise is drawn (`Noise.sub`), so that no two members of an ensemble share it.
+        """
+
+        def run(part: list[int]) -> AttackResult:
+            x, y, keys = self._batch(part)
+            root = NoiseSeed(self.draws.seed)
+            if not self.detector.sees_pixels:
+                # Asked of every image: what is not attacked must not see any, and the gate looks at four.
+                check_blind(self.detector, x, root.source("blind", keys))
+                return _left_alone(x)
+            noise, selection = root.source("attack", keys), root.source("selection", keys)
+            return attack.run(
+                self.detector,
+                x,
+                y,
+                noise=noise.sub(*path) if path else noise,
+                selection=selection,
+                enough=None if enough is None else enough[part],
+            )
+
+        found = []
+        for result in self.in_batches(images, run):
+            found.append(merging.to_cpu(result))
+            tick(len(result.images))
+        return merging.joined(found)
+
+    def are_better(self, images: Places, known: AttackResult, found: AttackResult) -> Tensor:
+        """Where what was found of these images is better than what is known of all, (B,) bool, on the CPU."""
+
+        def better(part: list[int]) -> Tensor:
+            at = slice(len(done), len(done) + len(part))
+            _, y, keys = self._batch(part)
+            some = merging.picked(found, at, self.device)
+            selection = NoiseSeed(self.draws.seed).source("selection", keys)
+            return merging.is_better(
+                self.detector,
+                y,
+                known.images[part].to(self.device),
+                known.best_loss[part].to(self.device),
+                some,
+                selection,
+            ).cpu()
+
+        done: list[bool] = []
+        for result in self.in_batches(images, better):
+            done += result.tolist()
+        return torch.tensor(done, dtype=torch.bool)
+
+    def _batch(self, part: list[int]) -> tuple[Tensor, Tensor, list[str]]:
+        return (
+            self.test.pixels(part).to(self.device),
+            self.test.labels[part].to(self.device),
+            keys_of(self.test, part),
+        )
+
+    def in_batches(self, images: Places, work: Callable[[list[int]], T]) -> Iterator[T]:
+        """What some work gives for batches of the images, which are halved when memory runs out."""
+        start = 0
+        while start < len(images):
+            part = [int(i) for i in images[start : start + self.batch_size]]
+            try:
+                found = work(part)
+            except (RuntimeError, MemoryError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                # From the batch at hand, which may be smaller than asked for; it is done again, nothing of it is kept.
+                self.batch_size = len(part) // 2
+                if self.batch_size == 0:
+                    raise CellError(
+                        "A single image does not fit into the device's memory; use a smaller preset."
+                    ) from None
+                torch.cuda.empty_cache()
+                log.warning("Out of memory: going on with batches of %d images.", self.batch_size)
+                continue
+            yield found
+            start += len(part)
+
+
+def _left_alone(x: Tensor) -> AttackResult:
+    """What an attack finds on a detector that sees no pixels: nothing, at no cost."""
+    nothing = torch.zeros(len(x), dtype=x.dtype, device=x.device)
+    return AttackResult(
+        images=x,
+        trace=nothing[None],
+        clean_loss=nothing,
+        last_loss=nothing,
+        best_loss=nothing,
+        zero_gradients=torch.full_like(nothing, torch.nan),
+        non_finite_gradients=nothing,
+        reprojected=nothing.bool(),
+        forwards=0,
+        gradients=0,
+    )
+
+
+def keys_of(images: ImageSet, part: Sequence[int]) -> list[str]:
+    """What names each image's noise."""
+    return [images.ids[i] for i in part]

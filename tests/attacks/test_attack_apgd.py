@@ -1,0 +1,146 @@
+"""Auto-PGD: its schedule, its optimum, and beside PGD."""
+
+import pytest
+import torch
+from attack_fakes import (
+    Flat,
+    Linear,
+    NaNWhereDark,
+    NoisyWavy,
+    Saturated,
+    Tent,
+    Wavy,
+    images,
+    labels,
+    saturated_images,
+    source,
+)
+
+from attacks import L2, LInf, get
+from attacks.apgd import APGDSettings, looks
+from attacks.errors import AttackError
+
+BALLS = {"apgd-linf": LInf(0.05), "apgd-l2": L2(0.3)}
+
+
+def best_of_linear(detector, x, y, epsilon):
+    """The closed form in the l-inf ball: every pixel as far as the ball and [0, 1] allow."""
+    corner = x + epsilon * detector.weight.sign() * y[:, None, None, None]
+    return y * detector.score(corner.clamp(0, 1))
+
+
+def test_the_step_is_looked_at_when_the_paper_says():
+    """100 iterations: 0.22, then intervals of 0.19, 0.16, ... down to 0.06 (Croce & Hein 2020, section 3.1)."""
+    assert looks(100) == [22, 41, 57, 70, 80, 87, 93, 99]
+    assert looks(1) == [1] and looks(3) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("pictures", [images, saturated_images])
+def test_on_a_linear_score_it_reaches_the_optimum_of_the_l_inf_ball(pictures):
+    detector, x, y = Linear(), pictures(6), labels(6)
+    found = get("apgd-linf", epsilon=0.05, steps=10).run(detector, x, y)
+    torch.testing.assert_close(found.best_loss, best_of_linear(detector, x, y, 0.05))
+
+
+def test_on_a_linear_score_it_reaches_the_optimum_of_the_l2_ball():
+    detector, x, y = Linear(), images(6, low=0.4, high=0.6), labels(6)  # far from the bounds of [0, 1]
+    found = get("apgd-l2", epsilon=0.3, steps=20).run(detector, x, y)
+    optimum = y * detector.score(x) + 0.3 * detector.weight.norm()
+    torch.testing.assert_close(found.best_loss, optimum, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("name", BALLS)
+def test_in_a_ball_cut_by_the_range_it_finds_as_much_as_a_long_pgd(name):
+    detector, x, y = Linear(), saturated_images(6), labels(6)
+    epsilon = BALLS[name].epsilon
+    long = get(name.replace("apgd", "pgd"), epsilon=epsilon, steps=400).run(detector, x, y)
+    found = get(name, epsilon=epsilon, steps=100).run(detector, x, y)
+    gained, most = found.best_loss - found.clean_loss, long.best_loss - long.clean_loss
+    assert (gained >= 0.99 * most).all()
+
+
+@pytest.mark.parametrize("name", BALLS)
+def test_on_a_rough_score_it_is_not_behind_pgd_at_equal_gradients(name):
+    x, y, epsilon = images(12), labels(12), BALLS[name].epsilon
+    gained = []
+    for attack in (name, name.replace("apgd", "pgd")):
+        found = get(attack, epsilon=epsilon, steps=60).run(Wavy(), x, y)
+        gained.append((found.best_loss - found.clean_loss).mean())
+    assert gained[0] >= 0.98 * gained[1]
+
+
+def test_a_step_too_long_is_halved_until_the_top_is_found():
+    detector = Tent()
+    x = images(4, low=0.45, high=0.49)
+    found = get("apgd-linf", epsilon=0.2, steps=60).run(detector, x, torch.ones(4))
+    assert (found.best_loss > -1e-3).all()
+
+
+@pytest.mark.parametrize("name", BALLS)
+def test_more_starts_never_find_less(name):
+    x, y, epsilon = images(6), labels(6), 4 * BALLS[name].epsilon  # several waves wide
+    losses = [
+        get(name, epsilon=epsilon, steps=10, restarts=n).run(Wavy(), x, y, noise=source(6)).best_loss for n in (1, 2, 5)
+    ]
+    assert (losses[0] <= losses[1]).all() and (losses[1] <= losses[2]).all() and (losses[2] > losses[0]).any()
+
+
+def test_the_best_iterate_is_what_is_returned_and_its_loss_is_true():
+    x, y = images(6), labels(6)
+    found = get("apgd-linf", epsilon=0.05, steps=15, restarts=3).run(Wavy(), x, y)
+    torch.testing.assert_close(found.best_loss, y * Wavy().score(found.images))
+    assert (found.best_loss >= found.clean_loss).all() and found.gradients == 45
+
+
+def test_a_surrogate_is_followed_where_the_score_has_no_gradient_and_the_score_compares():
+    class Steep(Saturated):
+        def _score(self, x, noise):
+            return torch.floor(4 * Linear._score(self, x, noise))
+
+    class WithGraph(Steep):
+        def _score(self, x, noise):
+            return super()._score(x, noise) + 0 * x.flatten(1).sum(1)
+
+    x, y = images(6), labels(6)
+    found = get("apgd-linf", epsilon=0.05, steps=10).run(WithGraph(), x, y)
+    assert found.surrogate_won is not None and found.surrogate_won.all()
+    assert (found.best_loss > found.clean_loss + 10).all()
+    torch.testing.assert_close(found.best_loss, y * WithGraph().score(found.images))
+
+
+def test_a_flat_score_gives_back_the_clean_image_and_says_that_there_was_no_gradient():
+    x, y = images(3), labels(3)
+    found = get("apgd-linf", epsilon=0.05, steps=5).run(Flat(), x, y)
+    assert torch.equal(found.images, x) and (found.zero_gradients == 1).all()
+
+
+def test_a_gradient_that_is_not_finite_is_counted_and_the_rest_of_it_followed():
+    x, y = images(8), labels(8)
+    found = get("apgd-linf", epsilon=0.05, steps=5).run(NaNWhereDark(), x, y)
+    dark = x[:, 2, -1, -1] < 0.5
+    assert (found.non_finite_gradients[dark] > 0).all() and (found.best_loss > found.clean_loss).all()
+
+
+def test_under_noise_the_schedule_compares_draws_that_stay_the_same():
+    detector, x, y = NoisyWavy(), images(2), labels(2)
+    get("apgd-linf", epsilon=0.05, steps=6, eot=2, schedule_draws=3, selection_draws=1).run(
+        detector, x, y, noise=source(2), selection=source(2, purpose="selection")
+    )
+    of_gradients = {noise.draw for with_graph, noise, _ in detector.seen if with_graph}
+    of_schedule = [noise.draw for with_graph, noise, _ in detector.seen if not with_graph and -3 in noise.draw]
+    assert len(of_gradients) == 6 * 2, "every gradient draws its own noise"
+    assert len(of_schedule) == 7 * 3 and len(set(of_schedule)) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"restarts": True}, "restarts"),
+        ({"eot": 1.5}, "eot"),
+        ({"differentiate": "maps"}, "mean-map"),
+    ],
+)
+def test_settings_that_make_no_sense_are_sentences(settings, text):
+    with pytest.raises(AttackError, match=text):
+        APGDSettings(**settings)
