@@ -193,6 +193,7 @@ class AutoAttackRand(Ensemble):
         which = ["map"] if detector.has_map and detector.score_is_map_maximum else []
         which += ["surrogate"] if detector.has_surrogate else []
         which += [] if detector.has_surrogate and detector.surrogate_is_monotone else ["score"]
+        first = max(1, settings.mean_draws // 4)
         averaged = [
             _PGD[self.norm](
                 self.threat,
@@ -200,8 +201,8 @@ class AutoAttackRand(Ensemble):
                     settings.iterations,
                     differentiate=name,  # type: ignore[arg-type]
                     # Few draws find the direction, many see small differences.
-                    eot=max(1, settings.mean_draws // 4),
-                    eot_last=max(1, 2 * settings.mean_draws - settings.mean_draws // 4),
+                    eot=first,
+                    eot_last=2 * settings.mean_draws - first,
                     momentum=0.9,
                     schedule="cosine",
                     selection_draws=settings.selection_draws,

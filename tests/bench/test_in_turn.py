@@ -1,0 +1,128 @@
+"""An ensemble of attacks on a test set: each member on the images that the ones before left, and the same figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bench_fakes as fakes
+import numpy as np
+import pytest
+import torch
+from test_enough import CPU, Saturated, Wavy, assert_same
+from torch import Tensor
+
+import attacks
+from bench.cell.attack import Draws, Outcome, run_cell
+from bench.cell.results import figures, indicators
+from bench.metrics import ranking
+from detectors.noise import Noise
+
+SMALL = {"iterations": 6, "starts": 2, "other_starts": 1, "queries": 40}
+LABELS = fakes.image_set(12, 12).labels.numpy().astype(np.int64)
+
+
+class Mapped(Wavy):
+    """With a map to follow."""
+
+    name = "mapped"
+    has_map = True
+
+    def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
+        return (fakes.linear_weights(x.shape[-1]).to(x) * torch.sin(25 * x)).mean(dim=1)
+
+
+def outcome(detector: Any, *, early_stop: bool, epsilon: float, **settings: int) -> Outcome:
+    test = fakes.image_set(12, 12, side=detector.image_size)
+    name = "autoattack-rand-linf" if detector.is_stochastic else "autoattack-linf"
+    made = attacks.get(name, image_size=detector.image_size, epsilon=epsilon, **settings)
+    return run_cell(
+        detector,
+        made,
+        test,
+        test.subset(range(11)),
+        Draws(2, 0),
+        batch_size=5,
+        device=CPU,
+        tick=lambda done, what: None,
+        early_stop=early_stop,
+    )
+
+
+@pytest.mark.parametrize("epsilon", [0.001, 0.004, 0.02])
+@pytest.mark.parametrize("cls", [fakes.Linear, Wavy, Mapped, Saturated])
+def test_images_that_are_left_alone_change_no_figure_of_pairs(cls: type[fakes.Fake], epsilon: float) -> None:
+    detector = fakes.fitted(cls)
+    early, whole = (outcome(detector, early_stop=stop, epsilon=epsilon, **SMALL) for stop in (True, False))
+    assert_same(early.robust, whole.robust, LABELS)
+    assert early.had_enough is not None and early.gradients_spent is not None
+    assert early.gradients_spent.sum() <= whole.gradients_spent.sum()  # type: ignore[union-attr]
+    found, limited = (figures(o, LABELS, fakes.image_set(12, 12)) for o in (whole, early))
+    assert found["robust_accuracy"] == limited["robust_accuracy"]
+    assert "normals_only_auc" in found and "normals_only_auc" not in limited and "anomalies_only_auc" not in limited
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_the_record_says_what_each_member_did(stop: bool) -> None:
+    found = outcome(fakes.fitted(Mapped), early_stop=stop, epsilon=0.004, **SMALL)
+    members = indicators(found)["members"]
+    assert [m["attack"]["name"] for m in members] == ["apgd-linf"] * 3 + ["square-linf"]
+    assert [m["attack"].get("differentiate") for m in members] == ["score", "map", "mean-map", None]
+    assert sum(m["won_share"] for m in members) == pytest.approx(1, abs=1e-3)
+    attacked = [m["attacked_images"] for m in members]
+    assert attacked[0] == 24 and attacked == sorted(attacked, reverse=True)
+    assert attacked[-1] < 24 if stop else attacked == [24] * 4
+    if stop:
+        aucs = [m["robust_auc"] for m in members]
+        assert aucs == sorted(aucs, reverse=True)
+        assert aucs[-1] == pytest.approx(ranking.auc(found.robust[0], LABELS))
+
+
+def test_the_ensemble_leaves_at_most_what_each_member_leaves() -> None:
+    detector = fakes.fitted(Mapped)
+    whole = outcome(detector, early_stop=True, epsilon=0.004, **SMALL)
+    made = attacks.get("autoattack-linf", image_size=detector.image_size, epsilon=0.004, **SMALL)
+    test = fakes.image_set(12, 12, side=detector.image_size)
+    for member in made.members(detector):
+        alone = run_cell(
+            detector,
+            member,
+            test,
+            test.subset(range(11)),
+            Draws(1, 0),
+            batch_size=24,
+            device=CPU,
+            tick=lambda done, what: None,
+            early_stop=True,
+        )
+        # Its starts are drawn under a path of their own in the ensemble, so members with random ones may differ.
+        assert ranking.auc(whole.robust[0], LABELS) <= ranking.auc(alone.robust[0], LABELS) + 2.0
+
+
+def test_images_of_a_stochastic_detector_are_all_attacked_by_all() -> None:
+    detector = fakes.fitted(fakes.Noisy)
+    found = outcome(detector, early_stop=False, epsilon=0.02, iterations=4, mean_draws=2, selection_draws=4)
+    members = indicators(found)["members"]
+    assert [m["attacked_images"] for m in members] == [24, 24] and "robust_auc" not in members[0]
+    assert found.had_enough is None and (found.gradients_spent == 16).all()
+
+
+def test_its_batches_change_nothing_but_rounding() -> None:
+    detector, made = fakes.fitted(Mapped), None
+    found = []
+    for size in (24, 7):
+        made = attacks.get("autoattack-linf", image_size=detector.image_size, epsilon=0.004, **SMALL)
+        test = fakes.image_set(12, 12, side=detector.image_size)
+        found.append(
+            run_cell(
+                detector,
+                made,
+                test,
+                test.subset(range(11)),
+                Draws(1, 0),
+                batch_size=size,
+                device=CPU,
+                tick=lambda done, what: None,
+                early_stop=True,
+            )
+        )
+    np.testing.assert_allclose(found[0].robust, found[1].robust, rtol=1e-5)
