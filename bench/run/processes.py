@@ -82,6 +82,7 @@ class Processes:
             BenchError: the system refuses.
         """
         self._begin = (begin, words)
+        self._spare = count  # of those that end with nothing to do so many are replaced
         self._workers: list[_Worker] = []
         try:
             for _ in range(count):
@@ -109,6 +110,9 @@ class Processes:
 
         A process that ends in the middle of a task costs that one alone, and another process takes its place; where it
         was killed, for want of memory perhaps, the others do the rest, as long as there are any.
+
+        Raises:
+            BenchError: the system starts no processes, or they don't live.
         """
         left, busy = deque(enumerate(tasks)), dict[_Worker, int]()
         while left or busy:
@@ -130,7 +134,13 @@ class Processes:
         try:
             worker.pipe.send(task)
         except OSError:
-            self._bury(worker)
+            code = self._bury(worker)
+            if self._spare == 0:
+                raise BenchError(
+                    f"Worker processes end as soon as they start (exit code {code}); run the same command again with "
+                    "--workers 1."
+                ) from None
+            self._spare -= 1
             self._start()
             return False
         return True

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.errors import DataError
+from bench.errors import BenchError, DataError
 from bench.run import processes
 
 
@@ -67,6 +67,16 @@ def test_a_process_that_ends_itself_is_replaced_and_its_task_alone_is_lost(team:
     assert len(team) == 2
     crash = list(team.work([processes.Task(_crash, ())]))
     assert [told.kind for told in crash] == ["lost"] and crash[0].content == -signal.SIGSEGV
+
+
+def test_processes_that_cannot_live_are_a_sentence_and_are_not_started_for_ever() -> None:
+    team = processes.Processes(2, os._exit, (7,))
+    with pytest.raises(BenchError, match=r"end as soon as they start \(exit code 7\).*--workers 1"):
+        for _ in range(10):
+            for child in multiprocessing.active_children():
+                child.join()
+            list(team.work([processes.Task(_chatter, (1,))]))
+    team.end()
 
 
 def test_what_cannot_be_pickled_and_what_is_raised_come_back_as_errors(team: processes.Processes) -> None:
