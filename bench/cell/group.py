@@ -140,7 +140,7 @@ def obtain(plan: Plan, category: str, training: TrainingData, name: str, reporte
                 reporter.fitting(name, category, plan.run.fit_seed),
             )
     except (Exception, SystemExit) as error:
-        return _reason(error, f"fitting {name}")
+        return reason_of(error, f"fitting {name}")
 
 
 def _cell(
@@ -177,7 +177,7 @@ def _cell(
                 )
                 record = judged(plan, cell, fitted, found, category.inspection)
         except (Exception, SystemExit) as error:
-            reason = _reason(error, f"{attack.name} on {name}")
+            reason = reason_of(error, f"{attack.name} on {name}")
             record = failed(plan, cell, fitted.describe(), reason, category.inspection)
             return _write(record, None, folder), False
     _write_examples(record, found.outcome, folder)
@@ -192,7 +192,7 @@ def _failed_fit(plan: Plan, category: Category, name: str, attack: Attack, reaso
     return _write(failed(plan, cell, {}, reason, category.inspection), None, plan.run.out / "records")
 
 
-def _reason(error: Exception | SystemExit, what: str) -> str:
+def reason_of(error: Exception | SystemExit, what: str) -> str:
     """Why a cell failed. A bug in one detector must not cost the night's run, and neither may one that calls
     sys.exit(); a disk that refuses stops it."""
     if isinstance(error, RecordError):

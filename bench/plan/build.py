@@ -29,7 +29,7 @@ def build(name: str, category: str, image_size: int, run: RunConfig) -> Detector
             return cls(override(settings, run.overrides_for(name, category), owner=name), image_size)
     except (DetectorError, BenchError):
         raise
-    except Exception as error:  # settings that no network can have, or a stranger's detector
+    except (Exception, SystemExit) as error:  # settings that no network can have, or a stranger's detector
         raise BenchError(
             f"{name} cannot be built at {image_size} px with these settings ({one_line(error, 200)}); "
             "change --set or --image-size, or leave it out of --detectors."
