@@ -24,13 +24,13 @@ def refused(error: OSError) -> bool:
 
 def sentence(error: OSError, folder: Path | str) -> str:
     """What to tell the user."""
-    where, again = _shortened(folder), "and run the same command again: it goes on."
+    where, again = shortened(folder), "and run the same command again: it goes on."
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk is full at {where}; free some space or choose another folder {again}"
     return f"Cannot use {where} ({error.strerror or error}); give the rights to it or choose another place {again}"
 
 
-def _shortened(path: Path | str) -> str:
+def shortened(path: Path | str) -> str:
     """A path may have thousands of characters; its end is what tells it apart."""
     text = str(path)
     return text if len(text) <= 300 else f"{text[:100]}…{text[-150:]}"
@@ -41,7 +41,7 @@ def at_home(path: Path | str) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise BenchError(f"{_shortened(path)} names a home folder that is not there; write the path out.") from None
+        raise BenchError(f"{shortened(path)} names a home folder that is not there; write the path out.") from None
 
 
 @contextmanager

@@ -147,7 +147,9 @@ def list_names(
 @app.command("reproduce", cls=shell.Once)
 def reproduce_table(
     table: Annotated[str, typer.Argument(help="table1, table2, table3 or table14")],
-    records: Annotated[Path, typer.Option(help="Folder of records.")] = Path("results/records"),
+    records: Annotated[
+        Path | None, typer.Option(help="Folder of records (default: results/records, and those of a clone).")
+    ] = None,
     preset: Annotated[str, typer.Option(help="Whose records to compare.")] = "paper",
     protocol: Annotated[str, typer.Option(help="Whose records to compare.")] = "paper",
     image_size: ImageSize = None,

@@ -17,6 +17,7 @@ from bench.errors import BenchError
 from bench.plan import presets, protocols
 from bench.plan.build import build, check_counts
 from bench.plan.request import RunConfig, check_overrides
+from bench.text import plural
 from detectors import registry as detector_registry
 from detectors.base import Detector
 from detectors.errors import DetectorError
@@ -119,7 +120,7 @@ class Plan:
             spent, due = (a.budget(is_stochastic=is_stochastic) for a in (attack, _of_protocol(attack.name, rules)))
             if spent < due:
                 options = " or ".join(map(protocols.option, attack.budget_settings))
-                found.append(f"{options}: {spent} gradients for each image, fewer than the protocol's {due}")
+                found.append(f"{options}: {plural(spent, 'gradient')} for each image, fewer than the protocol's {due}")
                 break
         follows = self.follows[detector, category]
         found += rules.departures_on(run.attack_settings, is_stochastic=is_stochastic, follows=follows)
