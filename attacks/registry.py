@@ -77,7 +77,7 @@ def _discover() -> None:
         if not module.name.startswith("_") and module.name not in _INFRASTRUCTURE:
             try:
                 importlib.import_module(f"attacks.{module.name}")
-            except Exception as error:  # somebody's new file
+            except (Exception, SystemExit) as error:  # somebody's new file
                 raise AttackError(
                     f"attacks/{module.name}.py cannot be imported ({type(error).__name__}: {error}); mend it, or "
                     "take it out of the folder."

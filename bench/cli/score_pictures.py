@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 import detectors
 from bench.cell import fitting
+from bench.cell.group import reason_of
 from bench.cell.verdict import CALIBRATION_FPR
 from bench.cli.progress import ConsoleReporter
 from bench.data import registry as datasets
@@ -75,7 +77,8 @@ def score_files(
         # Before a fit of minutes: a picture may be damaged.
         pictures = _pictures(paths, run.image_size or presets.get(run.preset).side(run.dataset), run.bit_depth)
         detector, held_out, origin = _fitted(run, console)
-    scores = _scores(detector, pictures, draws)
+    with _any_code(detector.name):
+        scores = _scores(detector, pictures, draws)
     if not np.isfinite(scores).all():
         odd = ", ".join(str(p) for p, s in zip(paths, scores.T, strict=True) if not np.isfinite(s).all())
         raise BenchError(f"{detector.name} gives {one_line(odd)} a score that is no finite number; fit it again.")
@@ -114,7 +117,7 @@ def _fitted(run: RunConfig, console: Console) -> tuple[Detector, Tensor, str]:
     dataset.validate(category)
     side = run.image_size or presets.get(run.preset).side(run.dataset)
     data = training_data(dataset, category, side, run)
-    with ConsoleReporter(console, 1) as reporter:
+    with ConsoleReporter(console, 1) as reporter, _any_code(name):
         fitted = fitting.obtain(
             build(name, category, side, run),
             dataset,
@@ -124,6 +127,17 @@ def _fitted(run: RunConfig, console: Console) -> tuple[Detector, Tensor, str]:
             reporter.fitting(name, category, run.fit_seed),
         )
     return fitted.detector, data.held_out.pixels(), f"{run.dataset} {category} ({fitted.origin} checkpoint)"
+
+
+@contextmanager
+def _any_code(name: str) -> Iterator[None]:
+    """Within it a detector may do what it likes, even end Python: it becomes a BenchError."""
+    try:
+        yield
+    except (BenchError, DetectorError, OSError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise BenchError(reason_of(error, f"scoring with {name}")) from error
 
 
 def _scores(detector: Detector, pictures: Tensor, draws: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:

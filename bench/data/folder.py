@@ -15,10 +15,11 @@ from pathlib import Path
 
 from bench.data import group_table, left_out, mask_files
 from bench.data.base import GOOD, Dataset, Sample, Split
-from bench.data.findings import Finding, plural, such_as
+from bench.data.findings import Finding, such_as
 from bench.data.images import EXTENSIONS, MASK_EXTENSIONS, is_image_name, read_bytes, read_image
 from bench.data.registry import register
 from bench.errors import DataError
+from bench.text import plural
 
 SYSTEM = frozenset({"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"})
 
