@@ -11,6 +11,7 @@ from typing import ClassVar, TypeVar
 import torch
 from PIL import Image
 
+from bench import files
 from bench.data import groups
 from bench.data.file_facts import FileFacts, facts_of
 from bench.data.findings import Finding
@@ -128,7 +129,7 @@ class Dataset(ABC):
             )
         if root is None and self.needs_root:
             raise DataError(f"The dataset {self.name} is not part of RADBench: say where it lies with --data-root.")
-        self.root = None if root is None else Path(root).expanduser()
+        self.root = None if root is None else files.at_home(root)
         self._splits: dict[str, Split] = {}
         self._fingerprints: dict[str, str] = {}
         self._facts: dict[str, dict[str, FileFacts]] = {}
