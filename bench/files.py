@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bench.errors import RecordError
+from bench.errors import BenchError, RecordError
 from detectors.checkpoint import TEMPORARY, write_atomically
 
 ABANDONED_SECONDS = 24 * 3600  # nobody writes one file for so long
@@ -57,8 +59,22 @@ def check_writable(folder: Path) -> None:
     _sweep(folder)
 
 
+def at_home(path: Path | str) -> Path:
+    """The path with ~ and ~user replaced by the home folder, as shells do, which leave them alone in --out=~/x and in
+    variables. Raises BenchError where there is no such."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise BenchError(f"{path} names a home folder that is not there; write the path out.") from None
+
+
 def _sweep(folder: Path) -> None:
     for left in folder.rglob(f".*{TEMPORARY}"):
         with suppress(OSError):
-            if left.is_file() and time.time() - left.lstat().st_mtime > ABANDONED_SECONDS:
+            found = left.lstat()
+            if time.time() - found.st_mtime < ABANDONED_SECONDS:
+                continue
+            if stat.S_ISDIR(found.st_mode):
+                shutil.rmtree(left)
+            elif stat.S_ISREG(found.st_mode):
                 left.unlink()

@@ -14,7 +14,7 @@ from rich.logging import RichHandler
 
 from bench import files
 from bench.cell import fitting, group
-from bench.cli import inspect_command, reproduce_command, score_pictures, shell, summary
+from bench.cli import cache_folder, inspect_command, reproduce_command, score_pictures, shell, summary
 from bench.cli.options import (
     BitDepth,
     Cache,
@@ -36,13 +36,13 @@ from bench.cli.options import (
     Settings,
     Verbose,
     asked,
+    expanded,
     names,
     radius,
     seeds,
 )
 from bench.cli.progress import ConsoleReporter
 from bench.errors import BenchError
-from bench.plan import checkpoints
 from bench.plan import plan as planning
 from bench.plan.request import Override, RunConfig, default_cache
 from bench.plan.split import training_data
@@ -156,8 +156,8 @@ def run(
         return
     with processes.early(config, workers) as crew:
         plan = planning.make(config)
-        for folder in (config.out, config.cache):
-            files.check_writable(folder)
+        files.check_writable(config.out)
+        cache_folder.check(plan)
         deterministic(config.torch_device())
         with ConsoleReporter(console, plan.cells, plan.several_fits) as reporter:
             drawing = summary.DrawingReporter(reporter, out)
@@ -171,8 +171,7 @@ def run(
 def _show_costs(plan: planning.Plan, console: Console) -> None:
     rows, estimates = [], costs.Estimates(plan)
     for job in plan.jobs:
-        detector = plan.built[job.detector, job.category]
-        found_as = checkpoints.origin(detector, plan.dataset, job.category, plan.at(job.fit_seed).run)
+        found_as = cache_folder.origin(plan, job)
         rows.append((job, found_as, estimates.seconds(job.detector, fits=found_as == "to be fitted")))
     summary.show_plan(plan, rows, console)
 
@@ -195,7 +194,9 @@ def fit(
     device: Device = "auto",
     settings: Settings = None,
     refit: Refit = False,
-    export: Annotated[Path | None, typer.Option(help="Also copy the checkpoints into this folder.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Also copy the checkpoints into this folder.", callback=expanded)
+    ] = None,
     cache: Cache = None,
     verbose: Verbose = False,
 ) -> None:
@@ -221,9 +222,9 @@ def fit(
         cache=cache or default_cache(),
     )
     plan = planning.make(config)
-    for folder in (config.cache, export):
-        if folder is not None:
-            files.check_writable(folder)
+    cache_folder.check(plan)
+    if export is not None:
+        files.check_writable(export)
     deterministic(config.torch_device())
     plan.built.clear()  # they are built again one by one
     problems: list[str] = []
@@ -255,7 +256,7 @@ def fit(
 
 @app.command(cls=shell.Once)
 def score(
-    images: Annotated[list[Path], typer.Argument(help="Pictures of parts.")],
+    images: Annotated[list[Path], typer.Argument(help="Pictures of parts, or folders of them.", callback=expanded)],
     detector: Annotated[str, typer.Option(help="A detector, fitted on --dataset and --category.")] = "freerad",
     dataset: DatasetName = "elpv",
     data_root: DataRoot = None,
@@ -292,8 +293,6 @@ def score(
         overrides=tuple(Override.parse(s) for s in settings or ()),
         cache=cache or default_cache(),
     )
-    if not checkpoint:
-        files.check_writable(config.cache)
     found = score_pictures.score_files(images, config, checkpoint=checkpoint or None, draws=draws, console=console)
     if as_json:
         sys.stdout.write(score_pictures.as_json(found))
@@ -304,9 +303,9 @@ def score(
 
 @app.command(cls=shell.Once)
 def report(
-    folder: Annotated[Path, typer.Argument(help="A folder with records in it, as `run --out` leaves it.")] = Path(
-        "results"
-    ),
+    folder: Annotated[
+        Path, typer.Argument(help="A folder with records in it, as `run --out` leaves it.", callback=expanded)
+    ] = Path("results"),
 ) -> None:
     """Draw leaderboards and plots again, from records alone."""
     console = Console()
@@ -356,7 +355,7 @@ def list_names(
 @app.command("reproduce", cls=shell.Once)
 def reproduce_table(
     table: Annotated[str, typer.Argument(help="table1, table2, table3 or table14")],
-    records: Annotated[Path, typer.Option(help="Folder of records.")] = Path("results/records"),
+    records: Annotated[Path, typer.Option(help="Folder of records.", callback=expanded)] = Path("results/records"),
     preset: Annotated[str, typer.Option(help="Whose records to compare.")] = "paper",
     protocol: Annotated[str, typer.Option(help="Whose records to compare.")] = "paper",
     image_size: ImageSize = None,

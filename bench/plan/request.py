@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from attacks import registry as attack_registry
+from bench import files
 from bench.data.reading import Reading
 from bench.errors import BenchError
 from bench.names import nearest
@@ -25,11 +26,17 @@ DEVICES = ("cpu", "cuda", "xpu")  # "mps" has no float64
 
 
 def default_cache() -> Path:
-    """RADBENCH_CACHE, or a folder in the user's cache."""
+    """RADBENCH_CACHE, or a folder in the user's cache. Raises BenchError where the user has no home folder."""
     base = os.environ.get("RADBENCH_CACHE")
     if base:
-        return Path(base)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radbench"
+        return files.at_home(base)
+    try:
+        return files.at_home(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radbench"
+    except RuntimeError:  # a container's user may be a number that nobody knows
+        raise BenchError(
+            "There is no home folder to keep checkpoints in (HOME is not set, and the system knows none of this "
+            "user); say where with --cache DIR or RADBENCH_CACHE."
+        ) from None
 
 
 @dataclass(frozen=True)
