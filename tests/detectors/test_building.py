@@ -57,6 +57,7 @@ def test_weights_are_added_up_and_refused_before_they_are_written_to(monkeypatch
         ("purify:ae", {"inner.work_size": 1 << 20}, r"purify:ae\.inner\.work_size"),
         ("ae", {"levels": 10**9}, r"levels must lie in 1\.\.12"),
         ("freerad", {"k": 10**9}, "k must lie in"),
+        ("freerad", {"schedule.steps": 10**8}, r"schedule\.steps must lie in"),
     ],
 )
 def test_a_setting_beyond_reason_is_refused_by_its_name(name: str, settings: dict[str, Any], words: str) -> None:
