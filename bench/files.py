@@ -45,6 +45,15 @@ def guarded(folder: Path) -> Iterator[None]:
         raise RecordError(sentence(error, folder)) from None
 
 
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Within it, where files of ours are written and nothing else is done, any OSError is a RecordError."""
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(sentence(error, folder)) from None
+
+
 def check_writable(folder: Path) -> None:
     """Make the folder and write to it once; what a killed process has left half-written there a day ago is removed.
     Raises RecordError where that cannot be done."""

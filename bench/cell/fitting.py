@@ -121,7 +121,8 @@ def _fit(
     files.check_writable(run.cache)
     workdir = path.parent / f"{key[:24]}.work"
     detector.may_take_shipped = not run.refit  # what a killed fit left in the folder is its own, and goes on
-    workdir.mkdir(parents=True, exist_ok=True)
+    with files.writing(path.parent):
+        workdir.mkdir(parents=True, exist_ok=True)
     check_open_setting(detector, len(data.held_out))
     about = {"command": request.command_line(), "environment": environment.describe(device)}
     store = FolderStore(run.cache / "weights", takes=not run.refit, about=about)
@@ -154,7 +155,10 @@ def _fit(
     # detector has learned beside its buffers and parameters is missed now, not by the next run.
     stored = build(type(detector), detector.settings, detector.image_size)
     # Its place comes last: another run with this cache may put a fit of other bits there at the same time.
-    with TemporaryDirectory(dir=path.parent, prefix=".", suffix=checkpoint.TEMPORARY) as private:
+    with (
+        files.writing(path.parent),
+        TemporaryDirectory(dir=path.parent, prefix=".", suffix=checkpoint.TEMPORARY) as private,
+    ):
         saved = detector.save(Path(private) / path.name, extra=extra)
         stored.load(saved)
         checkpoint.move(saved, path)

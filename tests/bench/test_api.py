@@ -110,6 +110,9 @@ def test_what_the_user_can_mend_is_raised_as_a_sentence(folder: Path, register: 
         bench.evaluate(detector, "folder", "bolt", data_root=folder, stepps=2)
     with pytest.raises(BenchError, match="not finite"):
         bench.evaluate(fitted("not-a-number", folder), "folder", "bolt", data_root=folder, steps=1)
+    for size in (0, 100_000):
+        with pytest.raises(BenchError, match="1 to 4096 are possible"):
+            bench.test_images("folder", "bolt", data_root=folder, image_size=size)
     with pytest.raises(BenchError, match=r"takes a fitted detector.*got 'fake'"):
         bench.evaluate("fake", "folder", "bolt", data_root=folder)  # type: ignore[arg-type]
     with pytest.raises(DetectorError, match="not fitted"):

@@ -15,7 +15,7 @@ import torch
 
 from bench.cell import fitting
 from bench.data import registry as datasets
-from bench.errors import BenchError
+from bench.errors import BenchError, RecordError
 from bench.plan.build import build
 from bench.plan.checkpoints import dependencies, key_of
 from bench.plan.request import Override, RunConfig
@@ -327,6 +327,21 @@ def test_a_refused_file_is_no_source_of_the_fit_that_replaces_it(
     assert again.origin == "fitted" and again.tensors_sha256 == first.tensors_sha256
     assert "network_from" not in again.detector.fit_report and "trained anew" in caplog.text
     assert obtained(run, name="ae").origin == "cached"
+
+
+@pytest.mark.parametrize("odd", ["{}.safetensors", "{}.json", "{}.work"])
+def test_what_stands_in_the_way_in_the_cache_is_no_fault_of_the_detector(
+    tmp_path: Path, folder: Path, register: Register, odd: str
+) -> None:
+    register(fakes.Fake)
+    run = fakes.config(tmp_path, folder)
+    path = obtained(run).path
+    for left in path.parent.iterdir():
+        left.unlink()
+    place = path.parent / odd.format(path.stem)
+    place.write_bytes(b"") if odd.endswith("work") else (place / "deep").mkdir(parents=True)
+    with pytest.raises(RecordError, match=f"{path.parent}.*same command again"):
+        obtained(run)
 
 
 def test_a_run_beside_this_one_that_stores_other_bits_at_the_same_time_does_not_make_it_fail(
