@@ -16,9 +16,8 @@ from detectors.errors import DetectorError
 LARGEST = 4 << 30
 MOST_TENSORS = 20_000  # a network of a million layers takes minutes to make; the largest of this package has 1,000
 _SIDES = frozenset({"work_size", "input_size", "crop", "filter_size"})  # settings that are sides in pixels
-_aten = torch.ops.aten
 _MAKERS = frozenset(
-    {_aten.empty, _aten.empty_strided, _aten.zeros, _aten.ones, _aten.full, _aten.rand, _aten.randn, _aten.eye}
+    f"aten.{name}" for name in ("empty", "empty_strided", "zeros", "ones", "full", "rand", "randn", "eye")
 )
 
 
@@ -53,7 +52,7 @@ class _Limit(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        if func.overloadpacket in _MAKERS and made.device.type != "meta":
+        if str(func.overloadpacket) in _MAKERS and made.device.type != "meta":
             self._made += 1
             self._bytes += made.numel() * made.element_size()
             if self._bytes > LARGEST or self._made > MOST_TENSORS:
