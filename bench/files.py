@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,7 +39,8 @@ def shortened(path: Path | str) -> str:
 
 
 def at_home(path: Path | str) -> Path:
-    """The path with ~ and ~user replaced by the home folder. Raises BenchError where there is no such."""
+    """The path with ~ and ~user replaced by the home folder, as shells do, which leave them alone in --out=~/x and in
+    variables. Raises BenchError where there is no such."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -52,6 +55,15 @@ def guarded(folder: Path) -> Iterator[None]:
     except OSError as error:
         if not refused(error):
             raise
+        raise RecordError(sentence(error, folder)) from None
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Within it, where files of ours are written and nothing else is done, any OSError is a RecordError."""
+    try:
+        yield
+    except OSError as error:
         raise RecordError(sentence(error, folder)) from None
 
 
@@ -70,5 +82,10 @@ def check_writable(folder: Path) -> None:
 def _sweep(folder: Path) -> None:
     for left in folder.rglob(f".*{TEMPORARY}"):
         with suppress(OSError):
-            if left.is_file() and time.time() - left.lstat().st_mtime > ABANDONED_SECONDS:
+            found = left.lstat()
+            if time.time() - found.st_mtime < ABANDONED_SECONDS:
+                continue
+            if stat.S_ISDIR(found.st_mode):
+                shutil.rmtree(left)
+            elif stat.S_ISREG(found.st_mode):
                 left.unlink()

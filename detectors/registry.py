@@ -11,9 +11,8 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
-import torch
-
 from detectors.base import Detector, Settings
+from detectors.building import build
 from detectors.errors import DetectorError, nearest
 from detectors.parts import presets
 
@@ -46,7 +45,20 @@ _REGISTRY: dict[str, type[Detector]] = {}
 _FAMILIES: dict[str, Family] = {}
 _REFUSED: dict[str, str] = {}  # entry points of other packages that bring no detector, and why, as sentences
 _INFRASTRUCTURE = frozenset(
-    {"base", "checkpoint", "contract", "errors", "loading", "noise", "parts", "registry", "store"}
+    {
+        "base",
+        "building",
+        "checkpoint",
+        "checks",
+        "contract",
+        "errors",
+        "files",
+        "loading",
+        "noise",
+        "parts",
+        "registry",
+        "store",
+    }
 )
 D = TypeVar("D", bound=type[Detector])
 
@@ -133,12 +145,11 @@ def create(name: str, *, preset: str = "quick", image_size: int = 128, **overrid
     """A fresh, unfitted detector at a preset's settings, some of them overridden.
 
     Raises:
-        DetectorError: an unknown detector, preset or setting.
+        DetectorError: an unknown detector, preset or setting, or settings with which it cannot be built.
     """
     cls = get(name)
     presets.check(preset)
-    with torch.random.fork_rng(devices=[]):  # torch's layers draw when they are built; nobody else may notice
-        return cls(override(cls.settings_for(preset, image_size), overrides, owner=name), image_size)
+    return build(cls, override(cls.settings_for(preset, image_size), overrides, owner=name), image_size)
 
 
 def override(settings: Settings, overrides: dict[str, Any], *, owner: str) -> Settings:

@@ -10,7 +10,6 @@ from typing import Annotated
 import typer
 from rich.logging import RichHandler
 
-from bench import files
 from bench.cli import fit_command, inspect_command, reproduce_command, run_command, score_pictures, shell, summary
 from bench.cli.options import (
     BitDepth,
@@ -27,6 +26,7 @@ from bench.cli.options import (
     Out,
     PresetName,
     Settings,
+    expanded,
     names,
 )
 from bench.errors import BenchError
@@ -45,7 +45,7 @@ app.command(cls=shell.Once)(fit_command.fit)
 
 @app.command(cls=shell.Once)
 def score(
-    images: Annotated[list[Path], typer.Argument(help="Pictures of parts.")],
+    images: Annotated[list[Path], typer.Argument(help="Pictures of parts, or folders of them.", callback=expanded)],
     detector: Annotated[str, typer.Option(help="A detector, fitted on --dataset and --category.")] = "freerad",
     dataset: DatasetName = "elpv",
     data_root: DataRoot = None,
@@ -82,8 +82,6 @@ def score(
         overrides=tuple(Override.parse(s) for s in settings or ()),
         cache=cache or default_cache(),
     )
-    if not checkpoint:
-        files.check_writable(config.cache)
     found = score_pictures.score_files(images, config, checkpoint=checkpoint or None, draws=draws, console=console)
     if as_json:
         sys.stdout.write(score_pictures.as_json(found))
@@ -94,9 +92,9 @@ def score(
 
 @app.command(cls=shell.Once)
 def report(
-    folder: Annotated[Path, typer.Argument(help="A folder with records in it, as `run --out` leaves it.")] = Path(
-        "results"
-    ),
+    folder: Annotated[
+        Path, typer.Argument(help="A folder with records in it, as `run --out` leaves it.", callback=expanded)
+    ] = Path("results"),
 ) -> None:
     """Draw leaderboards and plots again, from records alone."""
     console = shell.Terminal()
@@ -148,7 +146,8 @@ def list_names(
 def reproduce_table(
     table: Annotated[str, typer.Argument(help="table1, table2, table3 or table14")],
     records: Annotated[
-        Path | None, typer.Option(help="Folder of records (default: results/records, and those of a clone).")
+        Path | None,
+        typer.Option(help="Folder of records (default: results/records, and those of a clone).", callback=expanded),
     ] = None,
     preset: Annotated[str, typer.Option(help="Whose records to compare.")] = "paper",
     protocol: Annotated[str, typer.Option(help="Whose records to compare.")] = "paper",

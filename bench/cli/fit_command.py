@@ -10,7 +10,7 @@ import typer
 
 from bench import files
 from bench.cell import fitting, group
-from bench.cli import shell
+from bench.cli import cache_folder, shell
 from bench.cli.options import (
     BitDepth,
     Cache,
@@ -30,6 +30,7 @@ from bench.cli.options import (
     Refit,
     Settings,
     Verbose,
+    expanded,
     names,
     seeds,
 )
@@ -58,7 +59,9 @@ def fit(
     device: Device = "auto",
     settings: Settings = None,
     refit: Refit = False,
-    export: Annotated[Path | None, typer.Option(help="Also copy the checkpoints into this folder.")] = None,
+    export: Annotated[
+        Path | None, typer.Option(help="Also copy the checkpoints into this folder.", callback=expanded)
+    ] = None,
     cache: Cache = None,
     verbose: Verbose = False,
 ) -> None:
@@ -84,9 +87,9 @@ def fit(
         cache=cache or default_cache(),
     )
     plan = planning.make(config)
-    for folder in (config.cache, export):
-        if folder is not None:
-            files.check_writable(folder)
+    cache_folder.check(plan)
+    if export is not None:
+        files.check_writable(export)
     deterministic(config.torch_device())
     plan.built.clear()  # they are built again one by one
     problems: list[str] = []

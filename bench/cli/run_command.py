@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from bench import files
-from bench.cli import shell, summary
+from bench.cli import cache_folder, shell, summary
 from bench.cli.options import (
     BitDepth,
     Cache,
@@ -36,7 +36,6 @@ from bench.cli.options import (
     seeds,
 )
 from bench.cli.progress import ConsoleReporter
-from bench.plan import checkpoints
 from bench.plan import plan as planning
 from bench.plan.request import Override, RunConfig, default_cache
 from bench.run import costs, runner
@@ -138,8 +137,8 @@ def run(
         return
     with processes.early(config, workers) as crew:
         plan = planning.make(config)
-        for folder in (config.out, config.cache):
-            files.check_writable(folder)
+        files.check_writable(config.out)
+        cache_folder.check(plan)
         deterministic(config.torch_device())
         with ConsoleReporter(console, plan.cells, plan.several_fits) as reporter:
             drawing = summary.DrawingReporter(reporter, out)
@@ -153,7 +152,6 @@ def run(
 def _show_costs(plan: planning.Plan, console: Console) -> None:
     rows, estimates = [], costs.Estimates(plan)
     for job in plan.jobs:
-        detector = plan.built[job.detector, job.category]
-        found_as = checkpoints.origin(detector, plan.dataset, job.category, plan.at(job.fit_seed).run)
+        found_as = cache_folder.origin(plan, job)
         rows.append((job, found_as, estimates.seconds(job.detector, fits=found_as == "to be fitted")))
     summary.show_plan(plan, rows, console)

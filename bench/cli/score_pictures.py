@@ -21,7 +21,8 @@ from bench.cell.group import reason_of
 from bench.cell.verdict import CALIBRATION_FPR
 from bench.cli.progress import ConsoleReporter
 from bench.data import registry as datasets
-from bench.data.images import read_rgb_tensor
+from bench.data.folder import pictures_below
+from bench.data.images import EXTENSIONS, read_rgb_tensor
 from bench.errors import BenchError, DataError
 from bench.metrics import ranking
 from bench.plan import presets
@@ -61,17 +62,22 @@ def score_files(
 ) -> ScoredFiles:
     """Score pictures with one detector, from a checkpoint or fitted as `run` says.
 
+    Args:
+        paths: of pictures, and of folders: all pictures in them, and in folders below.
+        run: what is to be fitted, where there is no checkpoint.
+        checkpoint: a file or a shipped name.
+        draws: of the noise of a stochastic detector.
+        console: to show a fit on.
+
     Raises:
         BenchError, DetectorError: a picture that cannot be read, a detector that cannot be had.
     """
     if draws < 1:
         raise BenchError(f"--draws must be at least 1; got {draws}.")
-    for path in paths:
-        if not path.is_file():
-            raise DataError(f"There is no picture {path}; give the paths of picture files.")
+    paths = [picture for path in paths for picture in _pictures_at(path)]
     held_out: Tensor | None = None
     if checkpoint is not None:
-        detector, origin = _loaded(checkpoint).to(run.torch_device()), f"the checkpoint {checkpoint}"
+        detector, origin = detectors.load(checkpoint).to(run.torch_device()), f"the checkpoint {checkpoint}"
         pictures = _pictures(paths, detector.image_size, run.bit_depth)
     else:
         # Before a fit of minutes: a picture may be damaged.
@@ -95,15 +101,19 @@ def score_files(
     )
 
 
-def _loaded(name: str) -> Detector:
-    try:
-        return detectors.load(name)
-    except DetectorError:
-        raise
-    except Exception as error:  # a stranger's file may say anything about the network that is to be built
-        raise BenchError(
-            f"The checkpoint {name} describes a detector that cannot be built ({one_line(error, 200)}); fit again."
-        ) from error
+def _pictures_at(path: Path) -> list[Path]:
+    """The picture that is there, or those in a folder. Raises DataError where there is none."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise DataError(f"There is no picture {path}; give the paths of picture files, or of folders with some.")
+    found = pictures_below(path)
+    if not found:
+        raise DataError(
+            f"There is no picture in the folder {path}, nor in one below; looked for files whose names end in "
+            f"{', '.join(sorted(EXTENSIONS))}."
+        )
+    return found
 
 
 def _pictures(paths: Sequence[Path], side: int, bits: int | None) -> Tensor:

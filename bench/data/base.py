@@ -20,6 +20,7 @@ from bench.data.images import read_image, read_mask, resize
 from bench.data.reading import Reading
 from bench.errors import DataError
 from bench.names import unknown
+from detectors.base import LARGEST_SIDE
 
 NORMAL, ANOMALOUS = 1, -1
 GOOD = "good"
@@ -270,6 +271,8 @@ def _limited(chosen: Sequence[T], limit: int | None) -> Sequence[T]:
 
 
 def _decode(samples: Sequence[Sample], size: int, with_masks: bool) -> ImageSet:
+    if not 1 <= size <= LARGEST_SIDE:
+        raise DataError(f"Pictures cannot be brought to {size} pixels; 1 to {LARGEST_SIDE} are possible.")
     images = torch.empty(len(samples), 3, size, size, dtype=torch.uint8)
     masks = torch.zeros(len(samples), size, size, dtype=torch.bool) if with_masks else None
     for row, sample in enumerate(samples):

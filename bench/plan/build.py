@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
-import torch
-
 import detectors
 from bench.data.base import Dataset
 from bench.errors import BenchError
 from bench.plan.request import RunConfig
 from bench.plan.split import held_out_count
 from bench.text import one_line, plural
+from detectors import building
 from detectors.base import Detector
 from detectors.errors import DetectorError
 from detectors.registry import override
@@ -24,16 +23,15 @@ def build(name: str, category: str, image_size: int, run: RunConfig) -> Detector
     """The unfitted detector with the run's settings for this category. Raises DetectorError, WeightsError."""
     cls = detectors.get(name)
     try:
-        with torch.random.fork_rng(devices=[]):  # layers draw when they are built; nobody else may notice
-            settings = cls.settings_for(run.preset, image_size)
-            return cls(override(settings, run.overrides_for(name, category), owner=name), image_size)
-    except (DetectorError, BenchError):
+        settings = cls.settings_for(run.preset, image_size)
+    except DetectorError:
         raise
-    except (Exception, SystemExit) as error:  # settings that no network can have, or a stranger's detector
+    except (Exception, SystemExit) as error:  # a stranger's
         raise BenchError(
-            f"{name} cannot be built at {image_size} px with these settings ({one_line(error, 200)}); "
-            "change --set or --image-size, or leave it out of --detectors."
+            f"{name} has no settings for {image_size} px at the preset {run.preset} ({one_line(error, 200)}); leave it "
+            "out of --detectors."
         ) from error
+    return building.build(cls, override(settings, run.overrides_for(name, category), owner=name), image_size)
 
 
 def check_counts(detectors_of: Sequence[Detector], dataset: Dataset, category: str, run: RunConfig) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from attacks import registry as attack_registry
+from bench import files
 from bench.data.reading import Reading
 from bench.errors import BenchError
 from bench.names import nearest
@@ -29,9 +30,9 @@ def default_cache() -> Path:
     """RADBENCH_CACHE, or a folder in the user's cache. Raises BenchError where the user has no home folder."""
     base = os.environ.get("RADBENCH_CACHE")
     if base:
-        return Path(base)
+        return files.at_home(base)
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radbench"
+        return files.at_home(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radbench"
     except RuntimeError:  # a container's user may be a number that nobody knows
         raise BenchError(
             "There is no home folder to keep checkpoints in (HOME is not set, and the system knows none of this "
