@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import errno
+import shutil
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bench.errors import RecordError
+from bench.errors import BenchError, RecordError
 from detectors.checkpoint import TEMPORARY, write_atomically
 
 ABANDONED_SECONDS = 24 * 3600  # nobody writes one file for so long
 
 # A full or failing disk: nothing that a detector's code can do about it, and no reason to blame it.
 _REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
-# Besides, what a user's choice of a folder can lead to.
-_WRONG_FOLDER = frozenset({errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG})
 
 
 def refused(error: OSError) -> bool:
@@ -26,10 +26,25 @@ def refused(error: OSError) -> bool:
 
 def sentence(error: OSError, folder: Path | str) -> str:
     """What to tell the user."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    what = "The disk is full at" if full else "Cannot write to"
-    why = "" if full else f" ({error.strerror or error})"
-    return f"{what} {folder}{why}; free some space or choose another folder and run the same command again: it goes on."
+    where, again = shortened(folder), "and run the same command again: it goes on."
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"The disk is full at {where}; free some space or choose another folder {again}"
+    return f"Cannot use {where} ({error.strerror or error}); give the rights to it or choose another place {again}"
+
+
+def shortened(path: Path | str) -> str:
+    """A path may have thousands of characters; its end is what tells it apart."""
+    text = str(path)
+    return text if len(text) <= 300 else f"{text[:100]}…{text[-150:]}"
+
+
+def at_home(path: Path | str) -> Path:
+    """The path with ~ and ~user replaced by the home folder, as shells do, which leave them alone in --out=~/x and in
+    variables. Raises BenchError where there is no such."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise BenchError(f"{shortened(path)} names a home folder that is not there; write the path out.") from None
 
 
 @contextmanager
@@ -43,6 +58,15 @@ def guarded(folder: Path) -> Iterator[None]:
         raise RecordError(sentence(error, folder)) from None
 
 
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Within it, where files of ours are written and nothing else is done, any OSError is a RecordError."""
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(sentence(error, folder)) from None
+
+
 def check_writable(folder: Path) -> None:
     """Make the folder and write to it once; what a killed process has left half-written there a day ago is removed.
     Raises RecordError where that cannot be done."""
@@ -50,9 +74,7 @@ def check_writable(folder: Path) -> None:
     try:
         write_atomically(probe, b"")
         probe.unlink(missing_ok=True)  # two runs may ask at once
-    except OSError as error:
-        if not refused(error) and error.errno not in _WRONG_FOLDER:
-            raise
+    except OSError as error:  # whatever it is, the user has chosen the folder
         raise RecordError(sentence(error, folder)) from None
     _sweep(folder)
 
@@ -60,5 +82,10 @@ def check_writable(folder: Path) -> None:
 def _sweep(folder: Path) -> None:
     for left in folder.rglob(f".*{TEMPORARY}"):
         with suppress(OSError):
-            if left.is_file() and time.time() - left.lstat().st_mtime > ABANDONED_SECONDS:
+            found = left.lstat()
+            if time.time() - found.st_mtime < ABANDONED_SECONDS:
+                continue
+            if stat.S_ISDIR(found.st_mode):
+                shutil.rmtree(left)
+            elif stat.S_ISREG(found.st_mode):
                 left.unlink()
