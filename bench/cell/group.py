@@ -67,6 +67,10 @@ class Group:
         return self.category.plan.at(self.fit_seed)
 
     @property
+    def _attacks(self) -> tuple[Attack, ...]:
+        return self.plan.attacks_on(self.detector)
+
+    @property
     def job(self) -> Job:
         return Job(self.category.name, self.detector, self.fit_seed)
 
@@ -84,7 +88,7 @@ class Group:
     def _on_disk(self) -> list[Record | None]:
         """The record of each attack, as far as it is there and belongs to a checkpoint that is."""
         plan, run, category = self.plan, self.plan.run, self.category
-        nothing: list[Record | None] = [None] * len(plan.attacks)
+        nothing: list[Record | None] = [None] * len(self._attacks)
         if not folder_of(run.out / "records", plan.dataset.name, category.name).is_dir():
             return nothing  # without building the detector
         try:
@@ -96,7 +100,7 @@ class Group:
             return nothing
         if tensors is None:
             return nothing
-        cells = (cell_of(plan, category.name, detector, attack, tensors, category.subset) for attack in plan.attacks)
+        cells = (cell_of(plan, category.name, detector, attack, tensors, category.subset) for attack in self._attacks)
         return [_known(run.out / "records", cell) for cell in cells]
 
     def run(self, reporter: Reporter) -> list[tuple[Record, bool]]:
@@ -109,7 +113,7 @@ class Group:
         category = self.category
         fitted = obtain(self.plan, category.name, category.training, self.detector, reporter)
         done = []
-        for attack in self.plan.attacks:
+        for attack in self._attacks:
             record, was_there = _cell(self.plan, category, category.subset, self.detector, fitted, attack, reporter)
             reporter.done(record, was_there)
             done.append((record, was_there))
@@ -119,7 +123,7 @@ class Group:
         """The records of a group whose process has ended in the middle of it, after it had told of so many: what it has
         finished all the same, and failures with the reason. Raises RecordError where the disk refuses."""
         found: list[tuple[Record, bool]] = []
-        for attack, known in list(zip(self.plan.attacks, self._on_disk(), strict=True))[done:]:
+        for attack, known in list(zip(self._attacks, self._on_disk(), strict=True))[done:]:
             record = known or _failed_fit(self.plan, self.category, self.detector, attack, reason)
             reporter.done(record, False)
             found.append((record, False))

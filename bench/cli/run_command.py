@@ -37,6 +37,7 @@ from bench.cli.options import (
 )
 from bench.cli.progress import ConsoleReporter
 from bench.plan import plan as planning
+from bench.plan import protocols
 from bench.plan.request import Override, RunConfig, default_cache
 from bench.run import costs, runner
 from bench.run import pool as processes
@@ -45,14 +46,16 @@ from bench.run.determinism import deterministic
 
 def run(
     detectors: Detectors = "all",
-    attack: Annotated[str, typer.Option(help="Names, comma-separated, or all.")] = "pgd-linf",
+    attack: Annotated[
+        str, typer.Option(help="Names, comma-separated, or all (default: the protocol's; of quick, pgd-linf).")
+    ] = "",
     dataset: DatasetName = "elpv",
     data_root: DataRoot = None,
     group_pattern: GroupPattern = "",
     bit_depth: BitDepth = None,
     categories: Categories = "all",
     preset: PresetName = "quick",
-    protocol: Annotated[str, typer.Option(help="quick or paper: steps, subset, draws.")] = "quick",
+    protocol: Annotated[str, typer.Option(help="quick, paper, strict-lite or strict: how hard it attacks.")] = "quick",
     epsilon: Annotated[str, typer.Option(help="Radius on the [0, 1] scale, e.g. 2/255; several with commas.")] = "",
     steps: Annotated[int | None, typer.Option(help="Gradient steps instead of the protocol's.")] = None,
     step_size: Annotated[str, typer.Option(help="On the [0, 1] scale (default 2.5 epsilon / steps).")] = "",
@@ -95,6 +98,11 @@ def run(
 ) -> None:
     """Fit, attack, judge, and write leaderboards."""
     console = shell.console(verbose)
+    rules = protocols.get(protocol)
+    attack = attack or ",".join(rules.default_attacks)
+    several = seeds(fit_seeds)
+    if not several and not fit_seed:
+        several, fit_seeds_for = rules.fit_seeds, rules.fit_seeds_for if rules.fit_seeds else fit_seeds_for
     config = RunConfig(
         detectors=names(detectors),
         attacks=names(attack),
@@ -121,7 +129,7 @@ def run(
         holdout=holdout,
         seed=seed,
         fit_seed=fit_seed,
-        fit_seeds=seeds(fit_seeds),
+        fit_seeds=several,
         fit_seeds_for=fit_seeds_for,
         limit=limit,
         image_size=image_size,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 
 from attacks.base import Attack
 from bench.data.base import ANOMALOUS, NORMAL
@@ -32,7 +32,7 @@ def subset_of(
 
 def _statement(run: RunConfig, rules: protocols.Protocol, attack: Attack) -> str:
     """The protocol's own words, as long as the user changed nothing of the attack, and it is one that they speak of."""
-    if not rules.attack_settings.keys() <= {f.name for f in fields(attack.settings)}:
+    if attack.name not in rules.attacks:
         return f"Of the protocol {rules.name} the test images and the verdict; the attack is described above."
     if rules.stated(run.attack_settings):
         return f"The attack's settings were changed from those of the protocol {rules.name}; they are named above."

@@ -61,7 +61,11 @@ class Plan:
 
     @property
     def cells(self) -> int:
-        return len(self.jobs) * len(self.attacks)
+        return sum(len(self.attacks_on(job.detector)) for job in self.jobs)
+
+    def attacks_on(self, detector: str) -> tuple[Attack, ...]:
+        """The attacks of a detector: those that are for its kind."""
+        return tuple(a for a in self.attacks if a.for_stochastic in (None, detector in self.stochastic))
 
     @property
     def jobs(self) -> list[Job]:
@@ -82,9 +86,9 @@ class Plan:
         """The seeds that a detector is fitted with. One whose fit draws nothing has one fit, which is called fit 0
         whatever was asked for: others would be copies of it."""
         cls, run = detector_registry.get(detector), self.run
-        seeds = tuple(dict.fromkeys(run.fit_seeds)) or (run.fit_seed,)
         if not cls.fit_is_seeded:
             return (0,)
+        seeds = tuple(dict.fromkeys(run.fit_seeds)) or (run.fit_seed,)
         return seeds[:1] if run.fit_seeds_for == "chaotic" and not cls.training_is_chaotic else seeds
 
     def at(self, fit_seed: int) -> Plan:
@@ -104,7 +108,9 @@ class Plan:
         found = []
         if self.run.limit is not None:
             found.append(f"--limit {self.run.limit}: at most so many training normals, and test images per class")
-        found += protocols.get(self.run.protocol).departures(self.run.attack_settings)
+        found += protocols.get(self.run.protocol).departures(
+            [attack.name for attack in self.attacks], self.run.attack_settings
+        )
         preset_side = presets.get(self.run.preset).side(self.run.dataset)
         if self.image_size != preset_side:
             found.append(f"--image-size {self.image_size}: the preset's is {preset_side}")
@@ -163,8 +169,16 @@ def make(run: RunConfig) -> Plan:
         check_counts([built[name, category] for name in names], dataset, category, run)
     stochastic = frozenset(name for (name, _), detector in built.items() if detector.is_stochastic)
     usual = _of_protocol(attack_names[0], protocols.get(run.protocol))
+    _check_kinds(made, built)
     follows = {key: protocols.Follows(made[0].follows(d), usual.follows(d)) for key, d in built.items()}
     return Plan(run, dataset, categories, names, made, image_size, stochastic, follows, built)
+
+
+def _check_kinds(made: Sequence[Attack], built: Mapping[tuple[str, str], Detector]) -> None:
+    """Raise AttackError where a detector is left without an attack, with the sentence of one that is not for it."""
+    for detector in built.values():
+        if not any(attack.for_stochastic in (None, detector.is_stochastic) for attack in made):
+            made[0].settled(detector)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ instead, and which of it makes another measurement. A run holds no more than wha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -45,6 +45,10 @@ class Protocol:
         per_class: normal and anomalous test images per category at most, chosen by a hash of their names; None: all.
         verdict_draws: noise draws of a stochastic detector's verdict at least; more where their spread asks for it.
         statement: what a reader must know.
+        attacks: those that the statement speaks of; others are described by the record alone.
+        default_attacks: what a run attacks with that names none, each on the detectors that it is for.
+        needs_its_attacks: whether a run with another attack is none of its own.
+        fit_seeds, fit_seeds_for: the fits of each detector where the user asks for none (`RunConfig`); empty: one.
     """
 
     name: str
@@ -53,6 +57,11 @@ class Protocol:
     per_class: int | None
     verdict_draws: int
     statement: str
+    attacks: tuple[str, ...] = ("pgd-linf", "pgd-l2")
+    default_attacks: tuple[str, ...] = ("pgd-linf",)
+    needs_its_attacks: bool = False
+    fit_seeds: tuple[int, ...] = ()
+    fit_seeds_for: str = "all"
 
     @property
     def selection_draws(self) -> int:
@@ -75,13 +84,14 @@ class Protocol:
         paired = {name: value for name, value in both.items() if value is not None}
         return {**self.attack_settings, **paired, **changed}
 
-    def departures(self, asked: Mapping[str, Any]) -> list[str]:
-        """Why a run with these settings is none of its own whatever the detector, budgets aside; more restarts, random
-        starts and the strongest iterate make no attack weaker."""
-        found = []
+    def departures(self, attacks: Sequence[str], asked: Mapping[str, Any]) -> list[str]:
+        """Why a run of these attacks with these settings is none of its own whatever the detector, budgets aside; more
+        restarts, random starts and the strongest iterate make no attack weaker."""
+        others = [name for name in attacks if name not in self.attacks] if self.needs_its_attacks else []
+        found = [f"--attack {name}: the protocol attacks with {' and '.join(self.default_attacks)}" for name in others]
         if "step_size" in asked:
             found.append(f"--step-size {asked['step_size']:g}: not the protocol's 2.5 epsilon / steps")
-        usual = self.attack_settings["keep"]
+        usual = self.attack_settings.get("keep", "best")
         if asked.get("keep", usual) not in ("best", usual):
             found.append(f"--keep {asked['keep']}: the protocol keeps the {usual} iterate")
         return found
@@ -95,7 +105,7 @@ class Protocol:
             follows: what the run's attack, and what the protocol's own follows there.
         """
         found = []
-        usual = self.attack_settings["momentum"]
+        usual = self.attack_settings.get("momentum", 0.0)
         if is_stochastic and asked.get("momentum", usual) != usual:  # more of it is not a stronger attack
             found.append(f"--momentum {asked['momentum']:g}: not the protocol's {usual:g}")
         if follows.run != follows.protocol:
@@ -122,6 +132,8 @@ def check_asked(asked: Mapping[str, Any]) -> None:
     if not (math.isfinite(size) and size > 0):
         raise BenchError(f"--step-size is a number above 0 on the [0, 1] pixel scale; got {size}.")
 
+
+_AUTOATTACKS = ("autoattack-linf", "autoattack-rand-linf", "autoattack-l2", "autoattack-rand-l2")
 
 PROTOCOLS = (
     Protocol(
@@ -166,6 +178,53 @@ PROTOCOLS = (
         statement="What the paper did, as far as it says: plain PGD, last iterate, all test images. Steps (40) and "
         "step size (2.5 epsilon / 40) are ours: the paper gives neither. Of a random defence this is a weak attack: it "
         "averages no noise.",
+    ),
+    Protocol(
+        "strict",
+        1,
+        attack_settings={
+            "iterations": 100,
+            "starts": 5,
+            "other_starts": 2,
+            "queries": 5000,
+            "mean_draws": 20,
+            "selection_draws": 16,
+        },
+        per_class=None,
+        verdict_draws=10,
+        statement="AutoAttack for a score (docs/attacks.md). Deterministic detectors: APGD of 100 iterations from 5 "
+        "starts along the score and from 2 along each other loss, then 5,000 queries of Square. Stochastic ones: PGD "
+        "that averages 2,000 gradients along each of what it follows, and APGD with 2,000 along the score. All test "
+        "images, fit seeds 0, 1 and 2. The worst found for each image; of a stochastic detector the best found, an "
+        "upper bound.",
+        attacks=_AUTOATTACKS,
+        default_attacks=_AUTOATTACKS[:2],
+        needs_its_attacks=True,
+        fit_seeds=(0, 1, 2),
+    ),
+    Protocol(
+        "strict-lite",
+        1,
+        attack_settings={
+            "iterations": 50,
+            "starts": 2,
+            "other_starts": 1,
+            "queries": 1000,
+            "mean_draws": 5,
+            "selection_draws": 16,
+        },
+        per_class=60,
+        verdict_draws=10,
+        statement="A smaller AutoAttack for a score, for two cores (docs/attacks.md). Deterministic detectors: APGD of "
+        "50 iterations from 2 starts along the score and from 1 along each other loss, then 1,000 queries of Square. "
+        "Stochastic ones: PGD that averages 250 gradients along each of what it follows, and APGD with 250 along the "
+        "score. At most 60 normal and 60 anomalous test images per category, fit seeds 0, 1 and 2 where training is "
+        "chaotic. No figure of the protocol strict.",
+        attacks=_AUTOATTACKS,
+        default_attacks=_AUTOATTACKS[:2],
+        needs_its_attacks=True,
+        fit_seeds=(0, 1, 2),
+        fit_seeds_for="chaotic",
     ),
 )
 

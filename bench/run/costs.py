@@ -136,7 +136,7 @@ def _seconds(cost: Cost, plan: Plan, detector: str, fits: bool) -> float:
     attacks = sum(
         attacked * attack.gradients(is_stochastic=stochastic, gradients_followed=2 if both else 1) * cost.gradient
         + 2 * images * draws * cost.forward
-        for attack in plan.attacks
+        for attack in plan.attacks_on(detector)
     )
     return attacks + (cost.fit if fits else 0.0)
 

@@ -60,9 +60,33 @@ class Double(Attack):
         )
 
 
-def made(name, **settings):
-    """A registered attack in a small ball of its norm, with its own settings where none are given."""
-    return attacks.get(name, **{"image_size": SIDE, "epsilon": EPSILON[get_class(name).norm]} | settings)
+# Where an attack has a setting of that name, and no test says otherwise: enough to see it work.
+SMALL = {
+    "steps": 12,
+    "iterations": 12,
+    "starts": 2,
+    "queries": 60,
+    "samples": 12,
+    "eot": 2,
+    "mean_draws": 2,
+    "selection_draws": 6,
+}
+
+
+def made(name, detector=None, **settings):
+    """A registered attack in a small ball of its norm, with small budgets where none are given; a test with a detector
+    of a kind that the attack is not for is skipped."""
+    cls = get_class(name)
+    if detector is not None and cls.for_stochastic not in (None, detector.is_stochastic):
+        pytest.skip("it is for detectors of the other kind")
+    known = {field.name for field in dataclasses.fields(cls.settings_class)}
+    small = {key: value for key, value in SMALL.items() if key in known}
+    return attacks.get(name, **{"image_size": SIDE, "epsilon": EPSILON[cls.norm]} | small | settings)
+
+
+def one_for(name):
+    """A detector that the attack is for, one that draws noise if it may."""
+    return Wavy() if get_class(name).for_stochastic is False else NoisyWavy()
 
 
 @pytest.mark.parametrize("threat", [LInf(2 / 255), L2(0.2)], ids=repr)
@@ -114,7 +138,7 @@ def test_an_attack_touches_nothing_but_returns_new_tensors(name, detector_class)
     x.requires_grad_(True)
     before, weights = x.detach().clone(), {k: v.clone() for k, v in detector.state_dict().items()}
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    result = made(name).run(detector, x, y)
+    result = made(name, detector).run(detector, x, y)
     assert torch.equal(x, before) and x.grad is None and x.requires_grad
     assert all(torch.equal(v, weights[k]) for k, v in detector.state_dict().items())
     assert all(p.grad is None and not p.requires_grad for p in detector.parameters())
@@ -129,7 +153,8 @@ def test_an_attack_touches_nothing_but_returns_new_tensors(name, detector_class)
 @registered
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_the_callers_gradient_mode_changes_nothing(name, mode):
-    attack, detector = made(name), NoisyWavy()
+    detector = one_for(name)
+    attack = made(name)
     expected = attack(detector, images(2), labels(2), noise=source(2))
     with mode():
         found = attack(detector, images(2), labels(2), noise=source(2))
@@ -139,14 +164,14 @@ def test_the_callers_gradient_mode_changes_nothing(name, mode):
 @registered
 def test_float64_stays_float64(name):
     x = images(2, dtype=torch.float64)
-    result = made(name).run(Wavy(), x, labels(2))
+    result = made(name).run(one_for(name), x, labels(2))
     assert result.images.dtype == result.trace.dtype == result.best_loss.dtype == torch.float64
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a machine without a GPU")
 @registered
 def test_what_is_on_a_gpu_stays_there(name):
-    result = made(name).run(NoisyWavy().cuda(), images(2).cuda(), labels(2))
+    result = made(name).run(one_for(name).cuda(), images(2).cuda(), labels(2))
     assert result.images.is_cuda and result.trace.is_cuda
 
 
@@ -213,8 +238,9 @@ def test_public_calls_are_final():
 @pytest.mark.parametrize("detector_class", [Wavy, NoisyWavy, Saturated, Flat, PureNoise])
 def test_a_registered_attack_stays_in_the_ball_and_in_the_pictures_range(name, detector_class, epsilon):
     x = saturated_images(3)
-    attack = made(name, epsilon=epsilon)
-    result = attack.run(detector_class(), x, labels(3))
+    detector = detector_class()
+    attack = made(name, detector, epsilon=epsilon)
+    result = attack.run(detector, x, labels(3))
     attack.threat.assert_inside(result.images, x)
     assert not result.reprojected.any(), "it projects itself: what is moved afterwards has lost its loss"
     assert result.images.min() >= 0 and result.images.max() <= 1
@@ -223,7 +249,7 @@ def test_a_registered_attack_stays_in_the_ball_and_in_the_pictures_range(name, d
 @registered
 def test_a_registered_attack_says_what_it_reached_and_is_never_worse_than_the_clean_image(name):
     detector, x, y = Wavy(), images(4), labels(4)
-    result = made(name).run(detector, x, y)
+    result = made(name, detector).run(detector, x, y)
     reached = y * detector.score(result.images)
     assert torch.allclose(result.clean_loss, y * detector.score(x), atol=1e-4)
     assert torch.allclose(result.best_loss, reached, atol=1e-4)
@@ -236,7 +262,7 @@ def test_a_registered_attack_moves_both_classes_where_there_is_something_to_gain
     """Normals up and anomalies down; also under no_grad, where many call it."""
     detector, x, y = Linear(), images(4, low=0.4, high=0.6), labels(4)
     with torch.no_grad():
-        result = made(name).run(detector, x, y)
+        result = made(name, detector).run(detector, x, y)
     assert (y * (detector.score(result.images) - detector.score(x)) > 0).all()
     if made(name).gradients(is_stochastic=False):
         assert result.gradients > 0 and not result.zero_gradients.any()
@@ -244,11 +270,11 @@ def test_a_registered_attack_moves_both_classes_where_there_is_something_to_gain
 
 @registered
 def test_a_registered_attack_repeats_itself_with_the_same_noise_and_alone(name):
-    detector, x, y, noise = NoisyWavy(), images(4), labels(4), source(4)
+    detector, x, y, noise = one_for(name), images(4), labels(4), source(4)
     attack = made(name)
     together = attack.run(detector, x, y, noise=noise)
     assert torch.equal(together.images, attack(detector, x, y, noise=noise))
-    for detector in (NoisyWavy(), Linear()):
+    for detector in (d for d in (NoisyWavy(), Linear()) if attack.for_stochastic in (None, d.is_stochastic)):
         together = attack.run(detector, x, y, noise=noise).images
         rows = [2, 0]
         some = attack(detector, x[rows], y[rows], noise=noise.pick(rows))
@@ -259,7 +285,7 @@ def test_a_registered_attack_repeats_itself_with_the_same_noise_and_alone(name):
 def test_a_registered_attack_makes_no_picture_of_a_gradient_that_is_not_finite_and_counts_it(name):
     x = images(4)
     x[:2, 2, -1, -1], x[2:, 2, -1, -1] = 0.1, 0.9
-    attack = made(name)
+    attack = made(name, NaNWhereDark())
     result = attack.run(NaNWhereDark(), x, labels(4))
     assert result.images.isfinite().all() and result.best_loss.isfinite().all()
     attack.threat.assert_inside(result.images, x)
@@ -269,7 +295,7 @@ def test_a_registered_attack_makes_no_picture_of_a_gradient_that_is_not_finite_a
 
 @registered
 def test_a_registered_attack_refuses_a_score_without_a_gradient_where_it_needs_one(name):
-    attack = made(name)
+    attack = made(name, Detached())
     if not attack.gradients(is_stochastic=False):
         pytest.skip("it follows no gradient")
     with pytest.raises(GradientCutError, match="no gradient with respect to the image"):
