@@ -22,6 +22,7 @@ WIDTH = 120
 FAMILY_OF = {"purify": "spade"}  # the member that stands for a family whose members differ in the inner detector alone
 NOT_SAID = "version"  # of an installed package: another one on each machine
 
+USUAL = "from Python"
 OF_AN_ATTACK = "- `attack_settings`: below, beside each of an attack's own."
 INTRODUCTION = """# Settings
 
@@ -32,7 +33,8 @@ hand; edit the docstring of the dataclass that holds the setting.
 Detectors are set with `--set DETECTOR.SETTING=VALUE`, for one category with `--set DETECTOR.SETTING@CATEGORY=VALUE`,
 and from Python with `bench.fit(DETECTOR, SETTING=VALUE)`. A setting with a dot lies in a part of the settings. Values
 are those at the preset's own image size; one value means that both presets share it. A tuple cannot be set from the
-command line. A change of any setting is another detector: another checkpoint, another record, and a row that says so.
+command line. An attack's first value is that from Python, and that of each protocol that is not named beside another.
+A change of any setting is another detector: another checkpoint, another record, and a row that says so.
 """
 
 
@@ -40,7 +42,7 @@ def page(*, with_anomalib: bool = True) -> str:
     """The whole file's text."""
     parts = [INTRODUCTION, "## Presets\n", *_rows_of(presets.PRESETS), "\n## Protocols\n"]
     parts += [
-        *_rows_of(protocols.PROTOCOLS, but=("attack_settings", "statement")),
+        *_rows_of(protocols.PROTOCOLS, but=("attack_settings", "statement", "attacks")),
         OF_AN_ATTACK,
         "\n## Attacks\n",
         *_attacks(),
@@ -107,9 +109,9 @@ def _attacks() -> list[str]:
         known = {field.name for field in dataclasses.fields(cls)}
         lines.append(f"### {', '.join(f'`{name}`' for name in names)}\n")
         for name, value, text in flat(cls()):
-            values = {"from Python": value}
+            values = {USUAL: value}
             for protocol in protocols.PROTOCOLS:
-                values[f"protocol {protocol.name}"] = protocol.attack_settings.get(name, value)
+                values[protocol.name] = protocol.attack_settings.get(name, value)
             if name in known:
                 lines.append(_line(name, values, text))
         lines.append("")
@@ -151,12 +153,18 @@ def _line(name: str, values: Mapping[str, Any], text: str) -> str:
     if len(set(shown.values())) == 1:
         told = next(iter(shown.values()))
     else:
-        told = ", ".join(f"{value} ({where})" for where, value in shown.items())
+        alike: dict[str, list[str]] = {}
+        for where, value in shown.items():
+            alike.setdefault(value, []).append(where)
+        # The usual value holds wherever no other is named.
+        told = ", ".join(value if USUAL in where else f"{value} ({', '.join(where)})" for value, where in alike.items())
     whole = f"- `{name}` = {told}" + (f": {text}" if text else "")
     return textwrap.fill(whole, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, tuple) and value and all(isinstance(one, str) for one in value):
+        return f"`{', '.join(value)}`"
     return f"`{value:.6g}`" if isinstance(value, float) else f"`{value!r}`"
 
 
