@@ -261,7 +261,13 @@ def _check_radii(names: Sequence[str], run: RunConfig, image_size: int) -> None:
 
 def _attacks(name: str, run: RunConfig, image_size: int) -> list[Attack]:
     rules = protocols.get(run.protocol)
-    settings = settings_of(name, rules, rules.changed(run.attack_settings))
+    changed = rules.changed(run.attack_settings)
+    # Of several attacks each takes what it has; what none has is an error.
+    others = {
+        setting for other in _resolve(run.attacks, attacks.names()) if other != name for setting in _fields(other)
+    }
+    mine = {setting: value for setting, value in changed.items() if setting in _fields(name) or setting not in others}
+    settings = settings_of(name, rules, mine)
     radii: list[float | None] = [*dict.fromkeys(run.epsilons)] or [None]
     return [attacks.get(name, image_size=image_size, epsilon=epsilon, **settings) for epsilon in radii]
 
@@ -274,8 +280,11 @@ def settings_of(name: str, rules: protocols.Protocol, changed: Mapping[str, Any]
 
 def _known(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """An attack without steps takes none from the protocol."""
-    known = {f.name for f in fields(get_class(name).settings_class)}
-    return {key: value for key, value in settings.items() if key in known}
+    return {key: value for key, value in settings.items() if key in _fields(name)}
+
+
+def _fields(name: str) -> set[str]:
+    return {f.name for f in fields(get_class(name).settings_class)}
 
 
 def _of_protocol(name: str, rules: protocols.Protocol) -> Attack:

@@ -98,8 +98,21 @@ def test_a_dry_run_prints_the_plan_and_writes_and_fits_nothing(
     assert said.code == 0 and fakes.Fake.fits == 0 and list(tmp_path.iterdir()) == []
     assert too_wide(said.out) == []
     flat = " ".join(said.out.split())
-    assert "8 cells" in flat and "to be fitted" in flat and "Nothing was run" in flat
+    assert "40 cells" in flat and "to be fitted" in flat and "Nothing was run" in flat
     assert "pgd-linf" in flat and "pgd-l2" in flat
+
+
+def test_a_strict_run_attacks_with_autoattack_and_fits_with_three_seeds(
+    tmp_path: Path, folder: Path, command: Command, register: Register
+) -> None:
+    register(fakes.Noisy)
+    words = ("run", "--dry-run", "--detectors", "ae,noisy", "--dataset", "folder", "--data-root", folder)
+    words = (*words, "--image-size", 32, "--out", tmp_path / "out", "--cache", tmp_path / "cache")
+    said = command(*words, "--protocol", "strict")
+    assert "autoattack-linf" in said.out and "autoattack-rand-linf" in said.out
+    assert "fit 2" in said.out
+    plain = command(*words)
+    assert "pgd-linf" in plain.out and "fit 2" not in plain.out
 
 
 @pytest.mark.usefixtures("no_plots")

@@ -9,6 +9,7 @@ import bench_fakes as fakes
 import pytest
 
 import attacks
+from attacks.errors import AttackError
 from bench.errors import BenchError
 from bench.plan import cells, presets, protocols
 from bench.plan import plan as planning
@@ -68,6 +69,39 @@ def test_more_steps_are_a_full_run_that_does_not_claim_the_protocols_steps() -> 
     assert plan.limits == []
     assert "20 steps" not in cells._statement(plan.run, protocols.get("quick"), plan.attacks[0])
     assert "20 steps" in cells._statement(run(), protocols.get("quick"), plan.attacks[0])
+
+
+def test_each_autoattack_goes_to_the_detectors_that_it_is_for() -> None:
+    both = ("autoattack-linf", "autoattack-rand-linf")
+    plan = planning.make(run(detectors=("ae", "freerad"), attacks=both, protocol="strict-lite"))
+    assert [attack.name for attack in plan.attacks_on("ae")] == ["autoattack-linf"]
+    assert [attack.name for attack in plan.attacks_on("freerad")] == ["autoattack-rand-linf"]
+    assert plan.cells == 2 and plan.limits == []
+    assert plan.attacks_on("ae")[0].settings.queries == 1000
+
+
+@pytest.mark.parametrize(
+    ("detector", "attack", "right"),
+    [("freerad", "autoattack-linf", "autoattack-rand-linf"), ("ae", "autoattack-rand-l2", "autoattack-l2")],
+)
+def test_a_detector_that_is_left_without_an_attack_is_told_the_right_one(
+    detector: str, attack: str, right: str
+) -> None:
+    with pytest.raises(AttackError, match=f"use {right}"):
+        planning.make(run(detectors=(detector,), attacks=(attack,)))
+
+
+def test_another_attack_makes_no_strict_run_and_more_queries_do() -> None:
+    assert "autoattack" in planning.make(run(protocol="strict")).limits[0]
+    assert planning.make(run(protocol="strict", attacks=("autoattack-linf",))).limits == []
+    assert planning.make(run(attacks=("square-linf",))).limits == [], "quick speaks of PGD and asks for no attack"
+
+
+def test_the_words_of_a_protocol_stand_beside_its_own_attacks_alone() -> None:
+    strict = run(protocol="strict", attacks=("autoattack-linf", "pgd-linf"))
+    ensemble, pgd = planning.make(strict).attacks
+    assert "AutoAttack" in cells._statement(strict, protocols.get("strict"), ensemble)
+    assert "described above" in cells._statement(strict, protocols.get("strict"), pgd)
 
 
 def test_random_start_and_keep_reach_the_attack() -> None:
