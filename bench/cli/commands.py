@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
 
 from bench import files
@@ -41,6 +40,7 @@ from bench.cli.options import (
     seeds,
 )
 from bench.cli.progress import ConsoleReporter
+from bench.cli.screen import Screen
 from bench.errors import BenchError
 from bench.plan import checkpoints
 from bench.plan import plan as planning
@@ -156,7 +156,7 @@ def run(
         return
     with processes.early(config, workers) as crew:
         plan = planning.make(config)
-        for folder in (config.out, config.cache):
+        for folder in (config.out, config.out / "records", config.cache):
             files.check_writable(folder)
         deterministic(config.torch_device())
         with ConsoleReporter(console, plan.cells, plan.several_fits) as reporter:
@@ -168,7 +168,7 @@ def run(
     raise typer.Exit(2 if result.problems else summary.failures(result.records))
 
 
-def _show_costs(plan: planning.Plan, console: Console) -> None:
+def _show_costs(plan: planning.Plan, console: Screen) -> None:
     rows, estimates = [], costs.Estimates(plan)
     for job in plan.jobs:
         detector = plan.built[job.detector, job.category]
@@ -275,7 +275,7 @@ def score(
     cache: Cache = None,
 ) -> None:
     """Score pictures with a fitted detector: higher is more anomalous."""
-    console = Console(stderr=as_json)  # the way to a fitted detector must not get into the JSON
+    console = Screen(stderr=as_json)  # the way to a fitted detector must not get into the JSON
     config = RunConfig(
         detectors=(detector,),
         dataset=dataset,
@@ -309,7 +309,7 @@ def report(
     ),
 ) -> None:
     """Draw leaderboards and plots again, from records alone."""
-    console = Console()
+    console = Screen()
     if not (folder / "records").is_dir():
         raise BenchError(f"There is no folder {folder / 'records'}; name the folder that a run wrote to (--out).")
     for path in summary.write_results(folder, console):
@@ -341,7 +341,7 @@ def inspect(
         holdout=holdout,
         image_size=image_size,
     )
-    raise typer.Exit(inspect_command.inspect(config, Console()))
+    raise typer.Exit(inspect_command.inspect(config, Screen()))
 
 
 @app.command("list", cls=shell.Once)
@@ -350,7 +350,7 @@ def list_names(
     refused: Annotated[bool, typer.Option("--refused", help="With the detectors that cannot be had, and why.")] = False,
 ) -> None:
     """Say what there is."""
-    Console().print(summary.listing(what, refused=refused))
+    Screen().print(summary.listing(what, refused=refused))
 
 
 @app.command("reproduce", cls=shell.Once)
@@ -364,20 +364,20 @@ def reproduce_table(
 ) -> None:
     """Put a table of the paper beside what was measured; what is missing is marked as not run."""
     reproduce_command.reproduce_table(
-        table, records, preset=preset, protocol=protocol, image_size=image_size, out=out, console=Console()
+        table, records, preset=preset, protocol=protocol, image_size=image_size, out=out, console=Screen()
     )
 
 
-def _console(verbose: bool) -> Console:
+def _console(verbose: bool) -> Screen:
     environment.commit()  # of the code that this process has loaded: the tree may change under a long run
     if verbose:
         logging.getLogger("bench").setLevel(logging.DEBUG)
-    return Console()
+    return Screen()
 
 
 def main() -> None:
     """Run the command line; what the user can mend becomes one sentence and exit code 2."""
-    handler = RichHandler(console=Console(stderr=True), show_time=False, show_path=False, markup=False)
+    handler = RichHandler(console=Screen(stderr=True), show_time=False, show_path=False, markup=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     code = shell.run(app)
     if code:

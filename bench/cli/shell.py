@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 import sys
+import traceback
 from collections import Counter
 from typing import Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
 from attacks.errors import AttackError
 from bench import files
+from bench.cell.memory import OUT_OF_MEMORY, is_out_of_memory
+from bench.cli.screen import Screen
 from bench.errors import BenchError
-from bench.text import one_line
+from bench.text import one_line, visible
 from detectors.errors import DetectorError
 
 STOPPED = 130  # what shells report for a program that Ctrl-C ended
@@ -53,7 +55,7 @@ class Once(TyperCommand):
 
 
 def run(app: typer.Typer) -> int:
-    """Run the command that the command line names. Returns the exit code; an unexpected error is raised as it is."""
+    """Run the command that the command line names. Returns its exit code: 1, after a traceback, for a bug."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks must not cost a table
             stream.reconfigure(errors="replace")
@@ -68,19 +70,32 @@ def run(app: typer.Typer) -> int:
     except (BenchError, DetectorError, AttackError) as error:
         say(str(error))
         return int(getattr(error, "exit_code", 2))
-    except OSError as error:
-        if not files.refused(error):
-            raise
-        say(files.sentence(error, error.filename or "the folder of results or checkpoints"))
     except (StoppedError, KeyboardInterrupt):
         say("Stopped; what was finished is kept, and the same command goes on from there.")
         return STOPPED
+    except PermissionError as error:
+        say(f"{error.filename}: {error.strerror}; give yourself that right and run the same command again: it goes on.")
+    except OSError as error:
+        if not files.refused(error):
+            return _unexpected()
+        say(files.sentence(error, error.filename or "the folder of results or checkpoints"))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            return _unexpected()
+        say(f"This process {OUT_OF_MEMORY}; what was finished is kept.")
     return 2
+
+
+def _unexpected() -> int:
+    """Show where the program went wrong, as Python would, but for what a name in the message could do to a terminal.
+    Returns Python's exit code."""
+    sys.stderr.write(visible(traceback.format_exc()))
+    return 1
 
 
 def say(*problems: str) -> None:
     """Print what went wrong to the standard error, one line each, without what a file's name could do to a terminal."""
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
     for problem in problems:
         text = f"Error: {one_line(problem, 2000)}"
         console.print(text, style="bold red", markup=False, highlight=False, soft_wrap=True)

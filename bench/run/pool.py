@@ -37,6 +37,9 @@ from bench.run.shared_folder import shared_folder
 from bench.run.worker import POLL_SECONDS, Told
 
 Found = list[tuple[Record, bool]]
+# Signals that compiled code sends to itself. Windows lacks some of them.
+_NAMES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
+_CRASHES = frozenset(-getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 
 def count(plan: Plan, asked: int | None) -> int:
@@ -95,14 +98,19 @@ class Crew:
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")  # a forked copy of PyTorch's threads hangs
-        self._said = context.Queue()
-        words = (os.getpid(), logging.getLogger("bench").level, self._said)
         others = multiprocessing.active_children()
         with _memory_kept(), _interrupts_kept():
             try:
+                self._said = context.Queue()
+                words = (os.getpid(), logging.getLogger("bench").level, self._said)
                 self._pool = ProcessPoolExecutor(self._workers, context, initializer=worker.begin, initargs=words)
                 for _ in range(self._workers):  # each starts one, as long as none has nothing to do
                     self._pool.submit(os.getpid)
+            except (OSError, ImportError) as error:  # no shared memory (/dev/shm), or too many processes or open files
+                raise BenchError(
+                    f"This system lets no processes share the work ({error}; they need a writable /dev/shm, and room "
+                    "for processes and open files); run the same command again with --workers 1."
+                ) from None
             finally:
                 self._processes = [p for p in multiprocessing.active_children() if p not in others]
 
@@ -146,7 +154,7 @@ class Crew:
             self._workers = workers
             self._start()
         self._told = Told(Outline.of(plan), max(1, torch.get_num_threads() // workers))
-        with files.guarded(plan.run.cache):
+        with files.writing(plan.run.cache):
             folder = self._stack.enter_context(shared_folder(plan.run.cache))
         problems: dict[str, DataError] = {}
         with self._losses_said() as pool:
@@ -205,10 +213,21 @@ class Crew:
         except BrokenProcessPool:
             self._pool.shutdown()  # it ends the others, and then all exit codes are known
             codes = [p.exitcode for p in self._processes if p.exitcode not in (None, 0, -signal.SIGTERM)]
-            raise BenchError(
-                f"A worker process was killed (exit code {codes[0] if codes else -signal.SIGTERM}), probably for want "
-                "of memory; what was finished is kept: run the same command again with --workers 1."
-            ) from None
+            raise BenchError(_death(codes[0] if codes else -signal.SIGTERM)) from None
+
+
+def _death(code: int) -> str:
+    """What to tell the user of a worker that ended with this exit code; a negative one is that of a signal."""
+    kept = "what was finished is kept: run the same command again with --workers 1"
+    if code in _CRASHES:
+        return (
+            f"A worker process crashed ({signal.Signals(-code).name}), which is an error in compiled code: PyTorch, "
+            f"another library or a driver, or a detector's own; {kept}, and if it crashes there, too, report it with "
+            "the detector's name."
+        )
+    if code == -signal.SIGKILL:
+        return f"A worker process was killed (exit code {code}), probably for want of memory; {kept}."
+    return f"A worker process was ended from outside or by its own code (exit code {code}); {kept}."
 
 
 @contextmanager
