@@ -350,7 +350,8 @@ def list_names(
     refused: Annotated[bool, typer.Option("--refused", help="With the detectors that cannot be had, and why.")] = False,
 ) -> None:
     """Say what there is."""
-    Screen().print(summary.listing(what, refused=refused))
+    screen = Screen()
+    screen.print(summary.listing(what, refused=refused, width=screen.width))
 
 
 @app.command("reproduce", cls=shell.Once)
