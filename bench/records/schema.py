@@ -75,6 +75,8 @@ def check(document: Any) -> Cell:
         raise RecordError(f"status is {document['status']!r:.60} and must be 'ok' or 'failed'; run the cell again.")
     if cell.key != document["key"]:
         raise RecordError("its key is not the hash of its cell: one of them was changed by hand; run the cell again.")
+    if document["full_run"] == bool(document["limits"]):
+        raise RecordError("full_run says one thing and limits another; run the cell again.")
     if document["status"] == "failed" and document["results"]:
         raise RecordError("it has no scores, since the cell failed, but results; run the cell again.")
     if document["status"] == "ok":

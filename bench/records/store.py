@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -84,9 +85,14 @@ def read(path: Path) -> Record:
 
 def read_all(folder: Path) -> tuple[list[Record], list[str]]:
     """Every record below the folder, in the order of their paths, and a sentence about each one that does not count or
-    appears twice (the newer one counts). Other JSON files (of checkpoints, of plots) are not looked at."""
+    appears twice (the newer one counts), or each folder that may not be read. Other JSON files (of checkpoints, of
+    plots) are not looked at."""
     found: dict[str, Record] = {}
-    problems: list[str] = []
+    problems = [
+        f"The folder {place} may not be read, so its records are missing; give yourself that right."
+        for place in (folder, *sorted(folder.glob("*")), *sorted(folder.glob("*/*")))
+        if os.path.isdir(place) and not os.access(place, os.R_OK | os.X_OK)  # noqa: PTH112  `Path.is_dir` may raise
+    ]
     for path in sorted(folder.glob("*/*/*--*--*.json")):
         try:
             record = read(path)

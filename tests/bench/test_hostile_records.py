@@ -81,6 +81,8 @@ def refused(two: tuple[Path, Path]) -> str:
         ({"results__pixel": {"auroc": -1}}, "results.pixel.* should lie in"),
         ({"indicators": {"more_draws": {"factor": 10**30}}}, "indicators.more_draws.factor is a whole number"),
         ({"seconds__total": -1}, "seconds.* should lie in"),
+        ({"limits": ["8 images per class"]}, "full_run says one thing and limits another"),
+        ({"full_run": False}, "full_run says one thing and limits another"),
         ({"status": "failed"}, "no scores, since the cell failed, but results"),
     ],
 )

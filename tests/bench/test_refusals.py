@@ -84,6 +84,15 @@ def test_rights_that_are_lost_in_mid_run_are_a_sentence(
     monkeypatch.undo()
 
 
+def test_a_folder_that_may_not_be_read_does_not_go_missing_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = write_record(tmp_path, category="locked").path
+    assert locked is not None and store.read_all(tmp_path)[1] == []
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked.parent)  # root may read everything
+    assert f"The folder {locked.parent} may not be read" in store.read_all(tmp_path)[1][0]
+
+
 class Hungry(fakes.Fake):
     """Its fit needs more memory than there is: what it raises is for the test to say."""
 
