@@ -20,6 +20,7 @@ from attacks import objective
 from attacks.errors import AttackError
 from attacks.threat import Threat, ThreatModel
 from detectors import noise as noise_module
+from detectors.errors import wrong_images
 from detectors.noise import Noise
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class Attack(ABC):
         self._check_enough(enough, detector, len(x))
         # Clones, and outside of inference mode: an attack that steps in place can't touch the caller's images, and
         # can differentiate whatever mode it is called in.
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), detector.trusting():
             clean, sign = x.detach(), y.detach().to(device=x.device, dtype=x.dtype).clone()
             result = self._run(
                 detector,
@@ -290,15 +291,16 @@ class Attack(ABC):
 
 
 def _check_inputs(x: Tensor, y: Tensor) -> None:
-    if x.ndim != 4 or x.shape[1] != 3 or x.shape[0] == 0:
-        raise AttackError(f"Images must have the shape (B, 3, H, W) with B > 0; got {tuple(x.shape)}.")
-    if x.dtype not in (torch.float32, torch.float64):
-        raise AttackError(f"Images must be float32 or float64 in [0, 1]; got {x.dtype}; divide bytes by 255.")
+    wrong = wrong_images(x)
+    if wrong:
+        raise AttackError(wrong)
     if not bool(((x >= 0) & (x <= 1)).all()):  # NaN fails too
         raise AttackError(
             f"Images must be in [0, 1]; got values from {float(x.min()):g} to {float(x.max()):g}; "
             "undo the normalisation or divide by 255 (detectors normalise inside)."
         )
+    if not isinstance(y, Tensor):
+        raise AttackError(f"Labels must be a tensor, one per image; got {type(y).__name__}; see torch.as_tensor.")
     if y.shape != (len(x),):
         raise AttackError(f"There must be one label per image, ({len(x)},); got {tuple(y.shape)}.")
     if not bool(((y == 1) | (y == -1)).all()):

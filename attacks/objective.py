@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Differentiate = Literal["score", "surrogate", "map"]
 
 
+LEAST_SPREAD = 1e-4  # of a map, in shares of its largest value
+
+
 class Evaluation(NamedTuple):
     """The objective and its gradient at one batch of images.
 
@@ -98,8 +101,10 @@ def map_scale(detector: Detector, x: Tensor, noise: Noise) -> Tensor:
     """The standard deviation of each clean image's anomaly map over its pixels, (B,): the unit in which a difference
     between two pixels is large or small."""
     with torch.no_grad():
-        spread = detector.anomaly_map(x, noise=noise).flatten(1).std(dim=1)
-    return spread.clamp_min(torch.finfo(spread.dtype).tiny)
+        maps = detector.anomaly_map(x, noise=noise).flatten(1)
+    # A map that is the same everywhere deviates by rounding; in units of that, its sum of exponentials has no digits.
+    least = LEAST_SPREAD * maps.abs().amax(dim=1)
+    return maps.std(dim=1).maximum(least).clamp_min(torch.finfo(maps.dtype).tiny)
 
 
 def smooth_maximum(maps: Tensor, scale: Tensor) -> Tensor:

@@ -6,12 +6,14 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import fields
+from numbers import Real
 from typing import Any, TypeVar
 
 from attacks.base import Attack
 from attacks.errors import AttackError
-from attacks.threat import threat_model
+from attacks.threat import parse_epsilon, threat_model
 
 _REGISTRY: dict[str, type[Attack]] = {}
 _INFRASTRUCTURE = frozenset({"base", "candidates", "errors", "objective", "registry", "threat"})
@@ -43,14 +45,14 @@ def get_class(name: str) -> type[Attack]:
     return _REGISTRY[name]
 
 
-def get(name: str, *, image_size: int | None = None, epsilon: float | None = None, **settings: Any) -> Attack:
+def get(name: str, *, image_size: int | None = None, epsilon: float | str | None = None, **settings: Any) -> Attack:
     """An attack by name.
 
     Args:
         name: one of `names()`.
         image_size: side of the images in pixels; without it, a default l2 epsilon is settled when the attack is called.
-        epsilon: radius on [0, 1]; by default 2/255 (l-inf) or 0.2 * side / 256 (l2).
-        **settings: fields of the attack's settings.
+        epsilon: radius on [0, 1], as a number or a text ("2/255"); by default 2/255 (l-inf) or 0.2 * side / 256 (l2).
+        **settings: fields of the attack's settings; those that are lengths are given as epsilon is.
 
     Raises:
         AttackError: an unknown attack or setting, or a value that makes no sense.
@@ -62,8 +64,22 @@ def get(name: str, *, image_size: int | None = None, epsilon: float | None = Non
             near = _nearest(key, known)
             hint = f"; did you mean {near!r}?" if near else "; it has none."
             raise AttackError(f"{name} has no setting {key!r}{hint}")
-    attack = cls(threat_model(cls.norm, epsilon), cls.settings_class(**settings))
+    lengths = {key: _length(key, settings[key], cls.norm) for key in cls.length_settings if key in settings}
+    ball = threat_model(cls.norm, _length("epsilon", epsilon, cls.norm))
+    attack = cls(ball, cls.settings_class(**{**settings, **lengths}))
     return attack if image_size is None else attack.resolve(image_size)
+
+
+def _length(name: str, value: Any, norm: str) -> float | None:
+    """A length in the norm as a user gives it: a number, a text, or None for the default. Raises AttackError."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return parse_epsilon(value, norm=norm)
+    with suppress(OverflowError):
+        if isinstance(value, Real) and value is not True and value is not False:  # NumPy's numbers are Real, too
+            return float(value)
+    raise AttackError(f"{name} must be a number on [0, 1], or such a text as '2/255'; got a {type(value).__name__}.")
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -77,7 +93,7 @@ def _discover() -> None:
         if not module.name.startswith("_") and module.name not in _INFRASTRUCTURE:
             try:
                 importlib.import_module(f"attacks.{module.name}")
-            except Exception as error:  # somebody's new file
+            except (Exception, SystemExit) as error:  # somebody's new file
                 raise AttackError(
                     f"attacks/{module.name}.py cannot be imported ({type(error).__name__}: {error}); mend it, or "
                     "take it out of the folder."

@@ -38,7 +38,13 @@ class ThreatModel(ABC):
 
     def __post_init__(self) -> None:
         """Raises ThreatModelError for an epsilon that no ball on [0, 1] has."""
-        object.__setattr__(self, "epsilon", float(self.epsilon))  # 1 and 1.0 are the same cell in a record
+        try:
+            epsilon = float(self.epsilon)
+        except (TypeError, ValueError, OverflowError):
+            raise ThreatModelError(
+                f"epsilon must be a number; got {self.epsilon!r}; parse_epsilon reads texts."
+            ) from None
+        object.__setattr__(self, "epsilon", epsilon)  # 1 and 1.0 are the same cell in a record
         if not math.isfinite(self.epsilon) or self.epsilon <= 0:
             raise ThreatModelError(f"epsilon must be a number above 0; got {self.epsilon:g}.")
 

@@ -15,6 +15,7 @@ from bench.cell.attack import Draws
 from bench.cell.measure import measure
 from bench.data import registry as datasets
 from bench.data.base import ImageSet
+from bench.errors import BenchError
 from bench.inspection import inspection
 from bench.metrics.intervals import Estimate
 from bench.plan import presets, protocols
@@ -121,7 +122,7 @@ def evaluate(
     *,
     data_root: str | Path | None = None,
     attack: str = "pgd-linf",
-    epsilon: float | None = None,
+    epsilon: float | str | None = None,
     protocol_name: str = "quick",
     limit: int | None = None,
     seed: int = 0,
@@ -136,7 +137,8 @@ def evaluate(
     Args:
         detector: fitted; the images take its `image_size`.
         dataset, category, data_root: where the test images come from.
-        attack, epsilon, settings: the attack, its radius on [0, 1] and its settings (steps, restarts, eot, ...).
+        attack, epsilon, settings: the attack, its radius on [0, 1] (a number or "2/255") and its settings (steps,
+            restarts, eot, ...).
         protocol_name: whose steps, subset and draws are the defaults.
         limit: at most so many test images per class.
         seed: of attack, selection and verdict noise.
@@ -149,6 +151,8 @@ def evaluate(
         BenchError, DetectorError, AttackError: a name that is not there, data that cannot be read, scores that are not
             finite, a detector that is not fitted, or one that breaks the contract (`bench.cell.gate`).
     """
+    if not isinstance(detector, Detector):
+        raise BenchError(f"evaluate takes a fitted detector, such as bench.fit gives; got {detector!r}.")
     rules = protocols.get(protocol_name)
     root = None if data_root is None else Path(data_root)
     per_class = min((n for n in (rules.per_class, limit) if n is not None), default=None)

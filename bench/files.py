@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bench.errors import DiskError
+from bench.errors import BenchError, DiskError
 from detectors.checkpoint import TEMPORARY, write_atomically
 
 ABANDONED_SECONDS = 24 * 3600  # nobody writes one file for so long
@@ -17,9 +18,7 @@ ABANDONED_SECONDS = 24 * 3600  # nobody writes one file for so long
 # A full or failing disk, or a limit on the size of files: nothing that a detector's code can do about it, and no reason
 # to blame it.
 _REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
-# Besides, in a folder of the user's choice: its rights, which may change in mid-run, and what else is in the way.
-_RIGHTS = frozenset({errno.EACCES, errno.EPERM})
-_WRONG_FOLDER = _RIGHTS | {errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG}
+_RIGHTS = frozenset({errno.EACCES, errno.EPERM})  # which may change in mid-run
 
 
 def refused(error: OSError, folder: Path | None = None) -> bool:
@@ -37,12 +36,32 @@ def refused(error: OSError, folder: Path | None = None) -> bool:
 
 def sentence(error: OSError, folder: Path | str) -> str:
     """What to tell the user."""
-    again = "and run the same command again: it goes on."
+    where, again = shortened(folder), "and run the same command again: it goes on."
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"The disk is full at {folder}; free some space or choose another folder {again}"
+        return f"The disk is full at {where}; free some space or choose another folder {again}"
     if error.errno == errno.EFBIG:
-        return f"A file at {folder} is larger than this system or its ulimit -f allows; raise that limit {again}"
-    return f"{folder} cannot be written to ({error.strerror or error}); mend that or choose another folder {again}"
+        return f"A file at {where} is larger than this system or its ulimit -f allows; raise that limit {again}"
+    return f"Cannot use {where} ({why(error)}); give the rights to it or choose another place {again}"
+
+
+def why(error: Exception) -> str:
+    """The reason alone, where an OSError's own text would name the file once more."""
+    return str(getattr(error, "strerror", None) or error)
+
+
+def shortened(path: Path | str) -> str:
+    """A path may have thousands of characters; its end is what tells it apart."""
+    text = str(path)
+    return text if len(text) <= 300 else f"{text[:100]}…{text[-150:]}"
+
+
+def at_home(path: Path | str) -> Path:
+    """The path with ~ and ~user replaced by the home folder, as shells do, which leave them alone in --out=~/x and in
+    variables. Raises BenchError where there is no such."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise BenchError(f"{shortened(path)} names a home folder that is not there; write the path out.") from None
 
 
 @contextmanager
@@ -65,17 +84,6 @@ def writing(folder: Path) -> Iterator[None]:
         raise DiskError(sentence(error, folder)) from None
 
 
-def read_ordinary(path: Path, most: int) -> bytes:
-    """A stranger's file, of `most` bytes at most. Raises OSError where it cannot be read, is larger or no ordinary file
-    (reading a named pipe would wait for ever)."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError("it is no ordinary file")
-    if found.st_size > most:
-        raise OSError(f"it is larger than {most >> 20} MiB")
-    return path.read_bytes()
-
-
 def check_writable(folder: Path) -> None:
     """Make the folder and write to it once; what a killed process has left half-written there a day ago is removed.
     Raises DiskError where that cannot be done."""
@@ -83,9 +91,7 @@ def check_writable(folder: Path) -> None:
     try:
         write_atomically(probe, b"")
         probe.unlink(missing_ok=True)  # two runs may ask at once
-    except OSError as error:
-        if not refused(error) and error.errno not in _WRONG_FOLDER:
-            raise
+    except OSError as error:  # whatever it is, the user has chosen the folder
         raise DiskError(sentence(error, folder)) from None
     _sweep(folder)
 
@@ -93,5 +99,10 @@ def check_writable(folder: Path) -> None:
 def _sweep(folder: Path) -> None:
     for left in folder.rglob(f".*{TEMPORARY}"):
         with suppress(OSError):
-            if left.is_file() and time.time() - left.lstat().st_mtime > ABANDONED_SECONDS:
+            found = left.lstat()
+            if time.time() - found.st_mtime < ABANDONED_SECONDS:
+                continue
+            if stat.S_ISDIR(found.st_mode):
+                shutil.rmtree(left)
+            elif stat.S_ISREG(found.st_mode):
                 left.unlink()

@@ -18,6 +18,7 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for a `name` that is not among the `known` ones; `kind` is the word for what it names."""
     known = sorted(known)
+    name = name if len(name) <= 100 else f"{name[:99]}…"
     if not known:
         return UnknownNameError(f"There is no {kind} {name!r}, and none is registered: check the installation.")
     return UnknownNameError(

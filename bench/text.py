@@ -75,6 +75,11 @@ def one_line(text: object, limit: int = 300) -> str:
     return cleaned if len(cleaned) <= limit else cleaned[: limit - 1] + "…"
 
 
+def plural(count: int, noun: str) -> str:
+    """ "1 picture", "2 pictures"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def escape_markdown(text: object) -> str:
     """For GitHub's Markdown, inside a table or a line: no HTML, no links (bare ones included), no formatting."""
     escaped = "".join(_MARKDOWN.get(c, c) for c in one_line(text, LONGEST))

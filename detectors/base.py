@@ -28,9 +28,18 @@ from torch import Tensor, nn
 
 from detectors import checkpoint
 from detectors import noise as noise_module
-from detectors.errors import DetectorError, NoAnomalyMapError, NoReconstructionError
+from detectors.checks import RANGE_TOLERANCE, check_range, one_number_each, tensor
+from detectors.errors import (
+    CheckpointError,
+    DetectorError,
+    NoAnomalyMapError,
+    NoReconstructionError,
+    wrong_images,
+)
 from detectors.noise import Noise
 from detectors.store import Store
+
+LARGEST_SIDE = 4096  # of a picture in pixels: one of them has 200 MB as float32
 
 
 class Progress(Protocol):
@@ -104,8 +113,15 @@ class Detector(nn.Module, ABC):
         Args:
             settings: this detector's frozen settings.
             image_size: side of the square input pictures in pixels (the preset's resolution).
+
+        Raises:
+            DetectorError: no picture has that size.
         """
         super().__init__()
+        if not 1 <= image_size <= LARGEST_SIDE:
+            raise DetectorError(
+                f"{self.name} cannot be built for pictures of {image_size} pixels; 1 to {LARGEST_SIDE} are possible."
+            )
         self.settings: Any = settings
         self.image_size = image_size
         self.is_fitted = False
@@ -113,6 +129,8 @@ class Detector(nn.Module, ABC):
         self.fit_report: dict[str, Any] = {}
         self.training_names: tuple[str, ...] | None = None  # while it is fitted, where the caller knows them
         self.store = Store()  # while it is fitted, the caller's
+        self.tensors_sha256 = ""  # of the checkpoint that was loaded
+        self._trusts_images = False
 
     @classmethod
     @abstractmethod
@@ -171,7 +189,8 @@ class Detector(nn.Module, ABC):
         """
         self._check(normals)
         lowest, highest = float(normals.min()), float(normals.max())
-        if not (lowest >= -1e-3 and highest <= 1.0 + 1e-3):  # so written that NaN is refused, too
+        # So written that NaN is refused, too.
+        if not (lowest >= -RANGE_TOLERANCE and highest <= 1.0 + RANGE_TOLERANCE):
             raise DetectorError(
                 f"Training images must lie in [0, 1]; these go from {lowest:g} to {highest:g}; rescale them."
             )
@@ -200,23 +219,40 @@ class Detector(nn.Module, ABC):
         return super().train(mode and not self.is_fitted)
 
     def score(self, x: Tensor, *, noise: Noise | None = None) -> Tensor:
-        """Anomaly score, (B,), higher is more anomalous, differentiable with respect to x (B, 3, H, W) in [0, 1]."""
-        return self._score(*self._ready(x, noise))
+        """Anomaly score, (B,), higher is more anomalous, differentiable with respect to x (B, 3, H, W) in [0, 1].
+
+        Raises:
+            DetectorError: x is no such batch, or the detector is not fitted.
+            ContractError: the method does not return one number per image.
+        """
+        return one_number_each(self._score(*self._ready(x, noise)), len(x), owner=self.name)
 
     def anomaly_map(self, x: Tensor, *, noise: Noise | None = None) -> Tensor:
-        """Anomaly map, (B, H, W), at the size of x. Raises NoAnomalyMapError where the method has none."""
-        return self._anomaly_map(*self._ready(x, noise))
+        """Anomaly map, (B, H, W), at the size of x. Raises NoAnomalyMapError where the method has none, and what
+        `score` raises."""
+        return tensor(self._anomaly_map(*self._ready(x, noise)), owner=self.name, what="anomaly map")
 
     def reconstruct(self, x: Tensor, *, noise: Noise | None = None) -> Tensor:
         """What the method makes of x, (B, 3, H, W), not clamped. Raises NoReconstructionError where it has no such."""
-        found = self._reconstruct(*self._ready(x, noise))
+        found = tensor(self._reconstruct(*self._ready(x, noise)), owner=self.name, what="reconstruction")
         if found.shape[-2:] == x.shape[-2:]:
             return found
         return nn.functional.interpolate(found, size=x.shape[-2:], mode="bilinear", align_corners=False)
 
     def surrogate_score(self, x: Tensor, *, noise: Noise | None = None) -> Tensor:
         """What BPDA differentiates, (B,): the score, unless its honest forward pass has no useful gradient."""
-        return self._surrogate_score(*self._ready(x, noise))
+        found = self._surrogate_score(*self._ready(x, noise))
+        return one_number_each(found, len(x), owner=self.name, what="surrogate_score")
+
+    @contextmanager
+    def trusting(self) -> Iterator[None]:
+        """Within it nobody asks whether images lie in [0, 1]: for an attack, which has asked once and projects since
+        (to read a value back at each step would stall a GPU), and for what is made from images (`purify`)."""
+        before, self._trusts_images = self._trusts_images, True
+        try:
+            yield
+        finally:
+            self._trusts_images = before
 
     def save(self, path: Path, *, extra: dict[str, Any] | None = None) -> Path:
         """Write `path` (.safetensors) and, beside it, a .json that describes it. Returns the path of the tensors."""
@@ -256,8 +292,16 @@ class Detector(nn.Module, ABC):
         checkpoint.check_tensors(path, tensors, own)
         self.to(dtype=torch.float32)
         self.load_state_dict(tensors, strict=False)
-        report = description.get("fit")
-        self._take_over(report if isinstance(report, dict) else {})
+        try:
+            self._take_over(checkpoint.report_of(description))
+            self._try_out()
+        except Exception as error:  # each tensor is one that a network can have; what they do together nobody knows
+            self.is_fitted = False
+            raise CheckpointError(
+                f"The tensors of the checkpoint {path} fit neither each other nor its settings "
+                f"({' '.join(str(error).split())[:200]}); fit the detector again."
+            ) from error
+        self.tensors_sha256 = str(description["tensors_sha256"])
         return self
 
     def choose(self, setting: str, value: int, normals: Tensor, *, seed: int) -> Self:
@@ -294,7 +338,8 @@ class Detector(nn.Module, ABC):
         """Buffers whose first dimension is learned (a memory bank) take its size from what is loaded."""
         for key in self.elastic_buffers & tensors.keys() & own.keys():
             mine, loaded = own[key], tensors[key]
-            if mine.shape[1:] == loaded.shape[1:] and mine.dtype == loaded.dtype:
+            alike = mine.ndim == loaded.ndim and mine.shape[1:] == loaded.shape[1:] and mine.dtype == loaded.dtype
+            if alike and len(loaded) > 0:
                 parent, _, name = key.rpartition(".")
                 self.get_submodule(parent).register_buffer(name, loaded.to(mine.device))
                 own[key] = loaded
@@ -305,6 +350,18 @@ class Detector(nn.Module, ABC):
         self.fit_report = report
         self._freeze()
         self._after_load()
+
+    def _try_out(self) -> None:
+        """A look at a blank image, where a checkpoint has a say in shapes: a memory bank can have fewer rows than the
+        score takes neighbours."""
+        if not self.elastic_buffers:
+            return
+        place = next((tensor.device for tensor in self.state_dict().values()), None)
+        blank = torch.zeros(1, 3, self.image_size, self.image_size, device=place)
+        with torch.no_grad():
+            self.score(blank)
+            if self.has_map:
+                self.anomaly_map(blank)
 
     def _freeze(self) -> None:
         # No gradient ever flows into the weights after fitting: an attack needs the input's gradient alone.
@@ -317,19 +374,20 @@ class Detector(nn.Module, ABC):
             raise DetectorError(f"{self.name} is not fitted yet; call fit(normals, seed=...) or load(path) first.")
 
     def _check(self, x: Tensor) -> None:
-        if x.ndim != 4 or x.shape[1] != 3 or x.shape[0] == 0:
-            raise DetectorError(f"Images must have the shape (B, 3, H, W) with B > 0; got {tuple(x.shape)}.")
+        wrong = wrong_images(x)
+        if wrong:
+            raise DetectorError(wrong)
         if x.shape[-2:] != (self.image_size, self.image_size):
             raise DetectorError(
                 f"{self.name} was built for {self.image_size}x{self.image_size} images and got "
                 f"{x.shape[-2]}x{x.shape[-1]}; resize them or fit the detector at that size."
             )
-        if x.dtype not in (torch.float32, torch.float64):
-            raise DetectorError(f"Images must be float32 or float64 in [0, 1]; got {x.dtype}; divide bytes by 255.")
 
     def _ready(self, x: Tensor, noise: Noise | None) -> tuple[Tensor, Noise]:
         self._require_fitted()
         self._check(x)
+        if not self._trusts_images:
+            check_range(x)
         state = chain(self.parameters(), self.buffers())
         reference = next((tensor for tensor in state if tensor.is_floating_point()), x)
         if reference.device != x.device or reference.dtype != x.dtype:

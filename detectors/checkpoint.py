@@ -10,23 +10,25 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from detectors.errors import CheckpointError
+from detectors.files import read_ordinary
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
 TEMPORARY = ".tmp"  # ends the name of a file that is being written
+LARGEST = 4 << 30  # bytes of tensors: as much as a network may have that is built (`detectors.building`)
+LARGEST_DESCRIPTION = 16 << 20  # bytes of JSON; those of this package have some ten thousand
 
 
 def description_path(path: Path) -> Path:
@@ -42,6 +44,14 @@ def write(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -
     write_atomically(path, data)
     write_atomically(description_path(path), (json.dumps(described, indent=2, sort_keys=True) + "\n").encode())
     return path
+
+
+def move(path: Path, target: Path) -> Path:
+    """Give a checkpoint that was written on the same disk its place, the description last. Returns the target."""
+    path.replace(target)
+    description_path(path).replace(description_path(target))
+    _sync_folder(target.parent)
+    return target
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -81,10 +91,10 @@ def exists(path: Path) -> bool:
 def read_description(path: Path) -> dict[str, Any]:
     """The JSON of a checkpoint. Raises CheckpointError."""
     try:
-        description = json.loads(description_path(path).read_text())
+        description = json.loads(read_ordinary(description_path(path), LARGEST_DESCRIPTION))
     except FileNotFoundError:
         raise CheckpointError(f"There is no checkpoint at {path} or its .json is missing; fit again.") from None
-    except (OSError, UnicodeDecodeError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{description_path(path)} cannot be read ({error}); fit again.") from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise CheckpointError(f"{description_path(path)} is no checkpoint of format {FORMAT}; fit the detector again.")
@@ -95,7 +105,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and description. Raises CheckpointError where a file is missing, damaged or changed."""
     description = read_description(path)
     try:
-        data = path.read_bytes()
+        data = read_ordinary(path, LARGEST)
     except OSError as error:
         raise CheckpointError(f"The checkpoint {path} cannot be read ({error}); fit the detector again.") from None
     if hashlib.sha256(data).hexdigest() != description.get("tensors_sha256"):
@@ -105,31 +115,63 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     try:
         return load_tensors(data), description
-    except SafetensorError as error:
+    except Exception as error:  # a stranger's header may say anything, and PyTorch stumble over it anywhere
         raise CheckpointError(f"The checkpoint {path} is no safetensors file ({error}); fit again.") from None
 
 
-def find_trunk(paths: Iterable[Path], trunk: str) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
+def find_trunk(
+    paths: Iterable[Path], trunk: str, like: Mapping[str, Tensor]
+) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
     """The first checkpoint whose network is the one that this hash stands for: what its training depends on.
 
-    A fit may take over what another one with other settings, or another detector, has trained. A damaged file is
-    passed over with a warning: it must not stop a fit that can do without it.
+    A fit may take over what another one with other settings, or another detector, has trained. A file that is damaged,
+    or holds another network than the hash says, is passed over with a warning: it must not stop a fit that can do
+    without it, nor get into one.
+
+    Args:
+        paths: of checkpoints; those that are not there are passed over.
+        trunk: the hash.
+        like: the network's own tensors, whose names, shapes and dtypes the checkpoint's must have.
+
+    Returns:
+        The path, those tensors alone, and the description.
     """
     for path in filter(exists, paths):
         try:
             description = read_description(path)
-            report = description.get("fit")
-            if trunk in (description.get("trunk"), report.get("trunk") if isinstance(report, dict) else None):
-                return path, *read(path)
+            if trunk in (description.get("trunk"), report_of(description).get("trunk")):
+                tensors, description = read(path)
+                return path, wanted(path, tensors, like), description
         except CheckpointError as error:
             log.warning("%s Its network is trained anew.", error)
     return None
 
 
+def wanted(path: Path, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of a file's tensors that are named in `like`. Raises CheckpointError as `check_tensors`."""
+    found = {key: tensors[key] for key in like if key in tensors}
+    check_tensors(path, found, like)
+    return found
+
+
+def report_of(description: dict[str, Any]) -> dict[str, Any]:
+    """What the fit reported; nothing where a stranger's description says anything else."""
+    report = description.get("fit")
+    return dict(report) if isinstance(report, dict) else {}
+
+
 def origin_of(description: dict[str, Any]) -> dict[str, Any]:
     """Who made a network that is taken over from a checkpoint, and in how many seconds."""
-    commit = description.get("environment", {}).get("commit")
-    return {key: description.get(key) for key in ("command", "seconds", "written")} | {"commit": commit}
+    environment = description.get("environment")
+    commit = environment.get("commit") if isinstance(environment, dict) else None
+    told = {key: description.get(key) for key in ("command", "written")}
+    return told | {"seconds": seconds_of(description), "commit": commit}
+
+
+def seconds_of(description: Mapping[str, Any]) -> float:
+    """What a fit took; 0 where a stranger's description says no number."""
+    seconds = description.get("seconds")
+    return float(seconds) if isinstance(seconds, int | float) and 0 <= seconds < 1e12 else 0.0
 
 
 def check_description(path: Path, description: dict[str, Any], **expected: Any) -> None:
@@ -143,7 +185,7 @@ def check_description(path: Path, description: dict[str, Any], **expected: Any) 
             )
 
 
-def check_tensors(path: Path, tensors: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+def check_tensors(path: Path, tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
     """Raise CheckpointError where names, shapes or dtypes differ from the detector's own, or a value is not finite."""
     if tensors.keys() != own.keys():
         odd = sorted(tensors.keys() ^ own.keys())[:3]

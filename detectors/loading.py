@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from detectors import checkpoint, registry
-from detectors.base import Detector, Settings
-from detectors.errors import CheckpointError, nearest
+from detectors.base import LARGEST_SIDE, Detector, Settings
+from detectors.building import build
+from detectors.errors import CheckpointError, DetectorError, nearest
+
+_LONGEST_NAME = 200
 
 
 def load(name: str | Path) -> Detector:
@@ -30,16 +33,23 @@ def load(name: str | Path) -> Detector:
             raise CheckpointError(f"There is no shipped checkpoint {str(name)!r}; give a .safetensors file.{hint}")
         path = known[str(name)]
     description = checkpoint.read_description(path)
-    cls = registry.get(str(description.get("detector")))
-    size, stored = description.get("image_size"), description.get("settings")
-    if not isinstance(size, int) or not isinstance(stored, dict) or not 8 <= size <= 4096:
+    owner, size, stored = (description.get(key) for key in ("detector", "image_size", "settings"))
+    if not isinstance(size, int) or not isinstance(stored, dict) or not 8 <= size <= LARGEST_SIDE:
         raise CheckpointError(f"{path} does not say its image size and settings; fit the detector again.")
-    default = cls.settings_for("quick", size)
+    if not isinstance(owner, str) or len(owner) > _LONGEST_NAME:
+        raise CheckpointError(f"{path} does not say whose it is; fit the detector again.")
+    cls = registry.get(owner)
     try:
-        settings = _restored(default, stored)
-    except (TypeError, KeyError, ValueError) as error:
+        settings = _restored(cls.settings_for("quick", size), stored)
+    except Exception as error:  # a stranger's file may say anything, and the settings may be a stranger's, too
         raise CheckpointError(f"{path} has settings that {cls.name} does not know ({error}); fit again.") from None
-    return cls(settings, size).load(path)
+    try:
+        detector = build(cls, settings, size)
+    except DetectorError as error:
+        raise CheckpointError(
+            f"The checkpoint {path} describes a detector that cannot be built: {error} Fit it again."
+        ) from error
+    return detector.load(path)
 
 
 def shipped() -> dict[str, Path]:

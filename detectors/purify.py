@@ -168,14 +168,19 @@ class Purify(Detector):
     def _reconstruct(self, x: Tensor, noise: Noise) -> Tensor:
         return self.purifier.reconstruct(x, noise=noise.sub(0))
 
+    # A reconstruction may leave [0, 1], and a clamp would cut gradients: the inner detector takes it as it is.
+
     def _score(self, x: Tensor, noise: Noise) -> Tensor:
-        return self.inner.score(self._reconstruct(x, noise), noise=noise.sub(1))
+        with self.inner.trusting():
+            return self.inner.score(self._reconstruct(x, noise), noise=noise.sub(1))
 
     def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
-        return self.inner.surrogate_score(self._reconstruct(x, noise), noise=noise.sub(1))
+        with self.inner.trusting():
+            return self.inner.surrogate_score(self._reconstruct(x, noise), noise=noise.sub(1))
 
     def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
-        return self.inner.anomaly_map(self._reconstruct(x, noise), noise=noise.sub(1))
+        with self.inner.trusting():
+            return self.inner.anomaly_map(self._reconstruct(x, noise), noise=noise.sub(1))
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 

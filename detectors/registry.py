@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import logging
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
-import torch
-
 from detectors.base import Detector, Settings
+from detectors.building import build
 from detectors.errors import DetectorError, nearest
 from detectors.parts import presets
 
 ENTRY_POINT = "radbench.detectors"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,22 @@ class Family:
 
 _REGISTRY: dict[str, type[Detector]] = {}
 _FAMILIES: dict[str, Family] = {}
+_REFUSED: dict[str, str] = {}  # entry points of other packages that bring no detector, and why, as sentences
 _INFRASTRUCTURE = frozenset(
-    {"base", "checkpoint", "contract", "errors", "loading", "noise", "parts", "registry", "store"}
+    {
+        "base",
+        "building",
+        "checkpoint",
+        "checks",
+        "contract",
+        "errors",
+        "files",
+        "loading",
+        "noise",
+        "parts",
+        "registry",
+        "store",
+    }
 )
 D = TypeVar("D", bound=type[Detector])
 
@@ -84,12 +100,32 @@ def get(name: str) -> type[Detector]:
     prefix, colon, member = name.partition(":")
     if colon and prefix in _FAMILIES:
         return _member(_FAMILIES[prefix], member)
-    if name not in _REGISTRY:
-        of_families = [f"{f.prefix}:{m}" for f in families() for m in f.members() or ([member] if member else [])]
-        near = nearest(name, [*_REGISTRY, *of_families])
-        known = ", ".join([*names(), *(f"{family.prefix}:NAME" for family in families())])
-        raise DetectorError(f"There is no detector {name!r}; did you mean {near!r}? (Known: {known}.)")
-    return _REGISTRY[name]
+    if name in _REGISTRY:
+        return _REGISTRY[name]
+    if name in _REFUSED:
+        raise DetectorError(_REFUSED[name])
+    known = ", ".join([*names(), *(f"{family.prefix}:NAME" for family in families())])
+    shown = name if len(name) <= 100 else f"{name[:99]}…"
+    raise DetectorError(f"There is no detector {shown!r}; did you mean {_meant(name)!r}? (Known: {known}.)")
+
+
+def _meant(name: str) -> str:
+    """The name that is most like one that is not there; a family's member is known by its own name as well."""
+    spoken: dict[str, str] = {}
+    member = name.partition(":")[2]
+    for family in families():
+        # What cannot be had here, for want of a package, is still what was meant: its error says what to install.
+        can_be_had = family.members() or tuple(family.revisions) or ((member,) if member else ())
+        for of_family in (*can_be_had, *family.refused):
+            full = f"{family.prefix}:{of_family}"
+            spoken |= {of_family: full, full: full}
+    spoken |= {own: own for own in _REGISTRY}
+    return spoken.get(nearest(name.casefold(), spoken), "")
+
+
+def is_ours(cls: type[Detector]) -> bool:
+    """Whether a detector is one of this folder's, and not of another package."""
+    return cls.__module__.startswith("detectors.")
 
 
 def _member(family: Family, member: str) -> type[Detector]:
@@ -109,12 +145,11 @@ def create(name: str, *, preset: str = "quick", image_size: int = 128, **overrid
     """A fresh, unfitted detector at a preset's settings, some of them overridden.
 
     Raises:
-        DetectorError: an unknown detector, preset or setting.
+        DetectorError: an unknown detector, preset or setting, or settings with which it cannot be built.
     """
     cls = get(name)
     presets.check(preset)
-    with torch.random.fork_rng(devices=[]):  # torch's layers draw when they are built; nobody else may notice
-        return cls(override(cls.settings_for(preset, image_size), overrides, owner=name), image_size)
+    return build(cls, override(cls.settings_for(preset, image_size), overrides, owner=name), image_size)
 
 
 def override(settings: Settings, overrides: dict[str, Any], *, owner: str) -> Settings:
@@ -153,24 +188,53 @@ def _replaced(settings: Any, path: list[str], value: Any, *, owner: str) -> Any:
 
 
 def _discover() -> None:
-    """Import every module of this folder once, and load the entry points of installed packages."""
+    """Import every module of this folder once, and load the entry points of installed packages. One of these that is
+    broken costs its own name alone, and a warning."""
     for module in pkgutil.iter_modules(importlib.import_module("detectors").__path__):
         if not module.name.startswith("_") and module.name not in _INFRASTRUCTURE:
             try:
                 importlib.import_module(f"detectors.{module.name}")
-            except Exception as error:  # somebody's new file
+            except (Exception, SystemExit) as error:  # somebody's new file
                 raise DetectorError(
                     f"detectors/{module.name}.py cannot be imported ({type(error).__name__}: {error}); mend it, or "
                     "take it out of the folder."
                 ) from error
     for point in entry_points(group=ENTRY_POINT):
-        try:
-            cls = point.load()
-        except Exception as error:  # a stranger's package may fail in any way
-            raise DetectorError(
-                f"The detector {point.name!r} of an installed package cannot be imported ({point.value}: {error}); "
-                "repair or uninstall that package."
-            ) from error
-        if not (isinstance(cls, type) and issubclass(cls, Detector)):
-            raise DetectorError(f"The entry point {point.name!r} ({point.value}) is no Detector class; correct it.")
-        register(cls)
+        if point.name not in _REFUSED:
+            problem = _load(point)
+            if problem:
+                whose = f"The detector {point.name!r} of an installed package ({point.value})"
+                _REFUSED[point.name] = f"{whose} {problem}; repair or uninstall that package."
+                log.warning("%s Everything else goes on without it.", _REFUSED[point.name])
+
+
+def _load(point: EntryPoint) -> str:
+    """Have the detector of an entry point. Returns what is wrong with it, "" where nothing is."""
+    before = dict(_REGISTRY)
+    try:
+        cls = point.load()
+        problem = _unusable(cls)
+        if not problem:
+            register(cls)
+        return problem
+    except (Exception, SystemExit) as error:  # a stranger's package may do anything
+        _REGISTRY.clear()
+        _REGISTRY.update(before)  # its module may have registered some before it failed
+        did = "sys.exit was called" if isinstance(error, SystemExit) else type(error).__name__
+        text = "".join(c if c.isprintable() else " " for c in str(error))[:300]
+        return f"cannot be had ({did}: {text})"
+
+
+def _unusable(cls: Any) -> str:
+    """Why a class of another package is none of a detector; "" where it is."""
+    if not (isinstance(cls, type) and issubclass(cls, Detector)):
+        return "is no Detector class"
+    if inspect.isabstract(cls):
+        return f"leaves {', '.join(sorted(cls.__abstractmethods__))} unwritten"
+    for attribute in ("name", "title", "paper"):
+        text = getattr(cls, attribute, None)
+        if not (isinstance(text, str) and text and text.isprintable()):
+            return f"has no {attribute}"
+    if set(cls.name) & set(":,@.="):  # what stands between names on a command line
+        return f"calls itself {cls.name!r}; a name is made of letters, digits and -"
+    return ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,8 +54,13 @@ class Stored:
 class Store:
     """Finds nothing and keeps nothing: the store of a fit that was handed none."""
 
-    def find(self, key: str) -> Stored | None:
-        """The weights that the key stands for; None where there are none."""
+    def find(self, key: str, like: Mapping[str, Tensor]) -> Stored | None:
+        """The weights that the key stands for; None where there are none.
+
+        Args:
+            key: see `key_of`.
+            like: tensors with the names, shapes and dtypes that they must have.
+        """
         return None
 
     def keep(
@@ -83,20 +89,22 @@ class FolderStore(Store):
         """
         self._folder, self._takes, self._about = folder, takes, about or {}
 
-    def find(self, key: str) -> Stored | None:
-        """As in `Store`; a damaged file is passed over with a warning: a fit can do without it."""
+    def find(self, key: str, like: Mapping[str, Tensor]) -> Stored | None:
+        """As in `Store`; a file that is damaged, or holds other tensors, is passed over with a warning: a fit can do
+        without it."""
         path = self._path(key)
         if not self._takes or not checkpoint.exists(path):
             return None
         try:
             tensors, description = checkpoint.read(path)
+            if description.get("key") != key:
+                return None
+            tensors = checkpoint.wanted(path, tensors, like)
         except CheckpointError as error:
             log.warning("%s Its network is trained anew.", error)
             return None
-        if description.get("key") != key:
-            return None
-        origin = checkpoint.origin_of(description)
-        return Stored(tensors, str(description.get("detector")), dict(description.get("fit", {})), origin)
+        report, origin = checkpoint.report_of(description), checkpoint.origin_of(description)
+        return Stored(tensors, str(description.get("detector")), report, origin)
 
     def keep(
         self, key: str, tensors: dict[str, Tensor], *, trained_by: str, seconds: float, report: dict[str, Any]

@@ -9,11 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bench import files
 from bench.cell import choose_setting
 from bench.data.base import Dataset
 from bench.errors import BenchError
@@ -26,6 +28,7 @@ from bench.records import environment
 from bench.records.paths import safe_name
 from detectors import checkpoint
 from detectors.base import Detector, Progress, silent
+from detectors.building import build
 from detectors.errors import CheckpointError
 from detectors.store import FolderStore
 
@@ -97,11 +100,11 @@ def obtain(
 
 def _found(detector: Detector, origin: str, key: str, path: Path, device: torch.device) -> Fitted:
     description = checkpoint.read_description(path)
-    seconds = description.get("seconds", 0.0)
-    if description.get("key") != key or not isinstance(seconds, int | float):
+    seconds = checkpoint.seconds_of(description)
+    if description.get("key") != key or description.get("seconds", 0.0) != seconds:
         raise CheckpointError(f"The checkpoint {path} is not the one that was fitted for this; fit again.")
     detector.load(path)
-    return Fitted(detector.to(device), origin, key, description["tensors_sha256"], float(seconds), path)
+    return Fitted(detector.to(device), origin, key, detector.tensors_sha256, seconds, path)
 
 
 def _fit(
@@ -115,9 +118,11 @@ def _fit(
     progress: Progress | None,
     licence: str,
 ) -> Fitted:
+    files.check_writable(run.cache)
     workdir = path.parent / f"{key[:24]}.work"
     detector.may_take_shipped = not run.refit  # what a killed fit left in the folder is its own, and goes on
-    workdir.mkdir(parents=True, exist_ok=True)
+    with files.writing(path.parent):
+        workdir.mkdir(parents=True, exist_ok=True)
     check_open_setting(detector, len(data.held_out))
     about = {"command": request.command_line(), "environment": environment.describe(device)}
     store = FolderStore(run.cache / "weights", takes=not run.refit, about=about)
@@ -135,31 +140,34 @@ def _fit(
             workdir.rmdir()
     # A network that was taken over took its time, too, when it was trained.
     report = detector.fit_report
-    earlier = (report.get("unet_fit") or report.get("network_fit") or {}).get("seconds") or 0.0
+    taken = report.get("unet_fit") or report.get("network_fit")
+    earlier = checkpoint.seconds_of(taken) if isinstance(taken, dict) else 0.0
     seconds = round(time.monotonic() - started + earlier, 1)
-    detector.save(
-        path,
-        extra={
-            "key": key,
-            "depends": depends,
-            "seconds": seconds,
-            **about,
-            "written": datetime.now(UTC).isoformat(timespec="seconds"),
-            "notice": licence,
-        },
-    )
+    extra = {
+        "key": key,
+        "depends": depends,
+        "seconds": seconds,
+        **about,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "notice": licence,
+    }
     # From the file into another one: what is scored is what was stored, and the next run will score the same. What a
     # detector has learned beside its buffers and parameters is missed now, not by the next run.
-    with torch.random.fork_rng(devices=[]):
-        stored = type(detector)(detector.settings, detector.image_size)
-    stored.load(path)
+    stored = build(type(detector), detector.settings, detector.image_size)
+    # Its place comes last: another run with this cache may put a fit of other bits there at the same time.
+    with (
+        files.writing(path.parent),
+        TemporaryDirectory(dir=path.parent, prefix=".", suffix=checkpoint.TEMPORARY) as private,
+    ):
+        saved = detector.save(Path(private) / path.name, extra=extra)
+        stored.load(saved)
+        checkpoint.move(saved, path)
     _forget(workdir)
-    return Fitted(stored.to(device), "fitted", key, checkpoint.read_description(path)["tensors_sha256"], seconds, path)
+    return Fitted(stored.to(device), "fitted", key, stored.tensors_sha256, seconds, path)
 
 
 def _forget(workdir: Path) -> None:
-    if workdir.is_dir():
-        shutil.rmtree(workdir)
+    shutil.rmtree(workdir, ignore_errors=True)  # another run may have begun the same fit
 
 
 def export(fitted: Fitted, folder: Path, stem: str) -> Path:

@@ -76,24 +76,29 @@ class Group:
 
         No picture is decoded for it: the records are those of the very bytes that are there, which were decoded then.
         """
+        found = self._on_disk()
+        there = [record for record in found if record is not None]
+        if len(there) < len(found) or (not self.plan.run.allow_leaks and any(map(_has_leaks, there))):
+            return None
+        return there
+
+    def _on_disk(self) -> list[Record | None]:
+        """The record of each attack, as far as it is there and belongs to a checkpoint that is."""
         plan, run, category = self.plan, self.plan.run, self.category
+        nothing: list[Record | None] = [None] * len(plan.attacks)
         if not folder_of(run.out / "records", plan.dataset.name, category.name).is_dir():
-            return None  # without building the detector
+            return nothing  # without building the detector
         try:
             detector = plan.built.get((self.detector, category.name))
             if detector is None:
                 detector = build(self.detector, category.name, plan.image_size, run)
             tensors = stored_hash(detector, plan.dataset, category.name, run)
-        except Exception:  # whatever it is, it is met again, and said, when the group is run
-            return None
+        except (Exception, SystemExit):  # whatever it is, it is met again, and said, when the group is run
+            return nothing
         if tensors is None:
-            return None
+            return nothing
         cells = (cell_of(plan, category.name, detector, attack, tensors, category.subset) for attack in plan.attacks)
-        found = [_known(run.out / "records", cell) for cell in cells]
-        there = [record for record in found if record is not None]
-        if len(there) < len(found) or (not run.allow_leaks and any(map(_has_leaks, there))):
-            return None
-        return there
+        return [_known(run.out / "records", cell) for cell in cells]
 
     def run(self, reporter: Reporter) -> list[tuple[Record, bool]]:
         """Fit, attack, judge. Returns a record for each attack, and whether it was there already.
@@ -111,6 +116,16 @@ class Group:
             done.append((record, was_there))
         return done
 
+    def give_up(self, reason: str, reporter: Reporter, *, done: int) -> list[tuple[Record, bool]]:
+        """The records of a group whose process has ended in the middle of it, after it had told of so many: what it has
+        finished all the same, and failures with the reason. Raises RecordError where the disk refuses."""
+        found: list[tuple[Record, bool]] = []
+        for attack, known in list(zip(self.plan.attacks, self._on_disk(), strict=True))[done:]:
+            record = known or _failed_fit(self.plan, self.category, self.detector, attack, reason)
+            reporter.done(record, False)
+            found.append((record, False))
+        return found
+
 
 def obtain(plan: Plan, category: str, training: TrainingData, name: str, reporter: Reporter) -> Fitted | str:
     """The fitted detector, or why it cannot be had. Raises RecordError where the disk refuses."""
@@ -125,8 +140,8 @@ def obtain(plan: Plan, category: str, training: TrainingData, name: str, reporte
                 plan.run,
                 reporter.fitting(name, category, plan.run.fit_seed),
             )
-    except Exception as error:
-        return _reason(error, f"fitting {name}")
+    except (Exception, SystemExit) as error:
+        return reason_of(error, f"fitting {name}")
 
 
 def _cell(
@@ -141,9 +156,7 @@ def _cell(
     """The cell's record, and whether it was there already."""
     folder = plan.run.out / "records"
     if isinstance(fitted, str):
-        detector = build(name, category.name, plan.image_size, plan.run)
-        cell = _unfitted(plan, category, detector, attack, subset)
-        return _write(failed(plan, cell, {}, fitted, category.inspection), None, folder), False
+        return _failed_fit(plan, category, name, attack, fitted), False
     cell = cell_of(plan, category.name, fitted.detector, attack, fitted.tensors_sha256, subset)
     known = _known(folder, cell)
     if known is not None:
@@ -164,18 +177,25 @@ def _cell(
                     early_stop=stops_early(fitted.detector, attack, complete=plan.run.complete),
                 )
                 record = judged(plan, cell, fitted, found, category.inspection)
-        except Exception as error:
-            reason = _reason(error, f"{attack.name} on {name}")
+        except (Exception, SystemExit) as error:
+            reason = reason_of(error, f"{attack.name} on {name}")
             record = failed(plan, cell, fitted.describe(), reason, category.inspection)
             return _write(record, None, folder), False
     _write_examples(record, found.outcome, folder)
     record = _write(record, found.scores, folder)
-    _clear(folder, _unfitted(plan, category, fitted.detector, attack, subset))
+    _clear(folder, _unfitted(plan, category, fitted.detector, attack))
     return record, False
 
 
-def _reason(error: Exception, what: str) -> str:
-    """Why a cell failed. A bug in one detector must not cost the night's run; a disk that refuses stops it."""
+def _failed_fit(plan: Plan, category: Category, name: str, attack: Attack, reason: str) -> Record:
+    detector = build(name, category.name, plan.image_size, plan.run)
+    cell = _unfitted(plan, category, detector, attack)
+    return _write(failed(plan, cell, {}, reason, category.inspection), None, plan.run.out / "records")
+
+
+def reason_of(error: Exception | SystemExit, what: str) -> str:
+    """Why a cell failed. A bug in one detector must not cost the night's run, and neither may one that calls
+    sys.exit(); a disk that refuses stops it."""
     if isinstance(error, RecordError):
         raise error
     log.debug("While %s:", what, exc_info=error)
@@ -183,8 +203,9 @@ def _reason(error: Exception, what: str) -> str:
         return one_line(error, 1000)
     if is_out_of_memory(error):
         return f"{what} {OUT_OF_MEMORY}."
+    did = "called sys.exit" if isinstance(error, SystemExit) else f"raised {type(error).__name__}"
     return (
-        f"{what} raised {type(error).__name__} ({one_line(error, 200)}); this is an error in its code, not in your "
+        f"{what} {did} ({one_line(error, 200)}); this is an error in its code, not in your "
         "data: run again with --verbose to see where, and report it."
     )
 
@@ -199,9 +220,9 @@ def _has_leaks(record: Record) -> bool:
     return any(str(limit).startswith(ALLOW_LEAKS) for limit in record.limits)
 
 
-def _unfitted(plan: Plan, category: Category, detector: Detector, attack: Attack, subset: Subset) -> Cell:
+def _unfitted(plan: Plan, category: Category, detector: Detector, attack: Attack) -> Cell:
     """The cell of a detector that could not be fitted: it has no checkpoint."""
-    return cell_of(plan, category.name, detector, attack, "", subset)
+    return cell_of(plan, category.name, detector, attack, "", category.subset)
 
 
 def _clear(folder: Path, cell: Cell) -> None:

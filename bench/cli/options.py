@@ -10,12 +10,21 @@ import typer
 from attacks.errors import AttackError
 from attacks.registry import get_class
 from attacks.threat import parse_epsilon
+from bench import files
 from bench.errors import BenchError
 from bench.plan import protocols
 
+
+def expanded(given: Any) -> Any:
+    """A path, or several, with ~ as the user's home: in --out=~/x the shell leaves it alone. Raises BenchError."""
+    if isinstance(given, list):
+        return [files.at_home(path) for path in given]
+    return None if given is None else files.at_home(given)
+
+
 Detectors = Annotated[str, typer.Option(help="Names, comma-separated, or all.")]
 DatasetName = Annotated[str, typer.Option(help="See `list datasets`.")]
-DataRoot = Annotated[Path | None, typer.Option(help="Where the dataset lies.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Where the dataset lies.", callback=expanded)]
 GroupPattern = Annotated[
     str, typer.Option(help="Regular expression; what its parentheses capture in a file's name is the group (folder).")
 ]
@@ -37,9 +46,12 @@ ImageSize = Annotated[int | None, typer.Option(help="Side of the input pictures 
 Limit = Annotated[int | None, typer.Option(help="At most so many training normals, and test images per class.")]
 Holdout = Annotated[int | None, typer.Option(help="Training normals kept from every fit instead of the preset's.")]
 Refit = Annotated[bool, typer.Option("--refit", help="Fit again even where a checkpoint is there.")]
-Cache = Annotated[Path | None, typer.Option(help="Checkpoint cache (default: RADBENCH_CACHE or ~/.cache/radbench).")]
+Cache = Annotated[
+    Path | None,
+    typer.Option(help="Checkpoint cache (default: RADBENCH_CACHE or ~/.cache/radbench).", callback=expanded),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show where a detector or attack that failed went wrong.")]
-Out = Annotated[Path, typer.Option(help="Folder for records, leaderboards and plots.")]
+Out = Annotated[Path, typer.Option(help="Folder for records, leaderboards and plots.", callback=expanded)]
 
 
 def radius(option: str, text: str, attack: str) -> float:

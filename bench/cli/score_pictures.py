@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from torch import Tensor
 
 import detectors
 from bench.cell import fitting
+from bench.cell.group import reason_of
 from bench.cell.verdict import CALIBRATION_FPR
 from bench.cli.progress import ConsoleReporter
 from bench.data import registry as datasets
-from bench.data.images import read_rgb_tensor
+from bench.data.folder import pictures_below
+from bench.data.images import EXTENSIONS, read_rgb_tensor
 from bench.errors import BenchError, DataError
 from bench.metrics import ranking
 from bench.plan import presets
@@ -59,23 +62,29 @@ def score_files(
 ) -> ScoredFiles:
     """Score pictures with one detector, from a checkpoint or fitted as `run` says.
 
+    Args:
+        paths: of pictures, and of folders: all pictures in them, and in folders below.
+        run: what is to be fitted, where there is no checkpoint.
+        checkpoint: a file or a shipped name.
+        draws: of the noise of a stochastic detector.
+        console: to show a fit on.
+
     Raises:
         BenchError, DetectorError: a picture that cannot be read, a detector that cannot be had.
     """
     if draws < 1:
         raise BenchError(f"--draws must be at least 1; got {draws}.")
-    for path in paths:
-        if not path.is_file():
-            raise DataError(f"There is no picture {path}; give the paths of picture files.")
+    paths = [picture for path in paths for picture in _pictures_at(path)]
     held_out: Tensor | None = None
     if checkpoint is not None:
-        detector, origin = _loaded(checkpoint).to(run.torch_device()), f"the checkpoint {checkpoint}"
+        detector, origin = detectors.load(checkpoint).to(run.torch_device()), f"the checkpoint {checkpoint}"
         pictures = _pictures(paths, detector.image_size, run.bit_depth)
     else:
         # Before a fit of minutes: a picture may be damaged.
         pictures = _pictures(paths, run.image_size or presets.get(run.preset).side(run.dataset), run.bit_depth)
         detector, held_out, origin = _fitted(run, console)
-    scores = _scores(detector, pictures, draws)
+    with _any_code(detector.name):
+        scores = _scores(detector, pictures, draws)
     if not np.isfinite(scores).all():
         odd = ", ".join(str(p) for p, s in zip(paths, scores.T, strict=True) if not np.isfinite(s).all())
         raise BenchError(f"{detector.name} gives {one_line(odd)} a score that is no finite number; fit it again.")
@@ -92,15 +101,19 @@ def score_files(
     )
 
 
-def _loaded(name: str) -> Detector:
-    try:
-        return detectors.load(name)
-    except DetectorError:
-        raise
-    except Exception as error:  # a stranger's file may say anything about the network that is to be built
-        raise BenchError(
-            f"The checkpoint {name} describes a detector that cannot be built ({one_line(error, 200)}); fit again."
-        ) from error
+def _pictures_at(path: Path) -> list[Path]:
+    """The picture that is there, or those in a folder. Raises DataError where there is none."""
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise DataError(f"There is no picture {path}; give the paths of picture files, or of folders with some.")
+    found = pictures_below(path)
+    if not found:
+        raise DataError(
+            f"There is no picture in the folder {path}, nor in one below; looked for files whose names end in "
+            f"{', '.join(sorted(EXTENSIONS))}."
+        )
+    return found
 
 
 def _pictures(paths: Sequence[Path], side: int, bits: int | None) -> Tensor:
@@ -114,7 +127,7 @@ def _fitted(run: RunConfig, console: Console) -> tuple[Detector, Tensor, str]:
     dataset.validate(category)
     side = run.image_size or presets.get(run.preset).side(run.dataset)
     data = training_data(dataset, category, side, run)
-    with ConsoleReporter(console, 1) as reporter:
+    with ConsoleReporter(console, 1) as reporter, _any_code(name):
         fitted = fitting.obtain(
             build(name, category, side, run),
             dataset,
@@ -124,6 +137,17 @@ def _fitted(run: RunConfig, console: Console) -> tuple[Detector, Tensor, str]:
             reporter.fitting(name, category, run.fit_seed),
         )
     return fitted.detector, data.held_out.pixels(), f"{run.dataset} {category} ({fitted.origin} checkpoint)"
+
+
+@contextmanager
+def _any_code(name: str) -> Iterator[None]:
+    """Within it a detector may do what it likes, even end Python: it becomes a BenchError."""
+    try:
+        yield
+    except (BenchError, DetectorError, OSError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise BenchError(reason_of(error, f"scoring with {name}")) from error
 
 
 def _scores(detector: Detector, pictures: Tensor, draws: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import logging
+import os
 import sys
 import traceback
 from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -14,12 +18,14 @@ from typer.core import TyperCommand, TyperGroup
 from attacks.errors import AttackError
 from bench import files
 from bench.cell.memory import OUT_OF_MEMORY, is_out_of_memory
-from bench.cli.screen import Screen
+from bench.cli.exits import STOPPED, STOPPED_SENTENCE, UNREAD
+from bench.cli.screen import Screen, UnreadError
 from bench.errors import BenchError
+from bench.records import environment
 from bench.text import one_line, visible
 from detectors.errors import DetectorError
 
-STOPPED = 130  # what shells report for a program that Ctrl-C ended
+LARGEST = 2**63 - 1  # of a whole number: what PyTorch and files hold
 # The base of all that typer has to say about a command line; older versions take it from click, newer ones bring it.
 _ClickError: type[Any] = typer.BadParameter.__mro__[2]
 
@@ -29,18 +35,21 @@ class StoppedError(Exception):
 
 
 class Commands(TyperGroup):
-    """A group of commands that lets Ctrl-C through."""
+    """A group of commands that lets Ctrl-C and the end of a pipe through."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Raises StoppedError."""
+        """Raises StoppedError, UnreadError."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
             raise StoppedError from None
+        except BrokenPipeError:
+            raise UnreadError from None
 
 
 class Once(TyperCommand):
-    """A command that refuses an option which is given twice: the first would be lost without a word."""
+    """A command that refuses an option which is given twice, where the first would be lost without a word, and what no
+    option can be: numbers of hundreds of digits, texts that no file can be called by."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As in typer. Raises BadParameter."""
@@ -51,17 +60,30 @@ class Once(TyperCommand):
                     f"{parameter.opts[0]} is given {times} times, and only the last would count; give it once (several "
                     "names with commas)"
                 )
-        return list(super().parse_args(ctx, args))
+        rest = list(super().parse_args(ctx, args))
+        for name, value in ctx.params.items():
+            for part in value if isinstance(value, list | tuple) else (value,):
+                _check_value(name, part)
+        return rest
+
+
+def _check_value(name: str, value: object) -> None:
+    option = name.replace("_", "-")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise typer.BadParameter(f"{option} has {len(str(abs(value)))} digits, which is no number to work with")
+    if isinstance(value, str | Path) and "\0" in str(value):
+        raise typer.BadParameter(f"{option} has a character in it that no name can have (NUL)")
 
 
 def run(app: typer.Typer) -> int:
     """Run the command that the command line names. Returns its exit code: 1, after a traceback, for a bug."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # what the terminal's encoding lacks must not cost a table
-            stream.reconfigure(errors="replace")
+    for stream in _texts():
+        stream.reconfigure(errors="replace")  # what the terminal's encoding lacks must not cost a table
     try:
         # Not standalone: there, typer prints boxes for wrong options and swallows Ctrl-C.
         code = app(standalone_mode=False)
+        for stream in _texts():
+            stream.flush()
         return code if isinstance(code, int) else 0
     except _ClickError as error:
         text = str(error.format_message()).rstrip(".")
@@ -70,15 +92,22 @@ def run(app: typer.Typer) -> int:
     except (BenchError, DetectorError, AttackError) as error:
         say(str(error))
         return int(getattr(error, "exit_code", 2))
-    except (StoppedError, KeyboardInterrupt):
-        say("Stopped; what was finished is kept, and the same command goes on from there.")
-        return STOPPED
-    except PermissionError as error:
-        say(f"{error.filename}: {error.strerror}; give yourself that right and run the same command again: it goes on.")
+    except (UnreadError, BrokenPipeError):
+        return _unread()
     except OSError as error:
-        if not files.refused(error):
+        if not files.refused(error) and error.filename is None:
             return _unexpected()
         say(files.sentence(error, error.filename or "the folder of results or checkpoints"))
+    except (StoppedError, KeyboardInterrupt):
+        say(STOPPED_SENTENCE)
+        return STOPPED
+    except SystemExit as error:  # nothing of ours does that, and as an exit code it might be read as success
+        if isinstance(error.__context__, BrokenPipeError):  # but for rich, where typer prints a help
+            return _unread()
+        say(
+            f"Something that this command ran called sys.exit ({error.code}): a detector, an attack or a package of "
+            "another author; raise an error there instead, or leave it out."
+        )
     except Exception as error:
         if not is_out_of_memory(error):
             return _unexpected()
@@ -91,6 +120,27 @@ def _unexpected() -> int:
     Returns Python's exit code."""
     sys.stderr.write(visible(traceback.format_exc()))
     return 1
+
+
+def _unread() -> int:
+    """What is still to be written goes nowhere; Python would complain about it at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in _texts():
+        os.dup2(nowhere, stream.fileno())
+    return UNREAD
+
+
+def _texts() -> Iterable[io.TextIOWrapper]:
+    """Standard output and error, as far as they are there."""
+    return [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+
+
+def console(verbose: bool) -> Screen:
+    """The screen of a command that works for long."""
+    environment.commit()  # of the code that this process has loaded: the tree may change under a long run
+    if verbose:
+        logging.getLogger("bench").setLevel(logging.DEBUG)
+    return Screen()
 
 
 def say(*problems: str) -> None:

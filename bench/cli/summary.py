@@ -21,7 +21,7 @@ from bench.records.record import Record, Revisions
 from bench.report import fits, folder, leaderboard, narrow, write
 from bench.report.plain_matplotlib import plain_matplotlib
 from bench.run.runner import RunResult
-from bench.text import one_line
+from bench.text import one_line, plural
 from detectors import registry as detector_registry
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,9 @@ def show_result(plan: Plan, result: RunResult, console: Console) -> None:
         highlight=False,
     )
     reused = f", {result.reused} of them from earlier runs" if result.reused else ""
-    console.print(f"{len(result.records)} cells{reused}; {result.seconds:.0f} s.", markup=False, highlight=False)
+    console.print(
+        f"{plural(len(result.records), 'cell')}{reused}; {result.seconds:.0f} s.", markup=False, highlight=False
+    )
     if plan.dataset.licence:
         console.print(f"Data: {plan.dataset.licence}", style="dim", markup=False, highlight=False)
 
@@ -125,7 +127,7 @@ def _shortcuts(board: leaderboard.Leaderboard) -> list[str]:
 
 def show_plan(plan: Plan, estimates: Sequence[tuple[Job, str, float | None]], console: Console) -> None:
     """What a run would do: rows of (job, checkpoint, seconds)."""
-    title = f"{plan.cells} cells on {plan.dataset.name} at {plan.image_size} px"
+    title = f"{plural(plan.cells, 'cell')} on {plan.dataset.name} at {plan.image_size} px"
     table = Table(title=Text(title))
     for column in ("detector", "category", "checkpoint"):
         table.add_column(column, overflow="fold")
@@ -149,7 +151,9 @@ def show_plan(plan: Plan, estimates: Sequence[tuple[Job, str, float | None]], co
 
 
 def _attack_text(described: dict[str, object]) -> str:
-    return f"{described['name']} (epsilon {described['epsilon']:.6g}, {described.get('steps')} steps)"
+    steps = described.get("steps")
+    budget = f", {plural(steps, 'step')}" if isinstance(steps, int) else ""
+    return f"{described['name']} (epsilon {described['epsilon']:.6g}{budget})"
 
 
 def duration(seconds: float) -> str:

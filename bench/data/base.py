@@ -11,6 +11,7 @@ from typing import ClassVar, TypeVar
 import torch
 from PIL import Image
 
+from bench import files
 from bench.data import groups
 from bench.data.file_facts import FileFacts, facts_of
 from bench.data.findings import Finding
@@ -19,6 +20,7 @@ from bench.data.images import read_image, read_mask, resize
 from bench.data.reading import Reading
 from bench.errors import DataError
 from bench.names import unknown
+from detectors.base import LARGEST_SIDE
 
 NORMAL, ANOMALOUS = 1, -1
 GOOD = "good"
@@ -128,7 +130,7 @@ class Dataset(ABC):
             )
         if root is None and self.needs_root:
             raise DataError(f"The dataset {self.name} is not part of RADBench: say where it lies with --data-root.")
-        self.root = None if root is None else Path(root).expanduser()
+        self.root = None if root is None else files.at_home(root)
         self._splits: dict[str, Split] = {}
         self._fingerprints: dict[str, str] = {}
         self._facts: dict[str, dict[str, FileFacts]] = {}
@@ -269,6 +271,8 @@ def _limited(chosen: Sequence[T], limit: int | None) -> Sequence[T]:
 
 
 def _decode(samples: Sequence[Sample], size: int, with_masks: bool) -> ImageSet:
+    if not 1 <= size <= LARGEST_SIDE:
+        raise DataError(f"Pictures cannot be brought to {size} pixels; 1 to {LARGEST_SIDE} are possible.")
     images = torch.empty(len(samples), 3, size, size, dtype=torch.uint8)
     masks = torch.zeros(len(samples), size, size, dtype=torch.bool) if with_masks else None
     for row, sample in enumerate(samples):

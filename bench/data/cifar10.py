@@ -3,6 +3,7 @@
 Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
 """
 
+import lzma
 import re
 import tarfile
 import zipfile
@@ -10,6 +11,7 @@ import zlib
 from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,7 @@ from bench.data.cifar_pickle import Batch, read_batch
 from bench.data.oneclass import OneClass, Part
 from bench.data.registry import register
 from bench.errors import DataError
+from detectors.files import open_ordinary, read_ordinary
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 BATCHES: dict[Part, tuple[str, ...]] = {
@@ -29,6 +32,7 @@ BATCHES: dict[Part, tuple[str, ...]] = {
 FOLDER, TAR, ZIP = "cifar-10-batches-py", "cifar-10-python.tar.gz", "cifar10-jpg.zip"
 _MEMBER = re.compile(rf"(?:[^/]+/)?((train|test)/({'|'.join(CLASSES)})/[^/]+\.jpe?g)")
 _LARGEST_FILE = 2**26  # bytes; a batch has 31 million, and a hostile archive must not fill the memory
+_LARGEST_ARCHIVE, _MOST_MEMBERS = 2**30, 1000  # bytes, unpacked; the official one has 186 million in 9 members
 
 
 @register
@@ -73,8 +77,10 @@ class Cifar10(OneClass):
     @cached_property
     def _zip(self) -> zipfile.ZipFile:
         try:
+            if self._source.stat().st_size > _LARGEST_ARCHIVE:
+                raise zipfile.BadZipFile("it is larger than CIFAR-10")
             return zipfile.ZipFile(self._source)
-        except (OSError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
             raise DataError(f"{self._source} is not a whole zip file ({error}): get it again.") from error
 
     def _read(self, part: Part) -> list[Sample]:
@@ -105,15 +111,13 @@ class Cifar10(OneClass):
         try:
             if self._source.is_dir():
                 paths = [self._source / name for name in wanted]
-                return {path.name: path.read_bytes() for path in paths if path.is_file()}
-            with tarfile.open(self._source) as archive:
-                return {
-                    Path(member.name).name: file.read()
-                    for member in archive
-                    if Path(member.name).name in wanted and member.size <= _LARGEST_FILE
-                    if (file := archive.extractfile(member)) is not None
-                }
-        except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+                return {path.name: read_ordinary(path, _LARGEST_FILE) for path in paths if path.exists()}
+            with (
+                open_ordinary(self._source) as file,
+                tarfile.open(fileobj=file, tarinfo=_SmallMember) as archive,
+            ):
+                return dict(_members(archive, wanted))
+        except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError, tarfile.TarError, _TooMuchError) as error:
             raise DataError(f"{self._source} is damaged ({error}): get {TAR} again.") from error
 
     def _read_zip(self, part: Part) -> list[Sample]:
@@ -136,8 +140,41 @@ def _decode_row(content: bytes, where: str) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(planes.transpose(1, 2, 0)))
 
 
+class _TooMuchError(Exception):
+    """An archive unpacks to more than CIFAR-10 does. None of tarfile's errors: at those it tries the next way of
+    unpacking."""
+
+
+class _SmallMember(tarfile.TarInfo):
+    """A header of a tar: one that says that gigabytes follow is refused before tarfile reads them, which it does with
+    long names."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """As in tarfile. Raises _TooMuchError."""
+        found = super().frombuf(buf, encoding, errors)
+        if found.size > _LARGEST_FILE:
+            raise _TooMuchError(f"a part of it has {found.size >> 20} MiB")
+        return found
+
+
+def _members(archive: tarfile.TarFile, wanted: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+    """The names and contents of the wanted files; links are none. Raises _TooMuchError where there is far more than
+    the batches: what is passed over has to be unpacked, too."""
+    for count, member in enumerate(archive):
+        if count >= _MOST_MEMBERS or member.size > _LARGEST_FILE or member.offset_data > _LARGEST_ARCHIVE:
+            raise _TooMuchError("it holds more than CIFAR-10")
+        name = Path(member.name).name
+        file = archive.extractfile(member) if name in wanted and member.isreg() else None
+        if file is not None:
+            yield name, file.read()
+
+
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, where: str) -> bytes:
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise DataError(f"{where} is not packed as zip files usually are: get the zip file again.")
     try:
-        return archive.read(member)
+        with archive.open(member) as file:
+            return file.read(member.file_size)  # asked for no more, it unpacks no more
     except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{where} is damaged ({error}): get the zip file again.") from error

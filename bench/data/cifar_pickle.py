@@ -19,6 +19,7 @@ _RECONSTRUCT = ("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _r
 _NDARRAY = "numpy ndarray"
 _DTYPE = "numpy dtype"
 _MARK = object()
+_MOST_INSTRUCTIONS = 500_000  # a batch has some 60,000; each can make an object many times its size
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,9 @@ def _run(program: bytes) -> dict[Any, Any]:
     stack: list[Any] = []
     memo: dict[int, Any] = {}
     argument: Any
-    for opcode, argument, _ in pickletools.genops(program):
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(program)):
+        if count > _MOST_INSTRUCTIONS:
+            raise _RefusedError(f"more than {_MOST_INSTRUCTIONS} instructions")
         match opcode.name:
             case "PROTO":
                 pass

@@ -68,6 +68,7 @@ class Elpv(Dataset):
             ) from error
 
 
+_LARGEST_TABLE = 2**24  # bytes; the table has 100,000
 _NEAR = range(-GAP, GAP + 1)
 _NUMBER = re.compile(r"(\d+)\.[^./]+")
 
@@ -104,8 +105,8 @@ def _labels(folder: Traversable) -> Iterator[tuple[str, int, float, str]]:
     """(path, file number, defect probability, type of cell) of each line of labels.csv."""
     table = folder / "labels.csv"
     try:
-        lines = table.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_bytes(table, _LARGEST_TABLE).decode().splitlines()
+    except (DataError, UnicodeDecodeError) as error:
         raise DataError(f"{table} cannot be read: ELPV is a folder with labels.csv and images/.") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():

@@ -13,6 +13,7 @@ from bench.data.base import Sample
 from bench.data.oneclass import OneClass, Part
 from bench.data.registry import register
 from bench.errors import DataError
+from detectors.files import open_ordinary
 
 SIDE = 28
 PREFIX: dict[Part, str] = {"train": "train", "test": "t10k"}
@@ -81,7 +82,7 @@ def _decode_picture(content: bytes, where: str) -> Image.Image:
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+    return next((path for path in (folder / name, folder / f"{name}.gz") if path.exists()), None)
 
 
 def _read_idx(folder: Path, name: str, dimensions: int) -> tuple[tuple[int, ...], bytes]:
@@ -90,7 +91,7 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> tuple[tuple[int, ...]
     if path is None:
         raise DataError(f"{folder} lacks {name} (or {name}.gz): get it from {_SOURCE}.")
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with open_ordinary(path) as plain, gzip.open(plain) if path.suffix == ".gz" else plain as file:
             zero, kind, rank, *shape = struct.unpack(f">HBB{dimensions}I", file.read(4 + 4 * dimensions))
             if (zero, kind, rank) != (0, 8, dimensions) or math.prod(shape) > 2**28:
                 raise DataError(f"{path} is not the idx file it should be: get it again from {_SOURCE}.")

@@ -34,8 +34,3 @@ def such_as(names: Sequence[str]) -> str:
     """ "000.png" or, of several, "such as 000.png"; names are cut, for they may be of any length."""
     example = one_line(min(names), 100)
     return example if len(names) == 1 else f"such as {example}"
-
-
-def plural(count: int, noun: str) -> str:
-    """ "1 picture", "2 pictures"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

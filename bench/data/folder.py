@@ -15,10 +15,11 @@ from pathlib import Path
 
 from bench.data import group_table, left_out, mask_files
 from bench.data.base import GOOD, Dataset, Sample, Split
-from bench.data.findings import Finding, plural, such_as
+from bench.data.findings import Finding, such_as
 from bench.data.images import EXTENSIONS, MASK_EXTENSIONS, is_image_name, read_bytes, read_image
 from bench.data.registry import register
 from bench.errors import DataError
+from bench.text import plural
 
 SYSTEM = frozenset({"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"})
 
@@ -169,8 +170,16 @@ def _images(folder: Path) -> list[Path]:
     return [path for path in _entries(folder) if is_image_name(path.name) and not path.is_dir()]
 
 
+def pictures_below(folder: Path) -> list[Path]:
+    """All pictures in a folder and in those below, sorted within each; links to folders are not followed. Raises
+    DataError where a folder cannot be read."""
+    below = [path for path in _entries(folder) if path.is_dir() and not path.is_symlink()]
+    return _images(folder) + [picture for inner in below for picture in pictures_below(inner)]
+
+
 def _masks(folder: Path) -> dict[str, Path]:
-    return {path.stem: path for path in _entries(folder) if path.suffix.lower() in MASK_EXTENSIONS}
+    masks = (path for path in _entries(folder) if path.suffix.lower() in MASK_EXTENSIONS)
+    return {path.stem: path for path in masks if not path.is_dir()}
 
 
 def _mask_of(image: Path, masks: dict[str, Path]) -> Path | None:

@@ -9,7 +9,6 @@ Whatever its mode, a picture becomes 8-bit RGB:
 """
 
 import io
-import stat
 import warnings
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
@@ -21,12 +20,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.nn import functional as F
 
 from bench.errors import DataError
+from detectors.files import OddFileError, read_ordinary
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 MASK_EXTENSIONS = frozenset({".png", ".bmp", ".tif", ".tiff"})  # lossless: JPEG's ringing would count as a defect
 MAX_BYTES = 1 << 30  # six bytes for each of `MAX_PIXELS`
 MAX_PIXELS = 178_956_970  # where Pillow, by default, stops opening files by itself
 _PNG = b"\x89PNG\r\n\x1a\n"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # and those for more than 4 GB
 # A closed list: Pillow would hand some other formats (EPS) to external programs, whatever the file's extension says.
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 
@@ -80,19 +81,15 @@ def read_image(source: bytes | str | Path, name: str | None = None, bits: int | 
         raise DataError(f"{name} has colours that cannot be turned into RGB ({error}): save it as RGB.") from error
 
 
-def read_bytes(file: Path | Traversable) -> bytes:
-    """A file's content; DataError, naming it, where it is missing, cannot be read, is larger than any picture or no
-    ordinary file (reading a named pipe would wait for ever)."""
+def read_bytes(file: Path | Traversable, most: int | None = None) -> bytes:
+    """A file's content; DataError, naming it, where it is missing, cannot be read, is no ordinary file (reading a named
+    pipe would wait for ever), or has more than `most` bytes, which are as many as any picture has unless it is said."""
     try:
-        if isinstance(file, Path):
-            found = file.stat()
-            if not stat.S_ISREG(found.st_mode):
-                raise DataError(f"{file} is no ordinary file: replace it, or take it out of the folder.")
-            if found.st_size > MAX_BYTES:
-                raise DataError(f"{file} is larger than {MAX_BYTES >> 20} MiB: scale the picture down first.")
-        return file.read_bytes()
+        return read_ordinary(file, most or MAX_BYTES) if isinstance(file, Path) else file.read_bytes()
     except FileNotFoundError as error:
         raise DataError(f"There is no file {file}: check the path.") from error
+    except OddFileError as error:
+        raise DataError(f"{file} is {error.strerror}: replace it, or take it out of the folder.") from error
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}): check that it is a file you may read.") from error
 
@@ -139,14 +136,14 @@ def read_mask(content: bytes, name: str, image_size: tuple[int, int], size: int)
 
 
 def _without_text(content: bytes) -> bytes:
-    """A PNG without its text, of which Pillow refuses more than a megabyte, whatever the picture is worth; anything
-    else as it is."""
+    """A PNG without its text and its colour profile, of which Pillow refuses more than a megabyte, whatever the picture
+    is worth (nobody here looks at either); anything else as it is."""
     if not content.startswith(_PNG):
         return content
     kept, at = [_PNG], len(_PNG)
     while at + 12 <= len(content):
         end = at + 12 + int.from_bytes(content[at : at + 4], "big")
-        if content[at + 4 : at + 8] not in (b"tEXt", b"zTXt", b"iTXt"):
+        if content[at + 4 : at + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
             kept.append(content[at:end])
         at = end
     return b"".join(kept)
@@ -166,6 +163,11 @@ def _decode(content: bytes, name: str) -> tuple[Image.Image, str]:
     except Image.DecompressionBombError as error:
         raise DataError(f"{name} has more than {MAX_PIXELS // 10**6} million pixels: scale it down first.") from error
     except UnidentifiedImageError as error:
+        if content.startswith(_TIFF):
+            raise DataError(
+                f"{name} is a TIFF with a layout of pixels that cannot be read (or with a damaged head): save it as "
+                "PNG, or as TIFF with 8 bits per channel, or with 16 bits and grey alone."
+            ) from error
         raise DataError(
             f"{name} is not a PNG, JPEG, BMP, TIFF or WebP image: replace it, or take it out of the folder."
         ) from error
@@ -203,7 +205,10 @@ def _to_rgb(image: Image.Image, file_format: str, name: str, bits: int | None = 
             return Image.fromarray(((grey * 255 + top // 2) // top).astype(np.uint8)).convert("RGB")
         return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")  # 65535 / 257 = 255
     if image.mode in ("I", "F"):
-        raise DataError(f"{name} has 32-bit pixels, whose range nothing defines: save it with 8 or 16 bits.")
+        raise DataError(
+            f"{name} has 32-bit or signed pixels, whose range nothing defines: save it with 8 bits, "
+            "or with 16 and without a sign."
+        )
     if image.mode in ("P", "PA"):  # straight to RGB, Pillow warns about transparent palette entries
         image = image.convert("RGBA")
     return image.convert("RGB")

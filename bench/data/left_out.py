@@ -7,9 +7,10 @@ import os
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from bench.data.findings import Finding, plural, such_as
+from bench.data.findings import Finding, such_as
 from bench.data.group_table import TABLE
 from bench.data.images import EXTENSIONS
+from bench.text import plural
 
 # What systems leave in folders, and nobody misses.
 _JUNK = frozenset({"thumbs.db", "desktop.ini", ".ds_store", TABLE})

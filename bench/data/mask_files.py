@@ -8,9 +8,9 @@ from pathlib import Path
 
 from bench.data.base import ANOMALOUS, ImageSet, Split
 from bench.data.file_facts import FileFacts
-from bench.data.findings import Finding, plural, such_as
+from bench.data.findings import Finding, such_as
 from bench.data.images import EXTENSIONS, MASK_EXTENSIONS
-from bench.text import one_line
+from bench.text import one_line, plural
 
 GOOD_NAMES = frozenset({"good"})  # masks of normals, all black, which some data sets have, are not needed
 

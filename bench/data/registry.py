@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from bench.data.base import Dataset
 from bench.data.reading import Reading
+from bench.errors import DataError
 from bench.names import unknown
 
 D = TypeVar("D", bound=type[Dataset])
@@ -46,4 +47,10 @@ def get(name: str, root: str | Path | None = None, reading: Reading | None = Non
 def _import_all() -> None:
     folder = str(Path(__file__).parent)
     for module in pkgutil.iter_modules([folder]):
-        importlib.import_module(f"bench.data.{module.name}")
+        try:
+            importlib.import_module(f"bench.data.{module.name}")
+        except (Exception, SystemExit) as error:  # somebody's new file
+            raise DataError(
+                f"bench/data/{module.name}.py cannot be imported ({type(error).__name__}: {error}); mend it, or take "
+                "it out of the folder."
+            ) from error

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from bench.data.base import Dataset, ImageSet, Sample
 from bench.data.file_facts import FileFacts
-from bench.data.findings import Finding, plural
+from bench.data.findings import Finding
 from bench.data.images import greatest_16_bit_value
+from bench.text import plural
 
 SLIVER = 1 / 8  # of the range: what lies below loses 3 bits and more
 _USUAL = (8, 10, 12, 14)  # bits of cameras

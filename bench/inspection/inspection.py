@@ -13,7 +13,7 @@ from bench.errors import DataError
 from bench.inspection import bit_depth
 from bench.inspection.leaks import leaks
 from bench.inspection.shortcuts import separabilities, shortcuts
-from bench.text import one_line
+from bench.text import one_line, plural
 
 _BRIEFS = 4  # in one line
 # What distorts every figure first.
@@ -89,7 +89,7 @@ def _head(dataset: Dataset, category: str, training: Sequence[ImageSet], test: I
     split = dataset.split(category)
     used, held_out = sum(map(len, training)), len(training[-1]) if len(training) > 1 else 0
     of_all = f" of {len(split.train)}" if used < len(split.train) else ""
-    head = f"{used}{of_all} training normals"
+    head = f"{used}{of_all} training normals" if of_all else plural(used, "training normal")
     if held_out:
         head += f" ({held_out} held out)"
     normals, anomalies = (int((test.labels == label).sum()) for label in (NORMAL, ANOMALOUS))
@@ -98,7 +98,7 @@ def _head(dataset: Dataset, category: str, training: Sequence[ImageSet], test: I
         head += f" of {len(split.normals)} + {len(split.anomalies)}"
     head += " test pictures"
     if dataset.is_matched(category):
-        head += f", matched by {len({normal.group for normal, _ in matched(split.test)})} groups"
+        head += f", matched by {plural(len({normal.group for normal, _ in matched(split.test)}), 'group')}"
     return head
 
 
@@ -110,7 +110,8 @@ def _unmatched_groups(split: Split, *, is_matched: bool) -> list[Finding]:
         Finding(
             "groups",
             "test set not matched by group",
-            f"Only {pairs} normal test pictures have an anomaly of their group to be paired with, and {LEAST_PAIRS} "
-            "are needed, so the test set is not matched by group: its AUC may tell groups apart, not defects.",
+            f"Only {plural(pairs, 'normal test picture')} can be paired with an anomaly of the same group, and "
+            f"{LEAST_PAIRS} are needed, so the test set is not matched by group: its AUC may tell groups apart, not "
+            "defects.",
         )
     ]

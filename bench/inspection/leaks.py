@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from bench.data import duplicates
 from bench.data.base import NORMAL, ImageSet, Split
 from bench.data.file_facts import FileFacts
-from bench.data.findings import Finding, plural, such_as
-from bench.text import one_line
+from bench.data.findings import Finding, such_as
+from bench.text import one_line, plural
 
 _MEND = ", or run with --allow-leaks, which the records and their marks then say"
 

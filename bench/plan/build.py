@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
-import torch
-
 import detectors
 from bench.data.base import Dataset
 from bench.errors import BenchError
 from bench.plan.request import RunConfig
 from bench.plan.split import held_out_count
-from bench.text import one_line
+from bench.text import one_line, plural
+from detectors import building
 from detectors.base import Detector
 from detectors.errors import DetectorError
 from detectors.registry import override
@@ -24,16 +23,15 @@ def build(name: str, category: str, image_size: int, run: RunConfig) -> Detector
     """The unfitted detector with the run's settings for this category. Raises DetectorError, WeightsError."""
     cls = detectors.get(name)
     try:
-        with torch.random.fork_rng(devices=[]):  # layers draw when they are built; nobody else may notice
-            settings = cls.settings_for(run.preset, image_size)
-            return cls(override(settings, run.overrides_for(name, category), owner=name), image_size)
-    except (DetectorError, BenchError):
+        settings = cls.settings_for(run.preset, image_size)
+    except DetectorError:
         raise
-    except Exception as error:  # settings that no network can have, or a stranger's detector
+    except (Exception, SystemExit) as error:  # a stranger's
         raise BenchError(
-            f"{name} cannot be built at {image_size} px with these settings ({one_line(error, 200)}); "
-            "change --set or --image-size, or leave it out of --detectors."
+            f"{name} has no settings for {image_size} px at the preset {run.preset} ({one_line(error, 200)}); leave it "
+            "out of --detectors."
         ) from error
+    return building.build(cls, override(settings, run.overrides_for(name, category), owner=name), image_size)
 
 
 def check_counts(detectors_of: Sequence[Detector], dataset: Dataset, category: str, run: RunConfig) -> None:
@@ -44,9 +42,10 @@ def check_counts(detectors_of: Sequence[Detector], dataset: Dataset, category: s
     if lacking:
         kept = f" ({held_out} more are kept for --holdout)" if held_out else ""
         limit = "" if run.limit is None else f", raise --limit {run.limit}"
+        there = f"There {'is' if normals - held_out == 1 else 'are'} {plural(normals - held_out, 'normal image')}"
         raise BenchError(
-            f"There are {normals - held_out} normal images of {category} to fit on{kept} and {', '.join(lacking)}; add "
-            f"images{limit}, or leave {'it' if len(lacking) == 1 else 'them'} out of --detectors."
+            f"{there} of {category} to fit on{kept} and {', '.join(lacking)}; add images"
+            f"{limit}, or leave {'it' if len(lacking) == 1 else 'them'} out of --detectors."
         )
     for detector in detectors_of:
         check_open_setting(detector, held_out)

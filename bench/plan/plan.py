@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
@@ -16,8 +17,12 @@ from bench.errors import BenchError
 from bench.plan import presets, protocols
 from bench.plan.build import build, check_counts
 from bench.plan.request import RunConfig, check_overrides
+from bench.text import plural
 from detectors import registry as detector_registry
 from detectors.base import Detector
+from detectors.errors import DetectorError
+
+log = logging.getLogger(__name__)
 
 
 class Job(NamedTuple):
@@ -115,7 +120,7 @@ class Plan:
             spent, due = (a.budget(is_stochastic=is_stochastic) for a in (attack, _of_protocol(attack.name, rules)))
             if spent < due:
                 options = " or ".join(map(protocols.option, attack.budget_settings))
-                found.append(f"{options}: {spent} gradients for each image, fewer than the protocol's {due}")
+                found.append(f"{options}: {plural(spent, 'gradient')} for each image, fewer than the protocol's {due}")
                 break
         follows = self.follows[detector, category]
         found += rules.departures_on(run.attack_settings, is_stochastic=is_stochastic, follows=follows)
@@ -153,6 +158,7 @@ def make(run: RunConfig) -> Plan:
     for category in categories:
         dataset.validate(category)
     built = _built(names, categories, image_size, run)
+    names = tuple(dict.fromkeys(name for name, _ in built))
     for category in categories:
         check_counts([built[name, category] for name in names], dataset, category, run)
     stochastic = frozenset(name for (name, _), detector in built.items() if detector.is_stochastic)
@@ -197,15 +203,23 @@ class Outline:
 def _built(
     names: Sequence[str], categories: Sequence[str], image_size: int, run: RunConfig
 ) -> dict[tuple[str, str], Detector]:
-    """Every detector of the plan, unfitted; one that has the same settings in several categories is built once."""
+    """Every detector of the plan, unfitted; one that has the same settings in several categories is built once. One of
+    another package that cannot be built is left out, where "all" were asked for."""
     built: dict[tuple[str, str], Detector] = {}
     for name in names:
         alike: dict[str, Detector] = {}
+        try:
+            for category in categories:
+                settings = repr(run.overrides_for(name, category))
+                if settings not in alike:
+                    alike[settings] = build(name, category, image_size, run)
+        except (BenchError, DetectorError) as error:
+            if run.detectors != ("all",) or detector_registry.is_ours(detector_registry.get(name)):
+                raise
+            log.warning("%s It is another package's; everything else goes on without it.", error)
+            continue
         for category in categories:
-            settings = repr(run.overrides_for(name, category))
-            if settings not in alike:
-                alike[settings] = build(name, category, image_size, run)
-            built[name, category] = alike[settings]
+            built[name, category] = alike[repr(run.overrides_for(name, category))]
     return built
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 import sys
@@ -14,23 +13,32 @@ from typing import Any
 import torch
 
 from attacks import registry as attack_registry
+from bench import files
 from bench.data.reading import Reading
 from bench.errors import BenchError
 from bench.names import nearest
 from bench.plan import presets, protocols
+from bench.text import one_line
 
 SMALLEST_SIDE, LARGEST_SIDE = 8, 4096  # as for the checkpoints that `detectors.load` takes
 LARGEST_SEED = 2**63 - 1  # what a table column and a random generator hold
+LARGEST = 2**63  # of a setting: what PyTorch and files hold
 FIT_SEEDS_FOR = ("all", "chaotic")
 DEVICES = ("cpu", "cuda", "xpu")  # "mps" has no float64
 
 
 def default_cache() -> Path:
-    """RADBENCH_CACHE, or a folder in the user's cache."""
+    """RADBENCH_CACHE, or a folder in the user's cache. Raises BenchError where the user has no home folder."""
     base = os.environ.get("RADBENCH_CACHE")
     if base:
-        return Path(base)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radbench"
+        return files.at_home(base)
+    try:
+        return files.at_home(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "radbench"
+    except RuntimeError:  # a container's user may be a number that nobody knows
+        raise BenchError(
+            "There is no home folder to keep checkpoints in (HOME is not set, and the system knows none of this "
+            "user); say where with --cache DIR or RADBENCH_CACHE."
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -61,8 +69,8 @@ def _value(text: str) -> Any:
             number = kind(text)
         except ValueError:
             continue
-        if not math.isfinite(number):
-            raise BenchError(f"--set takes finite numbers; got {text!r}.")
+        if not abs(number) < LARGEST:  # so written that NaN is refused, too
+            raise BenchError(f"--set takes numbers below 2^63; got {one_line(text, 60)!r}.")
         return number
     return text
 

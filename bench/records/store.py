@@ -29,6 +29,7 @@ from bench.records.record import Record
 from bench.records.schema import check
 from bench.records.score_table import Scores, parse_scores, render_scores
 from detectors.checkpoint import write_atomically
+from detectors.files import read_ordinary
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +68,9 @@ def read(path: Path) -> Record:
     """One record, held against its scores where it has figures. Raises RecordError where one of the two is missing,
     damaged or changed, or where they do not belong together."""
     try:
-        text = files.read_ordinary(path, limits.RECORD_BYTES).decode()
+        text = read_ordinary(path, limits.RECORD_BYTES).decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"The record {path} cannot be read ({error}); run the cell again.") from None
+        raise RecordError(f"The record {path} cannot be read ({files.why(error)}); run the cell again.") from None
     try:
         record = dataclasses.replace(Record.from_json(text), path=path)
     except RecordError as error:
@@ -132,9 +133,9 @@ def read_scores(record: Record) -> Scores:
         raise RecordError("This record was not read from a file, so it has no scores beside it; read it first.")
     path = companion(record.path, SCORES_SUFFIX)
     try:
-        text = files.read_ordinary(path, limits.SCORES_BYTES).decode(errors="surrogateescape")
+        text = read_ordinary(path, limits.SCORES_BYTES).decode(errors="surrogateescape")
     except OSError as error:
-        raise RecordError(f"The scores {path} cannot be read ({error}); run the cell again.") from None
+        raise RecordError(f"The scores {path} cannot be read ({files.why(error)}); run the cell again.") from None
     if _digest(text) != record.scores_sha256:
         raise RecordError(f"The scores {path} are not those of their record (SHA-256 differs); run the cell again.")
     try:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from attacks.errors import AttackError
+from attacks.registry import get_class
 from bench.metrics.intervals import Estimate, score_interval
 from bench.records.record import Record
 from bench.records.schema import Figures
@@ -126,9 +129,21 @@ def _more(found: Mapping[str, Any]) -> str:
 
 def claim(records: Sequence[Record]) -> str:
     """What a robust column is: "PGD-20/30, upper bound". Every attack gives an upper bound on the robust AUC."""
-    name = one_line(records[0].attack_name.split("-")[0].upper(), 40)
+    name = _attack_title(records[0].attack_name)
     steps = sorted({int(_number(r.attack.settings.get("steps"))) for r in records} - {0})
-    return f"{name}-{'/'.join(map(str, steps))}, upper bound" if steps else f"{name}, upper bound"
+    listed = "/".join(map(str, steps))
+    if listed:
+        name += f", {listed} steps" if " " in name else f"-{listed}"
+    return f"{name}, upper bound"
+
+
+def _attack_title(name: str) -> str:
+    """As the field writes it, without the norm, which the title of the table says."""
+    try:
+        title = get_class(name).title
+    except AttackError:  # a stranger's, or one that is no longer there
+        title = name.split("-")[0].upper()
+    return one_line(re.sub(r"\s*\([^()]*\)$", "", title), 40)
 
 
 def facts(records: Sequence[Record]) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from bench.report.fonts import drawable
 from bench.report.style import TEXT_WIDTH, is_drawn, save, style
 from bench.text import epsilon_text, norm_text, one_line
 from detectors.checkpoint import write_atomically
+from detectors.files import read_ordinary
 
 NOTICE = "NOTICE.txt"
 MAX_ROWS = 6
@@ -59,9 +60,9 @@ class Examples:
 def read_examples(path: Path) -> Examples:
     """Raises RecordError where the file is missing, damaged, or holds tensors of the wrong shape or type."""
     try:
-        tensors = load(files.read_ordinary(path, limits.EXAMPLES_BYTES))
+        tensors = load(read_ordinary(path, limits.EXAMPLES_BYTES))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise RecordError(f"The examples {path} cannot be read ({error}); run the cell again.") from None
+        raise RecordError(f"The examples {path} cannot be read ({files.why(error)}); run the cell again.") from None
     image = tensors.get("image")
     if image is None or image.ndim != 4 or image.shape[1] != 3 or image.shape[2] != image.shape[3] or not image.size:
         raise RecordError(f"The examples {path} hold no images of the shape (n, 3, S, S); run the cell again.")

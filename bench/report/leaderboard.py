@@ -22,7 +22,7 @@ from bench.records.schema import Figures
 from bench.report import fits
 from bench.report.caveats import claim, estimate, facts, failure_flags, remarks
 from bench.report.fits import Spread
-from bench.text import epsilon_text, norm_text, one_line
+from bench.text import epsilon_text, norm_text, one_line, plural
 
 MARKS = {
     "partial": "†",
@@ -45,6 +45,9 @@ SHORTCUTS = {
     "brightness": ("*", "mean brightness alone separates normal from anomalous images here (AUC above 90)"),
     "file_order": ("°", "the place among the files alone separates normal from anomalous images here (AUC above 90)"),
 }
+
+
+_LIMITS = 8  # options that a note names
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ class Leaderboard:
     def notes(self) -> list[str]:
         """What the marks mean, and why cells failed or are flagged."""
         used = {mark for row in self.rows for cell in row.cells.values() for mark in cell.marks}
-        notes = [f"{MARKS[mark]} {MEANING[mark]}." for mark in MARKS if mark in used]
+        notes = [f"{MARKS[mark]} {MEANING[mark]}{self._limits(mark)}." for mark in MARKS if mark in used]
         flagged = "".join(self.flagged.values())
         notes += [f"{mark} {meaning}." for mark, meaning in SHORTCUTS.values() if mark in flagged]
         notes += remarks([cell.record for row in self.rows for cell in row.cells.values()])
@@ -131,11 +134,22 @@ class Leaderboard:
         if any(row.robust is None for row in self.rows):
             notes.append("– is a cell that was not run or failed; a row with one has no average and no rank.")  # noqa: RUF001
         if self.superseded:
+            more, are = plural(self.superseded, "more record"), "is" if self.superseded == 1 else "are"
             notes.append(
-                f"{self.superseded} more records of the same cells are not shown: another EOT, momentum or "
+                f"{more} of the same cells {are} not shown: another EOT, momentum or "
                 "revision, or another fit with the same seed; of comparable ones the lowest robust AUC counts."
             )
         return notes
+
+    def _limits(self, mark: str) -> str:
+        """Which options made them no full runs: what their limits begin with."""
+        if mark != "partial":
+            return ""
+        partial = [r for row in self.rows for cell in row.cells.values() for r in cell.records if not r.full_run]
+        options = {one_line(str(limit).partition(":")[0], 60) for record in partial for limit in record.limits}
+        listed = sorted(option for option in options if option)
+        more = f" and {len(listed) - _LIMITS} more" if len(listed) > _LIMITS else ""
+        return f": {', '.join(listed[:_LIMITS])}{more}" if listed else ""
 
 
 def build(records: Iterable[Record], revisions: Revisions | None = None) -> list[Leaderboard]:

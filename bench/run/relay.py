@@ -33,3 +33,9 @@ class Relay:
             self._attacks[job][1](*rest)
         elif kind == "attacked":
             self._attacks.pop(job)[0].__exit__(None, None, None)
+
+    def forget(self, job: Job) -> None:
+        """Nothing more comes of the job: its process has ended in the middle of it."""
+        self._fits.pop(job, None)
+        if job in self._attacks:
+            self.pass_on("attacked", job)

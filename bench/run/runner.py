@@ -63,7 +63,7 @@ def run_plan(plan: Plan, reporter: Reporter, *, workers: int = 1, crew: pool.Cre
     started = time.monotonic()
     with ExitStack() as stack:
         if workers > 1 and crew is None and not _has_records(plan):
-            # They import their modules while this process reads pictures.
+            # They import their modules while this process looks for what is missing.
             crew = stack.enter_context(pool.Crew(workers))
         categories = {name: Category(plan, name) for name in plan.categories}
         groups = [Group(categories[job.category], job.detector, job.fit_seed) for job in plan.jobs]
@@ -72,7 +72,7 @@ def run_plan(plan: Plan, reporter: Reporter, *, workers: int = 1, crew: pool.Cre
         missing = [group for group in groups if group not in finished]
         # Also for a single one that a kill has left: a worker computes with fewer threads than this process.
         if workers > 1 and missing and crew is None:
-            crew = stack.enter_context(pool.Crew(workers))
+            crew = stack.enter_context(pool.Crew(min(workers, len(missing))))
         elif crew is not None and (workers == 1 or not missing):
             crew.end()  # it was started before that could be known
         problems = _problems(plan, missing, crew, workers, reporter)
@@ -81,8 +81,8 @@ def run_plan(plan: Plan, reporter: Reporter, *, workers: int = 1, crew: pool.Cre
             raise DataError(next(iter(problems.values())))
         reused = sum(len(finished[group]) for group in groups if group in finished)
         if workers > 1 and crew is not None and missing:
-            shared = crew.run(plan, [group.job for group in missing], reporter)
-            outcomes = list(zip(missing, shared, strict=True))
+            shared = crew.run(plan, {group.job: group for group in missing}, reporter)
+            outcomes = [(group, shared[group.job]) for group in missing]
         else:
             outcomes = []
             for category, own in groupby(missing, key=lambda group: group.category):
@@ -120,7 +120,8 @@ def _problems(
     """
     categories = list(dict.fromkeys(group.category for group in groups))
     if workers > 1 and crew is not None and categories:
-        found = crew.check(plan, [category.name for category in categories], reporter, workers=workers)
+        names = [category.name for category in categories]
+        found = crew.check(plan, names, reporter, jobs=len(groups), workers=workers)
         return {c: one_line(found[c.name], 1000) for c in categories if c.name in found}
     problems = {}
     for category in categories:

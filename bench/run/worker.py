@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,18 +17,18 @@ from bench import files
 from bench.cell.group import Group
 from bench.cell.memory import OUT_OF_MEMORY, is_out_of_memory
 from bench.cell.pictures import Category, SharedPictures
-from bench.errors import BenchError, RecordError
+from bench.errors import BenchError, DataError, RecordError
 from bench.inspection.inspection import Inspection
 from bench.plan.plan import Job, Outline, Plan
 from bench.records import environment
 from bench.records.record import Record
 from bench.run.determinism import deterministic
+from bench.run.processes import POLL_SECONDS, Say
 from bench.text import VisibleFormatter
 from detectors import registry as detector_registry
 from detectors.base import Progress
 
 log = logging.getLogger(__name__)
-POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,6 @@ class Told:
 class _Desk:
     """What this process has at hand from one job to the next."""
 
-    said: Any = None  # messages to the parent, shared by all workers: (kind, job, ...)
     told: Told | None = None
     plan: Plan | None = None
     category: Category | None = None
@@ -53,7 +51,7 @@ class _Desk:
 _desk = _Desk()
 
 
-def begin(parent: int, log_level: int, said: Any) -> None:
+def begin(parent: int, log_level: int) -> None:
     """The first thing that a process does: import everything, before there is something to do."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     stream = logging.StreamHandler()
@@ -61,13 +59,13 @@ def begin(parent: int, log_level: int, said: Any) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[stream])
     logging.getLogger("bench").setLevel(log_level)
     environment.commit()  # of the code that this process has loaded: the tree may change under a long run
-    with suppress(Exception):  # whatever a stranger's detector does when it is imported, the parent says it
+    logging.getLogger("detectors").setLevel(logging.ERROR)  # what it warns of, the parent says
+    with suppress(Exception, SystemExit):  # whatever a stranger's detector does when it is imported
         detector_registry.names()
-    _desk.said = said
 
 
-def check(told: Told, name: str, folder: Path) -> SharedPictures:
-    """A job: decode a category's pictures and leave them in a folder for all. Raises DataError as `Category.check`."""
+def check(say: Say, told: Told, name: str, folder: Path) -> SharedPictures:
+    """A task: decode a category's pictures and leave them in a folder for all. Raises DataError as `Category.check`."""
     with _only_sentences():
         category = _category(told, name)
         category.check()
@@ -75,13 +73,13 @@ def check(told: Told, name: str, folder: Path) -> SharedPictures:
             return category.share(folder)
 
 
-def work(told: Told, shared: SharedPictures, job: Job) -> None:
-    """A job: do a group. Its records are among what is said. Raises as `Group.run`."""
+def work(say: Say, told: Told, shared: SharedPictures, job: Job) -> None:
+    """A task: do a job's group. Its records are among what is said: (kind, ...). Raises as `Group.run`."""
     with _only_sentences():
         category = _category(told, job.category)
         if not category.is_decoded:
             category.take_over(shared)
-        Group(category, job.detector, job.fit_seed).run(_Speaker(job))
+        Group(category, job.detector, job.fit_seed).run(_Speaker(say))
 
 
 def _category(told: Told, name: str) -> Category:
@@ -97,12 +95,13 @@ def _category(told: Told, name: str) -> Category:
 
 @contextmanager
 def _only_sentences() -> Iterator[None]:
-    """A bug's own class may not survive the way between processes."""
+    """An error's own class, a bug's or a stranger's, may not survive the way between processes."""
     try:
         yield
-    except BenchError:
-        raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        for kind in (DataError, RecordError, BenchError):
+            if isinstance(error, kind):
+                raise kind(str(error)) from None
         log.debug("In a worker:", exc_info=error)
         if is_out_of_memory(error):
             raise RecordError(f"A worker process {OUT_OF_MEMORY}.") from None
@@ -114,30 +113,27 @@ def _only_sentences() -> Iterator[None]:
 class _Speaker:
     """The reporter of a job: everything goes to the parent."""
 
-    job: Job
-
-    def _say(self, kind: str, *rest: Any) -> None:
-        _desk.said.put((kind, self.job, *rest))
+    say: Say
 
     def looked(self, inspection: Inspection) -> None:
         """The parent knows it from `check`."""
 
     def fitting(self, detector: str, category: str, fit_seed: int) -> Progress:
-        self._say("fitting")
-        return lambda done, total, note="": self._say("fit", done, total, note)
+        self.say(("fitting",))
+        return lambda done, total, note="": self.say(("fit", done, total, note))
 
     @contextmanager
     def attacking(
         self, detector: str, category: str, fit_seed: int, attack: str, images: int
     ) -> Iterator[Callable[[int, str], None]]:
-        self._say("attacking", attack, images)
+        self.say(("attacking", attack, images))
         try:
-            yield lambda done, note: self._say("attack", done, note)
+            yield lambda done, note: self.say(("attack", done, note))
         finally:
-            self._say("attacked")
+            self.say(("attacked",))
 
     def done(self, record: Record, reused: bool) -> None:
-        self._say("done", record, reused)
+        self.say(("done", record, reused))
 
 
 def _end_with(parent: int) -> None:

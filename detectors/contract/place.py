@@ -21,6 +21,8 @@ Which = Literal["score", "surrogate", "map"]
 _METHODS = {"score": "score", "surrogate": "surrogate_score", "map": "anomaly_map"}
 _GRADIENTS = {"score": "gradient", "surrogate": "surrogate's gradient", "map": "anomaly map's gradient"}
 
+LEAST_SPREAD = 1e-4  # of a map, in shares of its largest value
+
 
 @dataclass(frozen=True, eq=False)
 class Place:
@@ -93,15 +95,17 @@ class Place:
     def _map_scale(self) -> Tensor:
         """Of the images as they are: the same at every step from them."""
         with torch.no_grad():
-            spread = self.detector.anomaly_map(self.x, noise=self.noise.sub(0)).flatten(1).std(dim=1)
-        return spread.clamp_min(torch.finfo(spread.dtype).tiny)
+            maps = self.detector.anomaly_map(self.x, noise=self.noise.sub(0)).flatten(1)
+        # A map that is the same everywhere deviates by rounding; in units of that, its sum of exponentials has no
+        # digits.
+        least = LEAST_SPREAD * maps.abs().amax(dim=1)
+        return maps.std(dim=1).maximum(least).clamp_min(torch.finfo(maps.dtype).tiny)
 
     def _signed(self, x: Tensor) -> Tensor:
         noise = self.noise.sub(0)
         if self.which == "map":
-            scale = self._map_scale.to(
-                x
-            )  # first: it may take the detector to another dtype, which a graph must not see
+            # First: it may take the detector to another dtype, which a graph must not see.
+            scale = self._map_scale.to(x)
             maps = self.detector.anomaly_map(x, noise=noise).flatten(1)
             values = scale * torch.logsumexp(maps / scale[:, None], dim=1)
         else:

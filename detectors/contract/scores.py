@@ -7,12 +7,12 @@ the thorough cases ask for the same bits.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from detectors.base import Detector
+from detectors.checks import one_number_each
 from detectors.contract.place import Place, cosines, largest_entry
 from detectors.errors import ContractError
 from detectors.noise import Noise, generator
@@ -34,15 +34,9 @@ def scores(detector: Detector, x: Tensor, noise: Noise | None) -> Tensor:
 
 
 def check_shape(detector: Detector, x: Tensor, noise: Noise) -> Tensor:
-    """One number per image. Returns them, (B,). Raises ContractError for anything else."""
-    found: Any = scores(detector, x.clone(), noise)
-    if not isinstance(found, Tensor) or found.shape != (len(x),):
-        what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-        raise ContractError(
-            f"{detector.name} breaks the contract: for {len(x)} images its score is {what}; return one number per "
-            f"image, a tensor of shape ({len(x)},)."
-        )
-    return found
+    """One number per image, also of a detector that overrides the public `score`. Returns them, (B,). Raises
+    ContractError for anything else."""
+    return one_number_each(scores(detector, x.clone(), noise), len(x), owner=detector.name)
 
 
 def check_blind(detector: Detector, x: Tensor, noise: Noise) -> None:

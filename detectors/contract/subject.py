@@ -12,7 +12,7 @@ from torch import Tensor
 from detectors.base import Detector
 from detectors.contract.ball import Ball, LInfBall, far_corners
 from detectors.contract.place import Place, Which
-from detectors.errors import DetectorError
+from detectors.errors import DetectorError, wrong_images
 from detectors.noise import Noise, NoiseSeed, generator
 
 PER_CLASS = 3  # images of each label that the thorough cases look at
@@ -59,6 +59,8 @@ class Subject:
         names: Sequence[str] | None = None,
     ) -> Self:
         """Arguments as of `contract.check`. Raises DetectorError for images or labels that nothing can be asked on."""
+        if not isinstance(images, Tensor):
+            raise DetectorError(wrong_images(images))
         lowest, highest = (float(images.min()), float(images.max())) if images.numel() else (0.0, 0.0)
         if not (images.is_floating_point() and lowest >= 0 and highest <= 1):
             raise DetectorError(

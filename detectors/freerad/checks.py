@@ -8,10 +8,14 @@ from detectors.errors import DetectorError
 from detectors.freerad.settings import FreeRADSettings
 from detectors.freerad.stepping import PRECISIONS
 
+MOST_STEPS = 100_000  # of the schedule, whose coefficients are tables; published ones have 1,000 to 4,000
+
 
 def check_settings(settings: FreeRADSettings, choices_of_k: Sequence[int]) -> None:
     """Raise DetectorError where a setting cannot work; `choices_of_k` are what "auto" chooses among."""
     steps = settings.schedule.steps
+    if not 1 <= steps <= MOST_STEPS:
+        raise DetectorError(f"freerad's schedule.steps must lie in 1..{MOST_STEPS}; got {steps}.")
     if isinstance(settings.k, str) and settings.k != "auto":
         raise DetectorError(f"freerad's k must be a timestep or 'auto'; got {settings.k!r}.")
     possible = [settings.k] if isinstance(settings.k, int) else choices_of_k

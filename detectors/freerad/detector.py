@@ -84,7 +84,7 @@ class FreeRAD(Detector):
                 self.unet, images, self.process, self.settings.training, seed=seed, progress=progress, workdir=workdir
             )
             self._round_weights()
-            tensors = {f"unet.{k}": self._stored(f"unet.{k}", v) for k, v in self.unet.state_dict().items()}
+            tensors = self._stored_unet()
             seconds = time.monotonic() - started
             self.store.keep(trunk, tensors, trained_by=self.name, seconds=seconds, report=report)
             if workdir is not None:
@@ -100,22 +100,27 @@ class FreeRAD(Detector):
         """Take over these very weights: a killed fit's own, shipped ones or the store's; None where there are none."""
         own = workdir / f"unet-{trunk[:16]}.safetensors" if workdir else None
         shipped = self.shipped_checkpoints() if self.may_take_shipped else []
-        found = checkpoint.find_trunk([own, *shipped] if own else shipped, trunk)
+        like = self._stored_unet()
+        found = checkpoint.find_trunk([own, *shipped] if own else shipped, trunk, like)
         if found is None:
-            stored = self.store.find(trunk)  # a fit with another k or filter, or of another detector
+            stored = self.store.find(trunk, like)  # a fit with another k or filter, or of another detector
             if stored is None:
                 return None
             self._load_unet(stored.tensors)
             return stored.report | {"unet_from": "this machine", "unet_fit": stored.origin}
         path, tensors, description = found
         self._load_unet(tensors)
-        report = dict(description.get("fit", {}))
+        report = checkpoint.report_of(description)
         if path == own:
             return report | {"unet_from": "this machine"}
         return {"unet_fit": checkpoint.origin_of(description)} | report | {"unet_from": "shipped"}
 
     def _load_unet(self, tensors: dict[str, Tensor]) -> None:
-        self.unet.load_state_dict({k.removeprefix("unet."): v for k, v in tensors.items() if k.startswith("unet.")})
+        self.unet.load_state_dict({k.removeprefix("unet."): v for k, v in tensors.items()})
+
+    def _stored_unet(self) -> dict[str, Tensor]:
+        """The U-Net's state as a checkpoint has it."""
+        return {f"unet.{k}": self._stored(f"unet.{k}", v) for k, v in self.unet.state_dict().items()}
 
     def _trunk_key(self, images: Tensor, seed: int) -> str:
         """What the weights of the U-Net depend on."""

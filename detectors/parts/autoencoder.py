@@ -33,6 +33,7 @@ from detectors.parts.training import (
 from detectors.store import key_of
 
 TRUNK_REVISION = 2  # raised whenever a change of code changes what is trained
+MOST_LEVELS = 12  # halvings of the largest side that a detector works at
 CHUNK = 64  # images at a time where no gradient is needed
 
 
@@ -138,8 +139,10 @@ class AutoencoderDetector(Detector):
         """Raises DetectorError where the work size cannot be halved often enough, or nothing could be trained."""
         super().__init__(settings, image_size)
         check_schedule(self.name, settings)
+        if not 1 <= settings.levels <= MOST_LEVELS:
+            raise DetectorError(f"{self.name}'s levels must lie in 1..{MOST_LEVELS}; got {settings.levels}.")
         multiple = 2**settings.levels
-        if settings.levels < 1 or settings.work_size < multiple or settings.work_size % multiple:
+        if settings.work_size < multiple or settings.work_size % multiple:
             raise DetectorError(
                 f"{self.name}'s work_size {settings.work_size} must be a multiple of {multiple} for "
                 f"{settings.levels} levels."
@@ -235,7 +238,7 @@ class AutoencoderDetector(Detector):
         """The plain training, or the very network that AE's or APAE's fit on these images left in the store."""
         settings = {f.name: getattr(self.settings, f.name) for f in fields(AutoencoderSettings)}
         trunk = key_of([TRUNK_REVISION, settings, seed, str(images.device)], images)
-        found = self.store.find(trunk)
+        found = self.store.find(trunk, self.network.state_dict())
         if found is None:
             started = time.monotonic()
             self._train(images, seed=seed, progress=progress)

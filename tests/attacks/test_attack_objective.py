@@ -2,8 +2,9 @@ import pytest
 import torch
 from attack_fakes import Detached, Fake, Flat, Linear, NaNWhereDark, NoisyWavy, Saturated, Wavy, images, labels, source
 
-from attacks.errors import AttackError, GradientCutError
+from attacks.errors import GradientCutError
 from attacks.objective import Objective, loss, loss_and_gradient
+from detectors.errors import ContractError
 
 
 def test_gradient_is_the_finite_difference_of_y_times_the_score():
@@ -59,7 +60,7 @@ def test_a_score_that_would_mix_the_images_by_broadcasting_is_refused():
         def _score(self, x, noise):
             return super()._score(x, noise)[:, None]
 
-    with pytest.raises(AttackError, match="one number per image"):
+    with pytest.raises(ContractError, match="one number per image"):
         loss_and_gradient(Column(), images(2), labels(2), source(2))
 
 

@@ -145,5 +145,7 @@ def test_attacks_know_nothing_of_the_bench_and_of_detectors_only_the_noise():
             modules = [node.module] if isinstance(node, ast.ImportFrom) else aliases
             for module in modules:
                 assert module.partition(".")[0] != "bench", path
-                allowed = module == "detectors.noise" or (module == "detectors" and aliases[0] == "noise")
+                allowed = module in ("detectors.errors", "detectors.noise") or (
+                    module == "detectors" and aliases[0] == "noise"
+                )
                 assert module.partition(".")[0] != "detectors" or allowed, path

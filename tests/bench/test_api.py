@@ -71,6 +71,16 @@ def test_a_saved_detector_comes_back_by_its_file(folder: Path, tmp_path: Path) -
     torch.testing.assert_close(again.score(images), detector.score(images), rtol=0, atol=0)
 
 
+def test_a_radius_may_be_written_as_on_the_command_line(folder: Path, register: Register) -> None:
+    register(fakes.Linear)
+    detector = fitted("linear", folder)
+    text, number = (
+        bench.evaluate(detector, "folder", "bolt", data_root=folder, epsilon=epsilon, steps=2)
+        for epsilon in ("2/255", 2 / 255)
+    )
+    np.testing.assert_array_equal(text.scores.robust, number.scores.robust)
+
+
 def test_evaluate_takes_the_attacks_own_settings_and_limits_the_images(folder: Path, register: Register) -> None:
     register(fakes.Linear)
     detector = fitted("linear", folder)
@@ -100,6 +110,11 @@ def test_what_the_user_can_mend_is_raised_as_a_sentence(folder: Path, register: 
         bench.evaluate(detector, "folder", "bolt", data_root=folder, stepps=2)
     with pytest.raises(BenchError, match="not finite"):
         bench.evaluate(fitted("not-a-number", folder), "folder", "bolt", data_root=folder, steps=1)
+    for size in (0, 100_000):
+        with pytest.raises(BenchError, match="1 to 4096 are possible"):
+            bench.test_images("folder", "bolt", data_root=folder, image_size=size)
+    with pytest.raises(BenchError, match=r"takes a fitted detector.*got 'fake'"):
+        bench.evaluate("fake", "folder", "bolt", data_root=folder)  # type: ignore[arg-type]
     with pytest.raises(DetectorError, match="not fitted"):
         bench.evaluate(detectors.create("ae", image_size=32), "folder", "bolt", data_root=folder)
 

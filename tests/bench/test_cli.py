@@ -14,11 +14,13 @@ import pytest
 
 import attacks
 import detectors
-from bench.cli import commands, shell
+from bench import cli
+from bench.cli import reproduce_command, shell
 from bench.data import registry as datasets
 from bench.records import store
 from bench.records.paths import distinct_name
 
+REFERENCE = reproduce_command.REFERENCE
 Command = Callable[..., Any]
 Register = Callable[..., None]
 
@@ -83,7 +85,8 @@ def test_a_limited_run_is_marked_in_the_record_and_in_the_table(
     said = command(*on(folder, tmp_path, "--limit", 4))
     (first, _), _ = store.read_all(tmp_path / "out" / "records")
     assert not first.full_run and "--limit 4" in first.limits[0] and first.subset.normals == 4
-    assert "†" in said.out and "not a full run" in said.out
+    flat = " ".join(said.out.split())
+    assert "† not a full run (the limits are in the record): --image-size 32, --limit 4, --steps" in flat
 
 
 def test_a_dry_run_prints_the_plan_and_writes_and_fits_nothing(
@@ -147,12 +150,55 @@ def test_a_member_of_a_family_goes_the_way_of_every_detector(command: Command, f
 
 
 @pytest.mark.parametrize("table", ["table1", "table2", "table3", "table14"])
-def test_reproduce_marks_what_was_not_run(command: Command, tmp_path: Path, table: str) -> None:
-    said = command("reproduce", table, "--records", tmp_path / "none", "--out", tmp_path / "out")
+def test_reproduce_marks_what_was_not_run(
+    command: Command, tmp_path: Path, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reproduce_command, "REFERENCE", tmp_path / "none")
+    said = command("reproduce", table, "--out", tmp_path / "out")
     assert said.code == 0 and said.err == ""
     assert "not run" in said.out and "python -m bench run" in said.out
     assert [line for line in too_wide(said.out) if "python -m bench" not in line] == []
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".csv", ".md"}
+
+
+def test_reproduce_shows_the_records_that_a_clone_brings(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = command("reproduce", "table2", "--out", tmp_path / "out")
+    (screw,) = [line for line in said.out.splitlines() if line.startswith("screw ") and " freerad " in line]
+    assert said.code == 0 and "not run" not in screw
+    named = command("reproduce", "table2", "--records", REFERENCE / "screw-paper", "--out", tmp_path / "out")
+    assert screw in named.out.splitlines()
+
+
+@pytest.mark.parametrize("name", ["not-there", "empty"])
+def test_reproduce_with_a_folder_that_has_no_records_is_a_sentence(command: Command, tmp_path: Path, name: str) -> None:
+    (tmp_path / "empty" / "records").mkdir(parents=True)
+    said = command("reproduce", "table1", "--records", tmp_path / name, "--out", tmp_path / "out")
+    assert said.code == 2 and str(tmp_path / name) in said.err and "--records" in said.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_of_a_kind_is_not_several(command: Command, folder: Path, tmp_path: Path, register: Register) -> None:
+    register(fakes.Fake)
+    words = (
+        "run",
+        "--detectors",
+        "fake",
+        "--dataset",
+        "folder",
+        "--data-root",
+        folder,
+        "--image-size",
+        32,
+        "--dry-run",
+    )
+    one = command(*words, "--categories", "bolt", "--steps", 1, "--out", tmp_path).out
+    assert "1 cell on folder" in one and "1 step)" in one
+    two = command(*words, "--steps", 2).out
+    assert "2 cells on folder" in two and "2 steps)" in two
 
 
 @pytest.mark.usefixtures("no_plots")
@@ -233,8 +279,8 @@ def test_a_wrong_option_is_a_sentence(command: Command) -> None:
 def test_the_module_and_the_installed_script_run_the_same_function() -> None:
     import bench.__main__
 
-    assert bench.__main__.main is commands.main
-    assert callable(commands.main) and "bench.cli:main" in (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert bench.__main__.main is cli.main
+    assert '"bench.cli:main"' in (Path(__file__).parents[2] / "pyproject.toml").read_text()
 
 
 def test_records_say_what_was_typed(

@@ -15,7 +15,7 @@ import torch
 
 from bench.cell import fitting
 from bench.data import registry as datasets
-from bench.errors import BenchError
+from bench.errors import BenchError, RecordError
 from bench.plan.build import build
 from bench.plan.checkpoints import dependencies, key_of
 from bench.plan.request import Override, RunConfig
@@ -270,7 +270,7 @@ def test_a_detector_that_cannot_be_built_is_a_sentence(tmp_path: Path, folder: P
             raise KeyError("layer9")
 
     register(Unbuildable, fakes.Fake)
-    with pytest.raises(BenchError, match=r"unbuildable cannot be built.*--detectors"):
+    with pytest.raises(DetectorError, match=r"unbuildable cannot be built.*--detectors"):
         build("unbuildable", "bolt", 32, fakes.config(tmp_path, folder))
     with pytest.raises(DetectorError, match="no setting"):
         odd = (Override("fake", "knop", None, 1),)
@@ -294,3 +294,79 @@ def test_what_is_learned_beside_buffers_and_parameters_is_missed_at_once(
     register(Forgetful)
     (record,) = fakes.run(fakes.config(tmp_path, folder, "forgetful", categories=("bolt",))).records
     assert not record.ok and "no attribute 'mean'" in record.reason
+
+
+# -- what is in the cache is a source only where it is what it should be ----------------------------------------------
+
+
+def of_halves(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
+
+
+def of_nan(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: torch.full_like(value, torch.nan) for key, value in tensors.items()}
+
+
+def without_one(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return dict(sorted(tensors.items())[1:])
+
+
+@pytest.mark.parametrize("changed", [of_halves, of_nan, without_one])
+def test_a_refused_file_is_no_source_of_the_fit_that_replaces_it(
+    tmp_path: Path, folder: Path, caplog: pytest.LogCaptureFixture, changed: Callable[[Any], Any]
+) -> None:
+    """All of the cache's files are changed, and their hashes with them: the checkpoint, and the network that AE and
+    APAE share."""
+    run = fakes.config(tmp_path, folder, overrides=(Override("ae", "epochs", None, 1),))
+    first = obtained(run, name="ae")
+    for path in (tmp_path / "cache").rglob("*.safetensors"):
+        tensors, description = checkpoint.read(path)
+        checkpoint.write(path, changed(tensors), description)
+    with caplog.at_level(logging.WARNING):
+        again = obtained(run, name="ae")
+    assert again.origin == "fitted" and again.tensors_sha256 == first.tensors_sha256
+    assert "network_from" not in again.detector.fit_report and "trained anew" in caplog.text
+    assert obtained(run, name="ae").origin == "cached"
+
+
+@pytest.mark.parametrize("odd", ["{}.safetensors", "{}.json", "{}.work"])
+def test_what_stands_in_the_way_in_the_cache_is_no_fault_of_the_detector(
+    tmp_path: Path, folder: Path, register: Register, odd: str
+) -> None:
+    register(fakes.Fake)
+    run = fakes.config(tmp_path, folder)
+    path = obtained(run).path
+    for left in path.parent.iterdir():
+        left.unlink()
+    place = path.parent / odd.format(path.stem)
+    place.write_bytes(b"") if odd.endswith("work") else (place / "deep").mkdir(parents=True)
+    with pytest.raises(RecordError, match=f"{path.parent}.*same command again"):
+        obtained(run)
+
+
+def test_a_run_beside_this_one_that_stores_other_bits_at_the_same_time_does_not_make_it_fail(
+    tmp_path: Path, folder: Path, register: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is recorded is the hash of what was loaded, not of what lies in the cache in the end."""
+    register(fakes.Fake)
+    run = fakes.config(tmp_path, folder)
+    first = obtained(run)
+    cached = first.path
+    other = {key: value + 1 for key, value in checkpoint.read(cached)[0].items()}
+    description = checkpoint.read_description(cached)
+    really = checkpoint.move
+
+    def late(path: Path, target: Path) -> Path:
+        moved = really(path, target)
+        return checkpoint.write(moved, other, description)
+
+    class Overtaken(fakes.Fake):
+        def load(self, path: Path) -> Overtaken:
+            checkpoint.write(cached, other, description)
+            return super().load(path)
+
+    register(Overtaken)
+    monkeypatch.setattr(checkpoint, "move", late)
+    assert obtained(dataclasses.replace(run, refit=True)).tensors_sha256 == first.tensors_sha256
+    assert obtained(run).tensors_sha256 not in ("", first.tensors_sha256), "what is in the cache now"
+    assert not list((tmp_path / "cache").rglob("*.tmp"))

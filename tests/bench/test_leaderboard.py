@@ -11,10 +11,11 @@ import pytest
 from fake_records import make_failed, make_record, make_scores, with_auc
 from rich.console import Console
 
+from attacks.pgd import PGD
 from bench import text as markup
 from bench.errors import RecordError
 from bench.records.record import Record, Revisions
-from bench.report import leaderboard, write
+from bench.report import caveats, leaderboard, write
 from bench.report.leaderboard import Leaderboard
 
 
@@ -97,6 +98,17 @@ def test_eot_and_draws_follow_from_the_detector_and_share_a_table() -> None:
     assert board.claim == "PGD-20/30, upper bound"
 
 
+def test_the_robust_column_is_headed_by_the_attacks_title_and_a_stranger_by_its_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Uniform(PGD):
+        title = "Uniform noise (l2)"
+
+    assert caveats.claim([make_record(attack="unheard-linf")]) == "UNHEARD-20, upper bound"
+    monkeypatch.setattr(caveats, "get_class", lambda name: Uniform)
+    assert caveats.claim([make_record()]) == "Uniform noise, 20 steps, upper bound"
+
+
 def test_a_curve_is_made_of_one_attack_at_several_radii() -> None:
     def key(**other: object) -> str:
         return leaderboard.curve_key(cell("ae", "mono", 10, **other))
@@ -146,7 +158,7 @@ def test_a_current_record_hides_a_stale_one_even_if_older() -> None:
     new = cell("ae", "mono", 20, detector_revision=2, written="2025-01-01")
     board = only([old, new], Revisions(detectors={"ae": 2}))
     assert board.rows[0].robust is not None and board.rows[0].robust.value == pytest.approx(20)
-    assert "1 more records" in write.markdown(board)
+    assert "1 more record of the same cells is not shown" in write.markdown(board)
 
 
 def test_of_one_seed_fitted_on_two_processors_the_latest_counts_not_the_unluckiest() -> None:

@@ -20,9 +20,10 @@ from bench import files
 from bench.cell import memory
 from bench.cli import summary
 from bench.errors import BenchError, DiskError
+from bench.plan import plan as planning
 from bench.records import store
 from bench.report import folder as results
-from bench.run import pool
+from bench.run import pool, worker
 from detectors.base import Progress
 
 
@@ -65,7 +66,7 @@ def test_a_file_where_the_records_should_be_is_a_sentence(tmp_path: Path, folder
     assert said.code == 2 and said.err.count("\n") == 1 and "records" in said.err and "Traceback" not in said.err
     assert "There is no folder" in command("report", out).err
     assert store.read_all(out / "records") == ([], [])
-    with pytest.raises(DiskError, match="records cannot be written to"):
+    with pytest.raises(DiskError, match=r"Cannot use .*records \("):
         store.write(make_record(), make_scores(), out / "records")
 
 
@@ -128,7 +129,10 @@ def test_other_errors_are_still_a_bug() -> None:
     ("raised", "words"),
     [
         (MemoryError(), "This process ran out of memory"),
-        (PermissionError(errno.EACCES, "Permission denied", "/some/place"), "/some/place: Permission denied; give"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/some/place"),
+            "Cannot use /some/place (Permission denied); give",
+        ),
         (OSError(errno.EFBIG, "File too large", "/some/place"), "larger than this system or its ulimit"),
     ],
 )
@@ -143,22 +147,31 @@ def test_what_reaches_the_shell_is_a_sentence(
     assert said.code == 2 and words in said.err and "Traceback" not in said.err
 
 
-def test_a_system_without_shared_memory_is_not_a_full_results_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*anything: object) -> None:
-        raise OSError(errno.EROFS, "Read-only file system")
+@pytest.mark.parametrize("what", ["Pipe", "Process"])
+def test_a_system_without_room_for_processes_is_not_a_full_results_folder(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def refuse(*anything: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("multiprocessing.context.SpawnContext.Queue", refuse)
-    with pytest.raises(BenchError, match=r"Read-only file system.*/dev/shm.*--workers 1"), pool.Crew(2):
+    monkeypatch.setattr(f"multiprocessing.context.SpawnContext.{what}", refuse)
+    with pytest.raises(BenchError, match=r"more processes \(No space left.*--workers 1") as error, pool.Crew(2):
         pass
-    assert multiprocessing.active_children() == []
+    assert not isinstance(error.value, DiskError) and multiprocessing.active_children() == []
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="a system without signals")
-def test_a_worker_that_crashed_did_not_lack_memory() -> None:
-    with pool.Crew(1) as crew:
-        os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGSEGV)
-        said = pytest.raises(BenchError, match=r"crashed \(SIGSEGV\).*compiled code.*--workers 1")
-        with said as found, crew._losses_said() as processes:
-            processes.submit(os.getpid).result()
-    assert "memory" not in str(found.value)
-    assert "want of memory" in pool._death(-signal.SIGKILL) and "(exit code 1)" in pool._death(1)
+def test_a_worker_that_crashed_did_not_lack_memory(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "check", _crash)
+    plan = planning.make(fakes.config(tmp_path, folder, "brightness", categories=("bolt",)))
+    said = pytest.raises(BenchError, match=r"pictures of bolt crashed \(SIGSEGV\).*compiled code.*--workers 1")
+    with said as found, pool.Crew(1) as crew:
+        crew.check(plan, ["bolt"], fakes.Quiet(), jobs=1, workers=1)
+    assert "memory" not in str(found.value) and "memory" not in pool._how_it_ended(-signal.SIGTERM)
+    assert "want of memory" in pool._how_it_ended(-signal.SIGKILL) and "(exit code 1)" in pool._how_it_ended(1)
+
+
+def _crash(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGSEGV)

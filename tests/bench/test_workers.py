@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from bench.cell.pictures import Category
 from bench.data.stored import StoredImages
 from bench.errors import BenchError, DataError, RecordError
 from bench.plan import plan as planning
-from bench.run import pool, runner, worker
+from bench.run import pool, processes, runner, worker
 from bench.run.shared_folder import shared_folder
 from detectors.base import Progress
 
@@ -120,7 +121,7 @@ def test_the_last_group_after_a_kill_computes_with_a_workers_threads(tmp_path: P
 def test_workers_are_told_to_keep_memory_and_nobody_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "7")
     monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
-    with pool._memory_kept():
+    with processes._memory_kept():
         assert int(os.environ["MALLOC_MMAP_THRESHOLD_"]) > 2**30 and os.environ["MALLOC_TRIM_THRESHOLD_"] == "7"
     assert "MALLOC_MMAP_THRESHOLD_" not in os.environ and os.environ["MALLOC_TRIM_THRESHOLD_"] == "7"
 
@@ -167,22 +168,6 @@ def test_processes_that_turn_out_not_to_be_needed_end_before_the_work_starts(tmp
     assert alive == [0]
 
 
-def test_any_number_of_jobs_is_handed_out_without_waiting_for_a_worker() -> None:
-    """A pipe holds some 600: a worker that waits for pictures, and a parent that waits for room, wait for ever."""
-    with pool.Crew(1) as crew:
-
-        def hand_out() -> None:
-            assert crew._pool is not None
-            for _ in range(20_000):
-                crew._pool.submit(time.sleep, 1000)
-
-        thread = threading.Thread(target=hand_out, daemon=True)
-        thread.start()
-        thread.join(60)
-        assert not thread.is_alive()
-    assert multiprocessing.active_children() == []
-
-
 def test_a_record_names_the_pictures_that_it_was_computed_on(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,32 +204,114 @@ def test_pictures_that_change_while_they_are_read_are_refused(
         category.check()
 
 
-def test_a_killed_worker_is_a_sentence(tmp_path: Path, folder: Path) -> None:
+def test_a_killed_worker_costs_its_own_row_and_the_others_do_the_rest(tmp_path: Path, folder: Path) -> None:
+    killed: list[tuple[str, str]] = []
+
     class Killer(fakes.Quiet):
         def fitting(self, detector: str, category: str, fit_seed: int) -> Progress:
-            os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+            if not killed and detector == "ae":
+                killed.append((detector, category))
+                for process in multiprocessing.active_children():  # whichever of them it is
+                    os.kill(process.pid or 0, signal.SIGKILL)
             return super().fitting(detector, category, fit_seed)
 
     plan = planning.make(fakes.config(tmp_path, folder, "ae", "brightness"))
-    with pytest.raises(BenchError, match=r"killed \(exit code -9\).*--workers 1"):
-        runner.run_plan(plan, Killer(), workers=2)
-    assert multiprocessing.active_children() == []
+    found = runner.run_plan(plan, Killer(), workers=2)
+    assert len(found.records) == 4 and multiprocessing.active_children() == []
+    assert 1 <= len(found.failed) <= 2 and killed[0] in {(r.detector_name, r.category) for r in found.failed}
+    assert all(re.search(r"was killed \(exit code -9\).*--workers 1", record.reason) for record in found.failed)
+    again = runner.run_plan(planning.make(plan.run), fakes.Quiet(), workers=2)
+    assert not again.failed and again.reused == 4 - len(found.failed)
+    assert len(fakes.documents(tmp_path / "out")) == 4, "the failures are taken away"
 
 
-def test_a_worker_that_is_killed_before_there_is_work_is_the_same_sentence(tmp_path: Path, folder: Path) -> None:
+def test_a_worker_that_is_killed_before_there_is_work_is_not_missed(tmp_path: Path, folder: Path) -> None:
     plan = planning.make(fakes.config(tmp_path, folder, "brightness"))
     with pool.Crew(2) as crew:
-        os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
-        with pytest.raises(BenchError, match=r"killed \(exit code -9\).*--workers 1"):
-            runner.run_plan(plan, fakes.Quiet(), workers=2, crew=crew)
+        victim = multiprocessing.active_children()[0]
+        os.kill(victim.pid or 0, signal.SIGKILL)
+        victim.join()
+        assert not runner.run_plan(plan, fakes.Quiet(), workers=2, crew=crew).failed
+    assert multiprocessing.active_children() == [] and list((tmp_path / "cache").glob("pictures-*")) == []
+
+
+def test_a_worker_that_is_killed_while_it_reads_pictures_is_a_sentence(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = planning.make(fakes.config(tmp_path, folder, "brightness"))
+    monkeypatch.setattr(worker, "check", _end_at_once)
+    with pytest.raises(BenchError, match=r"pictures of (bolt|nut) was killed \(exit code -9\).*--workers 1"):
+        runner.run_plan(plan, fakes.Quiet(), workers=2)
     assert multiprocessing.active_children() == [] and list((tmp_path / "cache").glob("pictures-*")) == []
 
 
 def test_what_a_worker_raises_is_raised_here_and_a_bug_is_a_sentence() -> None:
-    with pool.Crew(1) as crew, crew._losses_said() as processes:
-        told: Any = None
-        with pytest.raises(RecordError, match=r"A worker process stopped: AttributeError: .*; report it\."):
-            processes.submit(worker.check, told, "bolt", Path()).result()
+    nobody = processes.Processes(1, _begin, ())
+    try:
+        ((_, kind, error),) = nobody.work([processes.Task(worker.check, (None, "bolt", Path()))])
+    finally:
+        nobody.end()
+    assert kind == "failed" and isinstance(error, RecordError)
+    assert re.match(r"A worker process stopped: AttributeError: .*; report it\.", str(error))
+
+
+def test_detectors_that_end_python_cost_their_own_rows(tmp_path: Path, folder: Path) -> None:
+    """As a package of another author may: in a process of its own, whatever it does."""
+    site = tmp_path / "site"
+    (site / "rude-1.0.dist-info").mkdir(parents=True)
+    (site / "rude-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: rude\nVersion: 1.0\n")
+    points = "".join(f"{name} = rude:{name.title()}\n" for name in ("leaves", "exits", "polite"))
+    (site / "rude-1.0.dist-info" / "entry_points.txt").write_text(f"[radbench.detectors]\n{points}")
+    (site / "rude.py").write_text(RUDE)
+    command = run_of_two(tmp_path, folder)
+    command[command.index("ae,brightness")] = "leaves,exits,polite"
+    command[command.index("100000")] = "2"
+    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(site), str(REPOSITORY)]), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stdout + done.stderr, done.stdout + done.stderr
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("out/records/*/*/*.json")]
+    reasons = {(r["cell"]["detector"]["name"], r["status"]): r["reason"] for r in records}
+    assert set(reasons) == {("leaves", "failed"), ("exits", "failed"), ("polite", "ok")} and len(records) == 6
+    assert "exit code 0" in reasons["leaves", "failed"] and "sys.exit" in reasons["exits", "failed"]
+
+
+RUDE = """
+import os, sys
+from detectors import Detector, Settings
+
+class Polite(Detector):
+    name, title, paper = "polite", "Polite", "none"
+
+    @classmethod
+    def settings_for(cls, preset, image_size):
+        return Settings()
+
+    def _fit(self, normals, *, seed, progress, workdir):
+        pass
+
+    def _score(self, x, noise):
+        return (x - 0.4).square().mean(dim=(1, 2, 3))
+
+class Leaves(Polite):
+    name, title = "leaves", "Leaves"
+
+    def _score(self, x, noise):
+        os._exit(0)
+
+class Exits(Polite):
+    name, title = "exits", "Exits"
+
+    def _fit(self, normals, *, seed, progress, workdir):
+        sys.exit(0)
+"""
+
+
+def _begin() -> None:
+    pass
+
+
+def _end_at_once(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_pictures_that_are_mapped_are_those_that_were_decoded(tmp_path: Path, folder: Path) -> None:
@@ -334,7 +401,10 @@ def test_workers_die_with_a_killed_parent(tmp_path: Path, folder: Path) -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_the_number_of_processes_follows_threads_and_plan(tmp_path: Path, folder: Path) -> None:
+def test_the_number_of_processes_follows_threads_cores_and_plan(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool.joblib, "cpu_count", lambda: 128)
     plan = planning.make(fakes.config(tmp_path, folder, "ae", "brightness"))
     assert pool.count(plan, None) == 1, "one thread"
     torch.set_num_threads(3)
@@ -344,6 +414,39 @@ def test_the_number_of_processes_follows_threads_and_plan(tmp_path: Path, folder
     assert pool.count(single, None) == 1
     with pytest.raises(BenchError, match="--workers"):
         pool.count(plan, 0)
+    torch.set_num_threads(64)
+    many = dataclasses.replace(plan, detectors=("ae", "brightness", "spade", "cfa") * 4)
+    assert pool.count(many, None) == pool.MOST, "each holds hundreds of megabytes"
+    assert pool.count(many, 20) == 20, "who asks for more gets them"
+    monkeypatch.setattr(pool.joblib, "cpu_count", lambda: 2)
+    assert pool.count(many, None) == 2, "more threads than a container gives cores"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a system without affinities")
+def test_a_process_that_may_use_one_core_starts_no_other(tmp_path: Path, folder: Path) -> None:
+    plan = planning.make(fakes.config(tmp_path, folder, "ae", "brightness"))
+    before = os.sched_getaffinity(0)
+    torch.set_num_threads(8)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        assert pool.count(plan, None) == 1
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def test_as_many_processes_start_as_there_is_work_left_and_they_round_as_all_would(
+    tmp_path: Path, folder: Path
+) -> None:
+    torch.set_num_threads(2)
+    plan = planning.make(fakes.config(tmp_path, folder, "brightness"))
+    first = runner.run_plan(plan, fakes.Quiet(), workers=2).records[0]
+    assert first.path is not None
+    first.path.unlink()
+    alive: list[int] = []
+    told = fakes.Quiet()
+    told.looked = lambda *_: alive.append(len(multiprocessing.active_children()))  # type: ignore[method-assign]
+    again = runner.run_plan(planning.make(plan.run), told, workers=2)
+    assert alive == [1] and again.reused == 1
 
 
 def _alive(group: int) -> bool:

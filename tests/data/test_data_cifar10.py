@@ -1,8 +1,10 @@
 """CIFAR-10 from pickles that are read without running them, from their archive, and from a zip of JPEGs."""
 
+import gzip
 import io
 import os
 import pickle
+import resource
 import struct
 import tarfile
 import zipfile
@@ -208,4 +210,83 @@ def test_a_zip_of_jpegs_is_read_and_says_that_it_is_lossy(tmp_path: Path, prefix
 def test_a_damaged_zip_is_refused(tmp_path: Path) -> None:
     (tmp_path / ZIP).write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(DataError, match="not a whole zip"):
+        bench.data.load("cifar10", tmp_path).validate("cat")
+
+
+def tarred(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for info, content in members:
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_a_link_in_the_archive_is_no_batch(tmp_path: Path) -> None:
+    for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+        link = tarfile.TarInfo(f"{FOLDER}/data_batch_1")
+        link.type, link.linkname = kind, "nowhere"
+        tarred(tmp_path / TAR, (link, b""))
+        with pytest.raises(DataError, match="lacks data_batch_1"):
+            bench.data.load("cifar10", tmp_path).validate("cat")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.REGTYPE])
+def test_a_part_of_an_archive_that_unpacks_to_gigabytes_is_not_read(
+    tmp_path: Path, kind: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the part is: a file, or what should be a long name. Here the limit is a megabyte."""
+    monkeypatch.setattr("bench.data.cifar10._LARGEST_FILE", 1 << 20)
+    reads: list[int] = []
+    really = gzip.GzipFile.read
+    monkeypatch.setattr(gzip.GzipFile, "read", lambda file, size=-1: (reads.append(size or -1), really(file, size))[1])
+    head = tarfile.TarInfo("data_batch_1")
+    head.type = kind
+    tarred(tmp_path / TAR, (head, bytes(3 << 20)))
+    with pytest.raises(DataError, match=r"a part of it has 3 MiB.*get .* again"):
+        bench.data.load("cifar10", tmp_path).validate("cat")
+    assert reads and 0 <= min(reads) <= max(reads) <= 1 << 20
+
+
+def test_an_archive_of_far_more_than_the_batches_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.data.cifar10._LARGEST_ARCHIVE", 1 << 20)
+    tarred(tmp_path / TAR, *((tarfile.TarInfo(f"other{i}"), bytes(1 << 18)) for i in range(8)))
+    with pytest.raises(DataError, match="holds more than CIFAR-10"):
+        bench.data.load("cifar10", tmp_path).validate("cat")
+    tarred(tmp_path / TAR, *((tarfile.TarInfo(f"other{i}"), b"") for i in range(1001)))
+    with pytest.raises(DataError, match="holds more than CIFAR-10"):
+        bench.data.load("cifar10", tmp_path).validate("cat")
+
+
+def test_a_picture_of_the_zip_that_unpacks_to_more_than_it_says_is_damaged(tmp_path: Path) -> None:
+    """The true size stands nowhere: 64 MB of zeros behind a header that says 9 bytes."""
+    path = tmp_path / ZIP
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for place in ("train/cat/0.jpg", "test/cat/0.jpg", "test/dog/0.jpg"):
+            archive.writestr(place, bytes(1 << 26))
+    path.write_bytes(path.read_bytes().replace(struct.pack("<I", 1 << 26), struct.pack("<I", 9)))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match="damaged"):
+        bench.data.load("cifar10", tmp_path).train("cat", 8)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_picture_that_is_packed_in_another_way_is_refused(tmp_path: Path, method: int) -> None:
+    with zipfile.ZipFile(tmp_path / ZIP, "w", method) as archive:
+        for place in ("train/cat/0.jpg", "test/cat/0.jpg", "test/dog/0.jpg"):
+            archive.writestr(place, b"picture")
+    with pytest.raises(DataError, match="not packed as zip files usually are"):
+        bench.data.load("cifar10", tmp_path).train("cat", 8)
+
+
+def test_a_pickle_of_millions_of_instructions_is_refused() -> None:
+    with pytest.raises(DataError, match="more than 500000 instructions"):
+        read_batch(b"\x80\x02" + b"]" * 600_000 + b".", "batch")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without named pipes")
+def test_a_named_pipe_in_place_of_a_batch_or_an_archive_is_a_sentence(tmp_path: Path, batches: Path) -> None:
+    (batches / "data_batch_2").unlink()
+    os.mkfifo(batches / "data_batch_2")
+    with pytest.raises(DataError, match="no ordinary file"):
         bench.data.load("cifar10", tmp_path).validate("cat")

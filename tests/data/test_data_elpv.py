@@ -1,5 +1,6 @@
 """ELPV, from the installed package: the split, the labels, and an unpacked copy."""
 
+import os
 import sys
 from collections import Counter
 from importlib import resources
@@ -117,3 +118,16 @@ def test_a_missing_table_and_a_missing_package_are_refused(tmp_path: Path, monke
     monkeypatch.setitem(sys.modules, "elpv_dataset", None)
     with pytest.raises(DataError, match="pip install elpv-dataset"):
         bench.data.load("elpv").validate("mono")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without named pipes")
+def test_a_table_that_is_no_ordinary_file_or_has_gigabytes_is_a_sentence(tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    os.mkfifo(table)
+    with pytest.raises(DataError, match=r"labels\.csv cannot be read"):
+        bench.data.load("elpv", tmp_path).validate("mono")
+    table.unlink()
+    with table.open("wb") as stream:
+        stream.truncate(10 << 30)  # a hole: it takes no room
+    with pytest.raises(DataError, match=r"labels\.csv cannot be read"):
+        bench.data.load("elpv", tmp_path).validate("mono")

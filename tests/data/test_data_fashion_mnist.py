@@ -1,6 +1,8 @@
 """Fashion-MNIST from idx files, plain or compressed, and what is refused."""
 
 import gzip
+import os
+import resource
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -90,3 +92,22 @@ def test_a_damaged_gz_and_a_missing_root_are_refused(tmp_path: Path) -> None:
             bench.data.load("fashion-mnist", tmp_path).validate("bag")
     with pytest.raises(DataError, match="no Fashion-MNIST"):
         bench.data.load("fashion-mnist", tmp_path / "nowhere").categories()
+
+
+def test_a_small_file_that_unpacks_to_gigabytes_is_read_as_far_as_its_header_says(tmp_path: Path) -> None:
+    root = write(tmp_path, True)
+    path = root / f"train-{IMAGES}.gz"
+    path.write_bytes(gzip.compress(idx(np.zeros((40, 28, 28), dtype=np.uint8)) + bytes(200 << 20), 9))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(DataError, match="too long for what its header says"):
+        bench.data.load("fashion-mnist", root).validate("bag")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 32 << 10
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without named pipes")
+def test_a_named_pipe_is_a_sentence(tmp_path: Path) -> None:
+    root = write(tmp_path, False)
+    (root / f"train-{LABELS}").unlink()
+    os.mkfifo(root / f"train-{LABELS}")
+    with pytest.raises(DataError, match="no ordinary file"):
+        bench.data.load("fashion-mnist", root).validate("bag")

@@ -93,6 +93,37 @@ def test_32_bit_pixels_are_refused() -> None:
         read(encoded(Image.fromarray(RAMP.astype(np.float32)), "TIFF"))
 
 
+def tiff(values: np.ndarray, *, sample_format: int = 1) -> bytes:
+    """Made by hand, since Pillow writes no such files."""
+    height, width, samples = values.shape
+    entries = {256: width, 257: height, 258: 16, 259: 1, 262: 1, 273: 0, 277: samples, 278: height, 279: values.nbytes}
+    entries[339] = sample_format
+    entries[273] = 8 + 2 + 12 * len(entries) + 4
+    head = b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries))
+    for tag, value in sorted(entries.items()):
+        pair = samples == 2 and tag in (258, 339)
+        number = struct.pack("<HH", value, value) if pair else struct.pack("<I", value)
+        head += (
+            struct.pack("<HHI", tag, 3 if pair or tag in (258, 259, 262, 277, 339) else 4, 2 if pair else 1) + number
+        )
+    return head + bytes(4) + values.astype("<u2").tobytes()
+
+
+def test_a_tiff_of_a_layout_that_cannot_be_read_is_called_one() -> None:
+    values = np.arange(2 * 64).reshape(8, 8, 2).astype(np.uint16)
+    assert read(tiff(values[..., :1])).shape == (8, 8, 3), "grey of 16 bits can be"
+    with pytest.raises(DataError, match="is a TIFF with a layout of pixels that cannot be read"):
+        read(tiff(values))  # grey of 16 bits with transparency
+    with pytest.raises(DataError, match="signed pixels"):
+        read(tiff(values[..., :1], sample_format=2))
+
+
+def test_a_colour_profile_of_any_size_does_not_count() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    profile = np.random.default_rng(1).bytes(1_500_000)
+    assert (read(encoded(Image.fromarray(pixels), icc_profile=profile)) == pixels).all()
+
+
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "BMP", "TIFF", "WEBP"])
 @pytest.mark.parametrize("share", [0.02, 0.5])
 def test_a_truncated_file_is_named(tmp_path: Path, file_format: str, share: float) -> None:

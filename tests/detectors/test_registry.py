@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detectors import registry
+from detectors import anomalib_family, registry
 from detectors.base import Detector, Progress, Settings
 from detectors.brightness import Brightness
 from detectors.errors import DetectorError
@@ -45,7 +46,7 @@ class FakePoint:
     value: str = "package:Thing"
 
     def load(self) -> Any:
-        if isinstance(self.loaded, Exception):
+        if isinstance(self.loaded, BaseException):
             raise self.loaded
         return self.loaded
 
@@ -53,7 +54,9 @@ class FakePoint:
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Pretend that a package brings these entry points; the registry forgets them afterwards."""
+    registry.names()
     monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.setattr(registry, "_REFUSED", {})
 
     def install(*points: FakePoint) -> None:
         def found(*, group: str) -> tuple[FakePoint, ...]:
@@ -74,6 +77,23 @@ def test_the_folder_is_discovered_and_helpers_are_not() -> None:
 def test_a_typo_gets_the_nearest_name(typo: str, meant: str) -> None:
     with pytest.raises(DetectorError, match=f"did you mean '{meant}'"):
         registry.get(typo)
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+@pytest.mark.parametrize(("typo", "meant"), [("patchcore", "anomalib:patchcore"), ("PatchCor", "anomalib:patchcore")])
+def test_a_members_name_alone_gets_its_familys_whether_or_not_it_can_be_had(
+    monkeypatch: pytest.MonkeyPatch, typo: str, meant: str, is_installed: bool
+) -> None:
+    monkeypatch.setattr(anomalib_family, "is_installed", lambda: is_installed)
+    with pytest.raises(DetectorError, match=f"did you mean '{meant}'"):
+        registry.get(typo)
+
+
+def test_a_member_that_is_refused_is_named_and_ours_come_first() -> None:
+    with pytest.raises(DetectorError, match="did you mean 'anomalib:winclip'"):
+        registry.get("winclip")
+    with pytest.raises(DetectorError, match="did you mean 'cfa'"):
+        registry.get("cfaa")
 
 
 def test_settings_can_be_overridden_by_name_alone() -> None:
@@ -138,25 +158,65 @@ def test_a_detector_from_an_installed_package_joins(installed: Any) -> None:
     assert "outside" in registry.names(), "asking twice is no duplicate"
 
 
-def test_two_detectors_with_one_name_are_refused(installed: Any) -> None:
-    class Brightness(Outside):  # the same class name as the built-in one, in another module
-        name = "brightness"
+class Impostor(Outside):
+    name = "brightness"  # as one of ours
 
+
+class Unwritten(Detector):
+    name, title, paper = "unwritten", "Unwritten", "none"
+
+
+class Nameless(Outside):
+    title = ""
+
+
+class Unspeakable(Outside):
+    name = "a,b"
+
+
+def test_two_detectors_with_one_name_are_refused() -> None:
     registry.names()
     with pytest.raises(ValueError, match="Two detectors call themselves 'brightness'"):
-        registry.register(Brightness)
-    installed(FakePoint("brightness", Brightness))
-    with pytest.raises(ValueError, match="Two detectors"):
-        registry.names()
+        registry.register(Impostor)
 
 
-def test_a_broken_package_is_named(installed: Any) -> None:
-    installed(FakePoint("broken", ImportError("no module named nothing")))
-    with pytest.raises(DetectorError, match=r"'broken'.*package:Thing.*uninstall"):
-        registry.names()
-    installed(FakePoint("odd", object()))
-    with pytest.raises(DetectorError, match=r"'odd'.*no Detector"):
-        registry.names()
+@pytest.mark.parametrize(
+    ("loaded", "why"),
+    [
+        (ImportError("no module named nothing"), "ImportError: no module named nothing"),
+        (SystemExit(0), r"sys\.exit was called: 0"),
+        (Impostor, "Two detectors call themselves 'brightness'"),
+        (Unwritten, "leaves _fit, _score, settings_for unwritten"),
+        (Nameless, "has no title"),
+        (Unspeakable, "calls itself 'a,b'"),
+        (object(), "is no Detector class"),
+        (Settings, "is no Detector class"),
+        (ValueError("\x1b[2J" + "x" * 1000), r"ValueError:  \[2Jx{50}"),
+    ],
+)
+def test_a_broken_package_costs_its_own_name_alone_and_one_warning(
+    installed: Any, caplog: pytest.LogCaptureFixture, loaded: Any, why: str
+) -> None:
+    before = registry.names()
+    installed(FakePoint("broken", loaded), FakePoint("outside", Outside))
+    for _ in range(2):
+        assert registry.names() == tuple(sorted([*before, "outside"]))
+    (record,) = caplog.records
+    assert re.search(rf"'broken' of an installed package \(package:Thing\).*{why}.*uninstall", record.getMessage())
+    assert record.getMessage().isprintable() and len(record.getMessage()) < 600
+    assert registry.get("brightness") is Brightness
+    with pytest.raises(DetectorError, match=why):
+        registry.get("broken")
+
+
+def test_what_a_broken_package_has_registered_before_it_failed_is_forgotten(installed: Any) -> None:
+    class Half(FakePoint):
+        def load(self) -> Any:
+            registry.register(Outside)
+            raise ImportError("the rest is missing")
+
+    installed(Half("half", None))
+    assert "outside" not in registry.names()
 
 
 def test_creating_a_detector_leaves_the_global_random_state_alone() -> None:

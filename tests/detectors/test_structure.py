@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(path for folder in ("attacks", "bench", "detectors") for path in (ROOT / folder).rglob("*.py"))
 GPU = ROOT / "detectors" / "freerad" / "gpu"
-FOUNDATIONS = {"base", "checkpoint", "errors", "noise", "store"}  # of `detectors`: what parts may stand on
+FOUNDATIONS = {"base", "checkpoint", "errors", "files", "noise", "store"}  # of `detectors`: what parts may stand on
 
 
 def name_of(path: Path) -> str:
@@ -99,4 +99,4 @@ def test_detectors_stand_on_parts_and_not_on_each_other(path: Path) -> None:
             assert target in INFRASTRUCTURE | {*own}, f"{name_of(path)} stands on another detector: {name}"
 
 
-INFRASTRUCTURE = FOUNDATIONS | {"contract", "loading", "parts", "registry"}
+INFRASTRUCTURE = FOUNDATIONS | {"building", "checks", "contract", "loading", "parts", "registry"}

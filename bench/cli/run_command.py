@@ -1,0 +1,158 @@
+"""`python -m bench run`: the cells of a plan, and the tables that follow from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench import files
+from bench.cli import cache_folder, shell, summary
+from bench.cli.options import (
+    BitDepth,
+    Cache,
+    Categories,
+    DataRoot,
+    DatasetName,
+    Detectors,
+    Device,
+    FitSeed,
+    FitSeeds,
+    FitSeedsFor,
+    GroupPattern,
+    Holdout,
+    ImageSize,
+    Limit,
+    Out,
+    PresetName,
+    Refit,
+    Settings,
+    Verbose,
+    asked,
+    names,
+    radius,
+    seeds,
+)
+from bench.cli.progress import ConsoleReporter
+from bench.cli.screen import Screen
+from bench.plan import plan as planning
+from bench.plan.request import Override, RunConfig, default_cache
+from bench.run import costs, runner
+from bench.run import pool as processes
+from bench.run.determinism import deterministic
+
+
+def run(
+    detectors: Detectors = "all",
+    attack: Annotated[str, typer.Option(help="Names, comma-separated, or all.")] = "pgd-linf",
+    dataset: DatasetName = "elpv",
+    data_root: DataRoot = None,
+    group_pattern: GroupPattern = "",
+    bit_depth: BitDepth = None,
+    categories: Categories = "all",
+    preset: PresetName = "quick",
+    protocol: Annotated[str, typer.Option(help="quick or paper: steps, subset, draws.")] = "quick",
+    epsilon: Annotated[str, typer.Option(help="Radius on the [0, 1] scale, e.g. 2/255; several with commas.")] = "",
+    steps: Annotated[int | None, typer.Option(help="Gradient steps instead of the protocol's.")] = None,
+    step_size: Annotated[str, typer.Option(help="On the [0, 1] scale (default 2.5 epsilon / steps).")] = "",
+    restarts: Annotated[int, typer.Option(help="Starts; all but the first are random.")] = 1,
+    random_start: Annotated[bool, typer.Option("--random-start", help="Start the first time at random too.")] = False,
+    keep: Annotated[str, typer.Option(help="best or last iterate instead of the protocol's.")] = "",
+    eot: Annotated[
+        int | None, typer.Option(help="Noise draws that each gradient is averaged over, instead of the protocol's.")
+    ] = None,
+    momentum: Annotated[
+        float | None, typer.Option(help="Share of the direction so far in each step, instead of the protocol's.")
+    ] = None,
+    gradient: Annotated[
+        str, typer.Option(help="score, surrogate (BPDA), map (its smooth maximum), or auto: as the protocol says.")
+    ] = "auto",
+    complete: Annotated[
+        bool, typer.Option("--complete", help="Attack on where an image has lost all its pairs: for pixel figures.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of attack, selection and verdict noise.")] = 0,
+    fit_seed: FitSeed = 0,
+    fit_seeds: FitSeeds = "",
+    fit_seeds_for: FitSeedsFor = "all",
+    limit: Limit = None,
+    holdout: Holdout = None,
+    image_size: ImageSize = None,
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="Go on where test pictures are training pictures; the records say so.")
+    ] = False,
+    batch_size: Annotated[int | None, typer.Option(help="Images at a time; changes rounding at most.")] = None,
+    device: Device = "auto",
+    settings: Settings = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that share the work (default: one per CPU thread; 1 on a GPU).")
+    ] = None,
+    refit: Refit = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its estimated cost.")] = False,
+    out: Out = Path("results"),
+    cache: Cache = None,
+    verbose: Verbose = False,
+) -> None:
+    """Fit, attack, judge, and write leaderboards."""
+    console = shell.console(verbose)
+    config = RunConfig(
+        detectors=names(detectors),
+        attacks=names(attack),
+        dataset=dataset,
+        data_root=data_root,
+        group_pattern=group_pattern,
+        bit_depth=bit_depth,
+        allow_leaks=allow_leaks,
+        categories=None if categories == "all" else names(categories),
+        preset=preset,
+        protocol=protocol,
+        epsilons=tuple(radius("--epsilon", e, attack) for e in names(epsilon)),
+        attack_settings=asked(
+            steps=steps,
+            step_size=radius("--step-size", step_size, attack) if step_size else None,
+            restarts=restarts,
+            random_start=random_start,
+            keep=keep or None,
+            eot=eot,
+            momentum=momentum,
+            differentiate=gradient,
+        ),
+        complete=complete,
+        holdout=holdout,
+        seed=seed,
+        fit_seed=fit_seed,
+        fit_seeds=seeds(fit_seeds),
+        fit_seeds_for=fit_seeds_for,
+        limit=limit,
+        image_size=image_size,
+        batch_size=batch_size,
+        device=device,
+        refit=refit,
+        overrides=tuple(Override.parse(s) for s in settings or ()),
+        out=out,
+        cache=cache or default_cache(),
+    )
+    if dry_run:
+        _show_costs(planning.make(config), console)
+        return
+    with processes.early(config, workers) as crew:
+        plan = planning.make(config)
+        files.check_writable(config.out)
+        cache_folder.check(plan)
+        files.check_writable(config.out / "records")
+        deterministic(config.torch_device())
+        with ConsoleReporter(console, plan.cells, plan.several_fits) as reporter:
+            drawing = summary.DrawingReporter(reporter, out)
+            result = runner.run_plan(plan, drawing, workers=processes.count(plan, workers), crew=crew)
+    summary.write_results(out, console)
+    summary.show_result(plan, result, console)
+    shell.say(*result.problems)
+    raise typer.Exit(2 if result.problems else summary.failures(result.records))
+
+
+def _show_costs(plan: planning.Plan, console: Screen) -> None:
+    rows, estimates = [], costs.Estimates(plan)
+    for job in plan.jobs:
+        found_as = cache_folder.origin(plan, job)
+        rows.append((job, found_as, estimates.seconds(job.detector, fits=found_as == "to be fitted")))
+    summary.show_plan(plan, rows, console)
