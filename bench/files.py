@@ -41,7 +41,7 @@ def sentence(error: OSError, folder: Path | str) -> str:
         return f"The disk is full at {where}; free some space or choose another folder {again}"
     if error.errno == errno.EFBIG:
         return f"A file at {where} is larger than this system or its ulimit -f allows; raise that limit {again}"
-    return f"Cannot use {where} ({why(error)}); give the rights to it or choose another place {again}"
+    return f"Cannot use {where} ({why(error)}); mend that or choose another place {again}"
 
 
 def why(error: Exception) -> str:

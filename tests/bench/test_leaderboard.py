@@ -251,7 +251,7 @@ def test_no_records_make_files_that_say_so_and_a_bad_folder_a_sentence(tmp_path:
     write.write([], tmp_path)
     assert "no records yet" in (tmp_path / "leaderboard.md").read_text()
     (tmp_path / "file").write_text("")
-    with pytest.raises(RecordError, match="cannot be written"):
+    with pytest.raises(RecordError, match="Cannot use"):
         write.write([], tmp_path / "file" / "below")
 
 

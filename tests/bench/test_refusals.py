@@ -131,7 +131,7 @@ def test_other_errors_are_still_a_bug() -> None:
         (MemoryError(), "This process ran out of memory"),
         (
             PermissionError(errno.EACCES, "Permission denied", "/some/place"),
-            "Cannot use /some/place (Permission denied); give",
+            "Cannot use /some/place (Permission denied); mend",
         ),
         (OSError(errno.EFBIG, "File too large", "/some/place"), "larger than this system or its ulimit"),
     ],
