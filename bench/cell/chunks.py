@@ -18,6 +18,7 @@ from attacks.base import Attack, AttackResult
 from bench.cell import plain_noise
 from bench.cell.enough import Bounds
 from bench.cell.gate import check_blind
+from bench.cell.memory import is_out_of_memory
 from bench.cell.verdict import Draws, threshold_of
 from bench.data.base import ImageSet
 from bench.errors import CellError
@@ -29,11 +30,6 @@ Floats = NDArray[np.float64]
 Tick = Callable[[int, str], None]
 EXAMPLES_PER_CLASS = 1
 T = TypeVar("T")
-
-
-def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """On a CPU, PyTorch raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +104,7 @@ class Attacking:
             try:
                 found = work(part)
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 # From the batch at hand, which may be smaller than asked for; it is done again, nothing of it is kept.
                 self.batch_size = len(part) // 2
