@@ -18,6 +18,10 @@ class RecordError(BenchError):
     """A record or a result folder cannot be read or written."""
 
 
+class DiskError(RecordError):
+    """The disk refuses, or a folder in the way does: nothing further can be written there."""
+
+
 class UnknownNameError(BenchError):
     """A name is not in its registry; the text offers the nearest one."""
 

@@ -10,18 +10,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bench.errors import BenchError, RecordError
+from bench.errors import BenchError, DiskError
 from detectors.checkpoint import TEMPORARY, write_atomically
 
 ABANDONED_SECONDS = 24 * 3600  # nobody writes one file for so long
 
-# A full or failing disk: nothing that a detector's code can do about it, and no reason to blame it.
-_REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+# A full or failing disk, or a limit on the size of files: nothing that a detector's code can do about it, and no reason
+# to blame it.
+_REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG})
+_RIGHTS = frozenset({errno.EACCES, errno.EPERM})  # which may change in mid-run
 
 
-def refused(error: OSError) -> bool:
-    """Whether the disk, and not the program, is at fault."""
-    return error.errno in _REFUSALS
+def refused(error: OSError, folder: Path | None = None) -> bool:
+    """Whether the disk, and not the program, is at fault; in a folder of the user's choice its rights count, too."""
+    if error.errno in _REFUSALS:
+        return True
+    name = error.filename
+    return (
+        folder is not None
+        and error.errno in _RIGHTS
+        and isinstance(name, str | Path)
+        and Path(name).absolute().is_relative_to(folder.absolute())
+    )
 
 
 def sentence(error: OSError, folder: Path | str) -> str:
@@ -29,7 +39,14 @@ def sentence(error: OSError, folder: Path | str) -> str:
     where, again = shortened(folder), "and run the same command again: it goes on."
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk is full at {where}; free some space or choose another folder {again}"
-    return f"Cannot use {where} ({error.strerror or error}); give the rights to it or choose another place {again}"
+    if error.errno == errno.EFBIG:
+        return f"A file at {where} is larger than this system or its ulimit -f allows; raise that limit {again}"
+    return f"Cannot use {where} ({why(error)}); mend that or choose another place {again}"
+
+
+def why(error: Exception) -> str:
+    """The reason alone, where an OSError's own text would name the file once more."""
+    return str(getattr(error, "strerror", None) or error)
 
 
 def shortened(path: Path | str) -> str:
@@ -49,33 +66,33 @@ def at_home(path: Path | str) -> Path:
 
 @contextmanager
 def guarded(folder: Path) -> Iterator[None]:
-    """Within it a disk that refuses raises RecordError; any other OSError passes."""
+    """Within it a disk that refuses raises DiskError; any other OSError, of a detector's own code perhaps, passes."""
     try:
         yield
     except OSError as error:
-        if not refused(error):
+        if not refused(error, folder):
             raise
-        raise RecordError(sentence(error, folder)) from None
+        raise DiskError(sentence(error, folder)) from None
 
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Within it, where files of ours are written and nothing else is done, any OSError is a RecordError."""
+    """Within it, where files of ours are written and nothing else is done, any OSError is a DiskError."""
     try:
         yield
     except OSError as error:
-        raise RecordError(sentence(error, folder)) from None
+        raise DiskError(sentence(error, folder)) from None
 
 
 def check_writable(folder: Path) -> None:
     """Make the folder and write to it once; what a killed process has left half-written there a day ago is removed.
-    Raises RecordError where that cannot be done."""
+    Raises DiskError where that cannot be done."""
     probe = folder / ".writable"
     try:
         write_atomically(probe, b"")
         probe.unlink(missing_ok=True)  # two runs may ask at once
     except OSError as error:  # whatever it is, the user has chosen the folder
-        raise RecordError(sentence(error, folder)) from None
+        raise DiskError(sentence(error, folder)) from None
     _sweep(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 
@@ -44,12 +45,33 @@ _LATEX = {
 }
 
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]+")
+_BEYOND_LATIN = 0x180  # what pdflatex's T1 fonts lack
+_OTHER_SCRIPTS = (
+    "% Some names are not in Latin script: compile with xelatex or lualatex, \\usepackage{fontspec}, and a\n"
+    "% \\setmainfont that has their characters (Noto Sans CJK SC, for example)."
+)
+
+# What moves a cursor, colours or clears a terminal, or turns the direction of what follows; half of a pair is no text.
+_HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_BREAKS = re.compile(r"[\t-\r\x85\u2028\u2029]+")
+
+
+def visible(text: str) -> str:
+    """The text with its control characters written out (`\\x1b`), but for tabs and line feeds: what a stranger named
+    reaches no terminal as a command."""
+    return _HIDDEN.sub(lambda found: found.group().encode("unicode_escape").decode(), text)
+
+
+class VisibleFormatter(logging.Formatter):
+    """For logs that go to a terminal: `visible`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 def one_line(text: object, limit: int = 300) -> str:
-    """Without control characters and line breaks, cut to `limit` characters."""
-    cleaned = _CONTROL.sub(" ", str(text)).strip()
+    """Without line breaks, with control characters written out, cut to `limit` characters."""
+    cleaned = visible(_BREAKS.sub(" ", str(text)).strip())
     return cleaned if len(cleaned) <= limit else cleaned[: limit - 1] + "…"
 
 
@@ -67,8 +89,8 @@ def escape_markdown(text: object) -> str:
 
 
 def escape_latex(text: object) -> str:
-    """For LaTeX with T1 fonts; what those fonts lack becomes a question mark."""
-    return "".join(_LATEX.get(c, c if ord(c) < 0x180 else "?") for c in one_line(text, LONGEST))
+    """For LaTeX: with T1 fonts, as long as all is Latin; other scripts stay what they are (`latex_table`)."""
+    return "".join(_LATEX.get(c, c) for c in one_line(text, LONGEST))
 
 
 def escape_csv(text: object) -> str:
@@ -106,7 +128,10 @@ def latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, caption
         *(rf"\par\footnotesize {note}" for note in notes),
         r"\end{table}",
     ]
-    return "\n".join(lines) + "\n"
+    text = "\n".join(lines) + "\n"
+    if any(ord(c) >= _BEYOND_LATIN for c in text):
+        text = f"{_OTHER_SCRIPTS}\n{text}"
+    return text
 
 
 def epsilon_text(epsilon: float, norm: str) -> str:

@@ -16,6 +16,7 @@ from attacks import merging
 from attacks.base import Attack, AttackResult
 from bench.cell.enough import Bounds
 from bench.cell.gate import check_blind
+from bench.cell.memory import is_out_of_memory
 from bench.cell.verdict import Draws, threshold_of
 from bench.data.base import ImageSet
 from bench.errors import CellError
@@ -27,11 +28,6 @@ Floats = NDArray[np.float64]
 Places = Sequence[int] | NDArray[np.intp]
 Tick = Callable[[float, str], None]
 T = TypeVar("T")
-
-
-def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    """On a CPU, PyTorch raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 @dataclass(eq=False)
@@ -143,7 +139,7 @@ class Attacking:
             try:
                 found = work(part)
             except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 # From the batch at hand, which may be smaller than asked for; it is done again, nothing of it is kept.
                 self.batch_size = len(part) // 2

@@ -18,6 +18,7 @@ from bench.cell import fitting
 from bench.cell.attack import Draws, Outcome
 from bench.cell.fitting import Fitted
 from bench.cell.measure import measure
+from bench.cell.memory import OUT_OF_MEMORY, is_out_of_memory
 from bench.cell.pictures import Category
 from bench.cell.record_of import ALLOW_LEAKS, failed, judged
 from bench.errors import BenchError, RecordError
@@ -204,6 +205,8 @@ def reason_of(error: Exception | SystemExit, what: str) -> str:
     log.debug("While %s:", what, exc_info=error)
     if isinstance(error, BenchError | DetectorError | AttackError):
         return one_line(error, 1000)
+    if is_out_of_memory(error):
+        return f"{what} {OUT_OF_MEMORY}."
     did = "called sys.exit" if isinstance(error, SystemExit) else f"raised {type(error).__name__}"
     return (
         f"{what} {did} ({one_line(error, 200)}); this is an error in its code, not in your "
@@ -244,7 +247,7 @@ def _write_examples(record: Record, outcome: Outcome, folder: Path) -> None:
 
     if not outcome.examples:
         return
-    with files.guarded(folder):
+    with files.writing(folder):
         data = save({k: v.contiguous() for k, v in outcome.examples.items()}, {"notice": record.licence})
         path = record_path(folder, record.cell)
         write_atomically(companion(path, EXAMPLES_SUFFIX), data)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from bench import files
-from bench.errors import RecordError
+from bench.errors import DiskError
 from bench.plan import checkpoints
 from bench.plan.plan import Job, Plan
 
 
 def check(plan: Plan) -> None:
-    """Raises RecordError where the folder cannot be written to and some fit is not there yet: now, and not after the
+    """Raises DiskError where the folder cannot be written to and some fit is not there yet: now, and not after the
     hours that the cells before it take."""
     try:
         files.check_writable(plan.run.cache)
-    except RecordError:
+    except DiskError:
         if any(origin(plan, job) == "to be fitted" for job in plan.jobs):
             raise
 

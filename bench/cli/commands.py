@@ -29,6 +29,7 @@ from bench.cli.options import (
     expanded,
     names,
 )
+from bench.cli.screen import Screen
 from bench.errors import BenchError
 from bench.plan.request import Override, RunConfig, default_cache
 
@@ -65,7 +66,7 @@ def score(
     cache: Cache = None,
 ) -> None:
     """Score pictures with a fitted detector: higher is more anomalous."""
-    console = shell.Terminal(stderr=as_json)  # the way to a fitted detector must not get into the JSON
+    console = Screen(stderr=as_json)  # the way to a fitted detector must not get into the JSON
     config = RunConfig(
         detectors=(detector,),
         dataset=dataset,
@@ -97,7 +98,7 @@ def report(
     ] = Path("results"),
 ) -> None:
     """Draw leaderboards and plots again, from records alone."""
-    console = shell.Terminal()
+    console = Screen()
     if not (folder / "records").is_dir():
         raise BenchError(f"There is no folder {folder / 'records'}; name the folder that a run wrote to (--out).")
     for path in summary.write_results(folder, console):
@@ -130,7 +131,7 @@ def inspect(
         image_size=image_size,
         cache=Path(),  # nothing is kept: it works without a home folder
     )
-    raise typer.Exit(inspect_command.inspect(config, shell.Terminal()))
+    raise typer.Exit(inspect_command.inspect(config, Screen()))
 
 
 @app.command("list", cls=shell.Once)
@@ -139,7 +140,8 @@ def list_names(
     refused: Annotated[bool, typer.Option("--refused", help="With the detectors that cannot be had, and why.")] = False,
 ) -> None:
     """Say what there is."""
-    shell.Terminal().print(summary.listing(what, refused=refused))
+    screen = Screen()
+    screen.print(summary.listing(what, refused=refused, width=screen.width))
 
 
 @app.command("reproduce", cls=shell.Once)
@@ -156,13 +158,13 @@ def reproduce_table(
 ) -> None:
     """Put a table of the paper beside what was measured; what is missing is marked as not run."""
     reproduce_command.reproduce_table(
-        table, records, preset=preset, protocol=protocol, image_size=image_size, out=out, console=shell.Terminal()
+        table, records, preset=preset, protocol=protocol, image_size=image_size, out=out, console=Screen()
     )
 
 
 def main() -> None:
     """Run the command line; what the user can mend becomes one sentence and exit code 2."""
-    handler = RichHandler(console=shell.Terminal(stderr=True), show_time=False, show_path=False, markup=False)
+    handler = RichHandler(console=Screen(stderr=True), show_time=False, show_path=False, markup=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     code = shell.run(app)
     if code:

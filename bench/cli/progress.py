@@ -11,6 +11,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from bench.cli.screen import is_animated
 from bench.inspection.inspection import Inspection
 from bench.plan.plan import Job
 from bench.records.record import Record
@@ -41,7 +42,7 @@ class ConsoleReporter:
             TimeRemainingColumn(compact=True),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not is_animated(console),
         )
         self._cells = self._bars.add_task("cells", total=cells)
         self._count, self._total = 0, cells
@@ -78,7 +79,8 @@ class ConsoleReporter:
         return show
 
     def _where(self, job: Job) -> str:
-        return f"{job.category} fit {job.fit_seed}" if job.detector in self._several else job.category
+        category = one_line(job.category, 60)
+        return f"{category} fit {job.fit_seed}" if job.detector in self._several else category
 
     def _end_fit(self, job: Job) -> None:
         """Also of a fit that stopped before its last step."""
@@ -141,7 +143,7 @@ class _PlainLines:
         now = time.monotonic()
         if total != self._stage:  # a new stage of the job; it may go on from a snapshot, so not from 0
             self._stage, self._first, self._started = total, done, now
-        if self._console.is_terminal or now - self._last < QUIET_SECONDS or done >= total:
+        if is_animated(self._console) or now - self._last < QUIET_SECONDS or done >= total:
             return
         self._last = now
         steps = done - self._first

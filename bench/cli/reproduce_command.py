@@ -42,7 +42,7 @@ def reproduce_table(
         )
     found_records, problems = _records(records, console)
     found = reproduce.reproduce(table, found_records, recipe=recipe, revisions=summary.revisions())
-    console.print(render.terminal(found))
+    console.print(render.terminal(found, console.width))
     for note in (*found.notes, *problems):
         console.print(f"- {note}", style="dim", markup=False, highlight=False)
     moves = reproduce.sensitivity(table, found_records, recipe=recipe)

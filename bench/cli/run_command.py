@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from bench import files
 from bench.cli import cache_folder, shell, summary
@@ -36,6 +35,7 @@ from bench.cli.options import (
     seeds,
 )
 from bench.cli.progress import ConsoleReporter
+from bench.cli.screen import Screen
 from bench.plan import plan as planning
 from bench.plan import protocols
 from bench.plan.request import Override, RunConfig, default_cache
@@ -147,6 +147,7 @@ def run(
         plan = planning.make(config)
         files.check_writable(config.out)
         cache_folder.check(plan)
+        files.check_writable(config.out / "records")
         deterministic(config.torch_device())
         with ConsoleReporter(console, plan.cells, plan.several_fits) as reporter:
             drawing = summary.DrawingReporter(reporter, out)
@@ -157,7 +158,7 @@ def run(
     raise typer.Exit(2 if result.problems else summary.failures(result.records))
 
 
-def _show_costs(plan: planning.Plan, console: Console) -> None:
+def _show_costs(plan: planning.Plan, console: Screen) -> None:
     rows, estimates = [], costs.Estimates(plan)
     for job in plan.jobs:
         found_as = cache_folder.origin(plan, job)

@@ -6,21 +6,23 @@ import io
 import logging
 import os
 import sys
+import traceback
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperCommand, TyperGroup
 
 from attacks.errors import AttackError
 from bench import files
+from bench.cell.memory import OUT_OF_MEMORY, is_out_of_memory
 from bench.cli.exits import STOPPED, STOPPED_SENTENCE, UNREAD
+from bench.cli.screen import Screen, UnreadError
 from bench.errors import BenchError
 from bench.records import environment
-from bench.text import one_line
+from bench.text import one_line, visible
 from detectors.errors import DetectorError
 
 LARGEST = 2**63 - 1  # of a whole number: what PyTorch and files hold
@@ -30,18 +32,6 @@ _ClickError: type[Any] = typer.BadParameter.__mro__[2]
 
 class StoppedError(Exception):
     """Ctrl-C; typer would turn a KeyboardInterrupt into an exit without a word."""
-
-
-class UnreadError(BaseException):
-    """Nobody reads any more what is printed (`| head`). No Exception: it is no fault of the cell that is at work."""
-
-
-class Terminal(Console):
-    """A console that says that nobody reads it; rich's own would exit without a word."""
-
-    def on_broken_pipe(self) -> None:
-        """Raises UnreadError."""
-        raise UnreadError
 
 
 class Commands(TyperGroup):
@@ -86,7 +76,7 @@ def _check_value(name: str, value: object) -> None:
 
 
 def run(app: typer.Typer) -> int:
-    """Run the command that the command line names. Returns the exit code; an unexpected error is raised as it is."""
+    """Run the command that the command line names. Returns its exit code: 1, after a traceback, for a bug."""
     for stream in _texts():
         stream.reconfigure(errors="replace")  # what the terminal's encoding lacks must not cost a table
     try:
@@ -106,7 +96,7 @@ def run(app: typer.Typer) -> int:
         return _unread()
     except OSError as error:
         if not files.refused(error) and error.filename is None:
-            raise
+            return _unexpected()
         say(files.sentence(error, error.filename or "the folder of results or checkpoints"))
     except (StoppedError, KeyboardInterrupt):
         say(STOPPED_SENTENCE)
@@ -118,7 +108,18 @@ def run(app: typer.Typer) -> int:
             f"Something that this command ran called sys.exit ({error.code}): a detector, an attack or a package of "
             "another author; raise an error there instead, or leave it out."
         )
+    except Exception as error:
+        if not is_out_of_memory(error):
+            return _unexpected()
+        say(f"This process {OUT_OF_MEMORY}; what was finished is kept.")
     return 2
+
+
+def _unexpected() -> int:
+    """Show where the program went wrong, as Python would, but for what a name in the message could do to a terminal.
+    Returns Python's exit code."""
+    sys.stderr.write(visible(traceback.format_exc()))
+    return 1
 
 
 def _unread() -> int:
@@ -134,17 +135,17 @@ def _texts() -> Iterable[io.TextIOWrapper]:
     return [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
 
 
-def console(verbose: bool) -> Terminal:
-    """The console of a command that works for long."""
+def console(verbose: bool) -> Screen:
+    """The screen of a command that works for long."""
     environment.commit()  # of the code that this process has loaded: the tree may change under a long run
     if verbose:
         logging.getLogger("bench").setLevel(logging.DEBUG)
-    return Terminal()
+    return Screen()
 
 
 def say(*problems: str) -> None:
     """Print what went wrong to the standard error, one line each, without what a file's name could do to a terminal."""
-    console = Terminal(stderr=True)
+    console = Screen(stderr=True)
     for problem in problems:
         text = f"Error: {one_line(problem, 2000)}"
         console.print(text, style="bold red", markup=False, highlight=False, soft_wrap=True)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -18,8 +18,8 @@ from bench.errors import BenchError
 from bench.plan import presets, protocols
 from bench.plan.plan import Job, Plan
 from bench.records.record import Record, Revisions
-from bench.report import fits, folder, leaderboard, write
-from bench.report.pyplot_free import no_backend
+from bench.report import fits, folder, leaderboard, narrow, write
+from bench.report.plain_matplotlib import plain_matplotlib
 from bench.run.runner import RunResult
 from bench.text import one_line, plural
 from detectors import registry as detector_registry
@@ -66,10 +66,10 @@ class DrawingReporter:
         self._reporter.done(record, reused)
         if record.ok and not reused:
             try:
-                with no_backend():
+                with plain_matplotlib():
                     from bench.report import example_panel, plots
 
-                plots.write_histograms([record], self._plots)
+                plots.write_histogram(record, self._plots)
                 example_panel.write_panel(record, self._plots)
             except Exception as error:  # whatever it is, hours of other cells must not be lost for a picture
                 log.debug("A picture was left for the end:", exc_info=error)
@@ -81,7 +81,7 @@ def show_result(plan: Plan, result: RunResult, console: Console) -> None:
         console.print()
         for fact in board.facts:
             console.print(fact, style="dim", markup=False, highlight=False)
-        console.print(write.terminal(board))
+        console.print(write.terminal(board, console.width))
         for note in (*board.notes(), *_shortcuts(board), MEANING):
             console.print(note, markup=False, highlight=False)
     for record in result.failed:
@@ -127,14 +127,19 @@ def _shortcuts(board: leaderboard.Leaderboard) -> list[str]:
 
 def show_plan(plan: Plan, estimates: Sequence[tuple[Job, str, float | None]], console: Console) -> None:
     """What a run would do: rows of (job, checkpoint, seconds)."""
-    table = Table(title=Text(f"{plural(plan.cells, 'cell')} on {plan.dataset.name} at {plan.image_size} px"))
-    for column, justify in (("detector", "left"), ("category", "left"), ("checkpoint", "left"), ("about", "right")):
-        table.add_column(column, justify="right" if justify == "right" else "left")
+    title = f"{plural(plan.cells, 'cell')} on {plan.dataset.name} at {plan.image_size} px"
+    table = Table(title=Text(title))
+    for column in ("detector", "category", "checkpoint"):
+        table.add_column(column, overflow="fold")
+    table.add_column("about", justify="right")
+    lines = [(0, title)]
     for job, origin, seconds in estimates:
         about = "not known" if seconds is None else duration(seconds)
         fit = f", fit {job.fit_seed}" if job.detector in plan.several_fits else ""
-        table.add_row(Text(one_line(job.detector, 40) + fit), Text(one_line(job.category, 40)), origin, about)
-    console.print(table)
+        names = one_line(job.detector, 40) + fit, one_line(job.category, 40)
+        table.add_row(*map(Text, names), origin, about)
+        lines += [(0, " on ".join(names)), (1, f"{origin}; about: {about}")]
+    console.print(narrow.listed(lines) if console.width < narrow.COLUMNS else table)
     known = [seconds for *_, seconds in estimates if seconds is not None]
     console.print(f"Attacks: {', '.join(_attack_text(a.describe()) for a in plan.attacks)}.", highlight=False)
     more = "" if len(known) == len(estimates) else " (without those not known)"
@@ -158,8 +163,9 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def listing(what: str, *, refused: bool = False) -> Table:
-    """The table of `bench list`; `refused`: with what cannot be had, and why. Raises BenchError for an unknown kind."""
+def listing(what: str, *, refused: bool = False, width: int = 80) -> Table | Group:
+    """The table of `bench list` within so many columns; `refused`: with what cannot be had, and why. Raises BenchError
+    for an unknown kind."""
     table = Table(box=None, pad_edge=False)
     rows: list[tuple[str, ...]]
     if what == "detectors":
@@ -181,6 +187,10 @@ def listing(what: str, *, refused: bool = False) -> Table:
         rows += [(f"protocol {p.name}", p.statement) for p in protocols.PROTOCOLS]
     else:
         raise BenchError(f"There is no list of {what!r}; ask for detectors, attacks, datasets or presets.")
+    if width < narrow.COLUMNS:
+        return narrow.listed(
+            line for name, *rest in rows for line in ((0, name), (1, "; ".join(cell for cell in rest if cell)))
+        )
     for name in header:
         table.add_column(name, overflow="fold")
     for row in rows:

@@ -21,6 +21,7 @@ from bench.plan import presets, protocols
 from bench.text import one_line
 
 SMALLEST_SIDE, LARGEST_SIDE = 8, 4096  # as for the checkpoints that `detectors.load` takes
+LARGEST_SEED = 2**63 - 1  # what a table column and a random generator hold
 LARGEST = 2**63  # of a setting: what PyTorch and files hold
 FIT_SEEDS_FOR = ("all", "chaotic")
 DEVICES = ("cpu", "cuda", "xpu")  # "mps" has no float64
@@ -139,6 +140,8 @@ class RunConfig:
             raise BenchError(f"--holdout is a number of images, 0 or more; got {self.holdout}.")
         if self.image_size is not None and not SMALLEST_SIDE <= self.image_size <= LARGEST_SIDE:
             raise BenchError(f"--image-size must lie in {SMALLEST_SIDE}..{LARGEST_SIDE} pixels; got {self.image_size}.")
+        if any(abs(seed) > LARGEST_SEED for seed in (self.seed, self.fit_seed, *self.fit_seeds)):
+            raise BenchError(f"A seed is a whole number up to {LARGEST_SEED}; give a smaller one.")
         if self.fit_seeds and self.fit_seed:
             raise BenchError("--fit-seed is for one fit and --fit-seeds for several; give one of them.")
         if min(self.fit_seeds, default=0) < 0:

@@ -156,7 +156,7 @@ class Record:
         """Its figures are not yet held against its scores: that is for `read`. Raises RecordError where it is no record
         of this format, was changed after it was written or does not belong to its key."""
         try:
-            document = json.loads(text)
+            document = json.loads(text, object_pairs_hook=_each_once)
         except (ValueError, RecursionError) as error:
             raise RecordError(f"it is no JSON ({error}); run the cell again.") from None
         cell = check(document)
@@ -164,6 +164,14 @@ class Record:
         others = {name: value for name, value in document.items() if name not in _ENTRIES and name != CONTENT}
         lacking = _ENTRIES - document.keys()
         return cls(**{**known, "cell": cell}, others=others, lacking=lacking)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A table of a JSON document. Of a name that stands in it twice readers would see one value or the other."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a table has two entries of one name")
+    return found
 
 
 def is_stale(record: Record, revisions: Revisions) -> bool:

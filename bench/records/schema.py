@@ -1,5 +1,5 @@
-"""What a record must hold to be believed: its format, its hash, its key, the types and ranges of what others compute
-with. That its figures are those of its scores is `bench.records.recount`'s."""
+"""What a record must hold to be believed: its format, its hash, its key, the types of what others compute with. Sizes
+and ranges are `bench.records.limits`'s; that its figures are those of its scores, `bench.records.recount`'s."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.errors import RecordError
+from bench.records import limits
 from bench.records.cell import Cell, canonical_sha256, is_of
 
 FORMAT = 2
@@ -59,6 +60,7 @@ def check(document: Any) -> Cell:
     scores is not found out here: only measuring the cell again would tell.
     """
     _check_format(document)
+    limits.check(document)
     if document.get(CONTENT) != content_sha256(document):
         raise RecordError(f"its {CONTENT} is not the hash of its content: it was changed by hand; run the cell again.")
     for name, kind in _REQUIRED:
@@ -73,6 +75,10 @@ def check(document: Any) -> Cell:
         raise RecordError(f"status is {document['status']!r:.60} and must be 'ok' or 'failed'; run the cell again.")
     if cell.key != document["key"]:
         raise RecordError("its key is not the hash of its cell: one of them was changed by hand; run the cell again.")
+    if document["full_run"] == bool(document["limits"]):
+        raise RecordError("full_run says one thing and limits another; run the cell again.")
+    if document["status"] == "failed" and document["results"]:
+        raise RecordError("it has no scores, since the cell failed, but results; run the cell again.")
     if document["status"] == "ok":
         for which in ("clean", "robust"):
             _check_figures(which, document["results"].get(which))

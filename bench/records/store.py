@@ -13,20 +13,23 @@ by reading: only measuring the cell again would tell.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import json
 import logging
+import os
+from contextlib import suppress
 from pathlib import Path
 
+from bench import files
 from bench.errors import RecordError
-from bench.records import recount
+from bench.records import limits, recount
 from bench.records.cell import Cell
 from bench.records.paths import SCORES_SUFFIX, companion, record_path
 from bench.records.record import Record
 from bench.records.schema import check
 from bench.records.score_table import Scores, parse_scores, render_scores
 from detectors.checkpoint import write_atomically
+from detectors.files import read_ordinary
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +38,8 @@ def write(record: Record, scores: Scores | None, folder: Path) -> Path:
     """Write the scores, then the record. Returns the record's path; a failed cell may have no scores.
 
     Raises:
-        RecordError: the key or a figure is wrong or not that of the scores, or the disk refuses (nothing half-written
-            stays behind).
+        RecordError: the key or a figure is wrong or not that of the scores, or a number out of its range.
+        DiskError: the disk refuses (nothing half-written stays behind).
     """
     if record.ok and scores is None:
         raise RecordError("A record that claims figures needs the scores they come from; pass them.")
@@ -47,19 +50,17 @@ def write(record: Record, scores: Scores | None, folder: Path) -> Path:
     cell = check(document)
     if record.ok and scores is not None:
         recount.check(cell, document["results"], scores)
-    scores_path, had_record = companion(path, SCORES_SUFFIX), path.exists()
-    try:
-        if table:
-            write_atomically(scores_path, table.encode(errors="surrogateescape"))
-        write_atomically(path, text.encode())
-    except OSError as error:
-        if not had_record:
-            scores_path.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RecordError(
-                f"The disk is full at {folder}; free some space and run the same command again, which continues."
-            ) from None
-        raise RecordError(f"{path} cannot be written ({error.strerror}); choose a folder that can.") from None
+    with files.writing(folder):
+        had_record = path.exists()
+        try:
+            if table:
+                write_atomically(companion(path, SCORES_SUFFIX), table.encode(errors="surrogateescape"))
+            write_atomically(path, text.encode())
+        except OSError:
+            if not had_record:
+                with suppress(OSError):
+                    companion(path, SCORES_SUFFIX).unlink(missing_ok=True)
+            raise
     return path
 
 
@@ -67,9 +68,9 @@ def read(path: Path) -> Record:
     """One record, held against its scores where it has figures. Raises RecordError where one of the two is missing,
     damaged or changed, or where they do not belong together."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_ordinary(path, limits.RECORD_BYTES).decode()
     except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"The record {path} cannot be read ({error}); run the cell again.") from None
+        raise RecordError(f"The record {path} cannot be read ({files.why(error)}); run the cell again.") from None
     try:
         record = dataclasses.replace(Record.from_json(text), path=path)
     except RecordError as error:
@@ -85,9 +86,14 @@ def read(path: Path) -> Record:
 
 def read_all(folder: Path) -> tuple[list[Record], list[str]]:
     """Every record below the folder, in the order of their paths, and a sentence about each one that does not count or
-    appears twice (the newer one counts). Other JSON files (of checkpoints, of plots) are not looked at."""
+    appears twice (the newer one counts), or each folder that may not be read. Other JSON files (of checkpoints, of
+    plots) are not looked at."""
     found: dict[str, Record] = {}
-    problems: list[str] = []
+    problems = [
+        f"The folder {place} may not be read, so its records are missing; give yourself that right."
+        for place in (folder, *sorted(folder.glob("*")), *sorted(folder.glob("*/*")))
+        if os.path.isdir(place) and not os.access(place, os.R_OK | os.X_OK)  # noqa: PTH112  `Path.is_dir` may raise
+    ]
     for path in sorted(folder.glob("*/*/*--*--*.json")):
         try:
             record = read(path)
@@ -106,8 +112,9 @@ def find(folder: Path, cell: Cell) -> Record | None:
     """The record of this very cell, or None where there is none or it does not count (it will be written again, which a
     warning says)."""
     path = record_path(folder, cell)
-    if not path.is_file():
-        return None
+    with files.writing(folder):  # where nobody may look
+        if not path.is_file():
+            return None
     try:
         record = read(path)
     except RecordError as error:
@@ -126,9 +133,9 @@ def read_scores(record: Record) -> Scores:
         raise RecordError("This record was not read from a file, so it has no scores beside it; read it first.")
     path = companion(record.path, SCORES_SUFFIX)
     try:
-        text = path.read_bytes().decode(errors="surrogateescape")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"The scores {path} cannot be read ({error}); run the cell again.") from None
+        text = read_ordinary(path, limits.SCORES_BYTES).decode(errors="surrogateescape")
+    except OSError as error:
+        raise RecordError(f"The scores {path} cannot be read ({files.why(error)}); run the cell again.") from None
     if _digest(text) != record.scores_sha256:
         raise RecordError(f"The scores {path} are not those of their record (SHA-256 differs); run the cell again.")
     try:

@@ -16,14 +16,18 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
+from bench import files
 from bench.errors import RecordError
 from bench.metrics.ranking import Floats
+from bench.records import limits
 from bench.records.paths import EXAMPLES_SUFFIX, companion, safe_name
 from bench.records.record import Record
 from bench.report.fits import fit_seed
+from bench.report.fonts import drawable
 from bench.report.style import TEXT_WIDTH, is_drawn, save, style
-from bench.text import epsilon_text, norm_text, one_line, plain
+from bench.text import epsilon_text, norm_text, one_line
 from detectors.checkpoint import write_atomically
+from detectors.files import read_ordinary
 
 NOTICE = "NOTICE.txt"
 MAX_ROWS = 6
@@ -56,11 +60,11 @@ class Examples:
 def read_examples(path: Path) -> Examples:
     """Raises RecordError where the file is missing, damaged, or holds tensors of the wrong shape or type."""
     try:
-        tensors = load(path.read_bytes())
+        tensors = load(read_ordinary(path, limits.EXAMPLES_BYTES))
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise RecordError(f"The examples {path} cannot be read ({error}); run the cell again.") from None
+        raise RecordError(f"The examples {path} cannot be read ({files.why(error)}); run the cell again.") from None
     image = tensors.get("image")
-    if image is None or image.ndim != 4 or image.shape[1] != 3 or image.shape[2] != image.shape[3] or not len(image):
+    if image is None or image.ndim != 4 or image.shape[1] != 3 or image.shape[2] != image.shape[3] or not image.size:
         raise RecordError(f"The examples {path} hold no images of the shape (n, 3, S, S); run the cell again.")
     count, side = len(image), image.shape[-1]
     shapes = {
@@ -77,6 +81,11 @@ def read_examples(path: Path) -> Examples:
             raise RecordError(
                 f"The examples {path} lack a usable tensor {name!r} of shape {shape}; run the cell again."
             )
+
+    if not np.isin(tensors["labels"], (-1, 1)).all():
+        raise RecordError(f"The examples {path} have labels other than 1 and -1; run the cell again.")
+    if "perturbation" in tensors and not np.isfinite(tensors["perturbation"]).all():
+        raise RecordError(f"The examples {path} have a perturbation that is not finite; run the cell again.")
 
     def number(name: str) -> Floats | None:
         return tensors[name].astype(np.float64) if name in tensors else None
@@ -100,7 +109,8 @@ def write_panel(record: Record, folder: Path) -> list[Path]:
     A panel that was drawn from this record stays as it is.
 
     Raises:
-        RecordError: the examples are damaged or the folder cannot be written to.
+        RecordError: the examples are damaged.
+        DiskError: the folder cannot be written to.
     """
     if record.path is None or not companion(record.path, EXAMPLES_SUFFIX).is_file():
         return []
@@ -117,12 +127,10 @@ def write_panel(record: Record, folder: Path) -> list[Path]:
 def _add_notice(path: Path, stem: str, record: Record) -> Path:
     head = "The pictures in this folder are made from dataset images and carry their licence, not that of the code:"
     line = f"{stem}: {one_line(record.dataset)}, {one_line(record.licence) or 'licence not known: do not pass it on'}"
-    try:
-        known = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    with files.writing(path.parent):
+        known = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
         kept = [old for old in known if old and old != head and not old.startswith(f"{stem}: ")]
         write_atomically(path, "\n".join([head, *sorted([*kept, line])]).encode(errors="replace") + b"\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path} cannot be written ({error}); choose another folder.") from None
     return path
 
 
@@ -170,8 +178,8 @@ def panel_figure(record: Record, examples: Examples) -> Figure:
             legend.ax.ticklabel_format(axis="y", scilimits=(-2, 3))  # long numbers would leave the figure
         epsilon = epsilon_text(record.epsilon, record.norm)
         figure.suptitle(
-            f"{plain(record.detector_title, 24)}, {plain(record.dataset, 20)} {plain(record.category, 24)}, "
-            f"{plain(record.attack_name, 24)}, {plain(norm_text(record.norm), 10)} {epsilon}, "
+            f"{drawable(record.detector_title, 24)}, {drawable(record.dataset, 20)} {drawable(record.category, 24)}, "
+            f"{drawable(record.attack_name, 24)}, {drawable(norm_text(record.norm), 10)} {epsilon}, "
             f"fit {fit_seed(record)}",
             fontsize=8.5,
             y=1 - 0.06 / figure.get_figheight(),
@@ -219,7 +227,7 @@ def _magnification(delta: Floats) -> float:
     largest = float(np.abs(delta).max())
     if largest == 0.0:
         return 1.0
-    return max(1.0, float(5 * int(0.1 / largest)))
+    return max(1.0, float(5 * int(0.1 / max(largest, 1e-9))))
 
 
 def _common_top(maps: list[Floats]) -> float:

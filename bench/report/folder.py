@@ -7,11 +7,12 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.errors import RecordError
+from bench import files
+from bench.errors import DiskError
 from bench.records.record import Record, Revisions
 from bench.records.store import read_all
 from bench.report import write
-from bench.report.pyplot_free import no_backend
+from bench.report.plain_matplotlib import plain_matplotlib
 from bench.text import one_line
 from detectors.checkpoint import write_atomically
 
@@ -34,23 +35,21 @@ def write_results(out: Path, revisions: Revisions) -> tuple[list[Path], list[str
         What was written, and a sentence about whatever does not count or could not be drawn.
 
     Raises:
-        RecordError: the disk refuses.
+        DiskError: the disk refuses.
     """
     records, problems = read_all(out / "records")
-    written = write.write(records, out, revisions)
-    stamp, drawn = out / "plots" / STAMP, _state(records)
-    if stamp.is_file() and stamp.read_text() == drawn:
-        return written, problems
+    written, records, odd = _tabled(records, out, revisions)
+    problems += odd
+    stamp, drawn = out / "plots" / STAMP, _state(records).encode()
+    with files.writing(out / "plots"):
+        if stamp.is_file() and stamp.read_bytes() == drawn:
+            return written, problems
     try:
-        with no_backend():  # not at the top: matplotlib takes a second, in which workers can start
-            from bench.report import example_panel, plots
+        with plain_matplotlib():  # not at the top: matplotlib takes a second, in which workers can start
+            from bench.report import plots
 
-        plotted, without_scores = plots.write_all(records, out / "plots", revisions)
-        written += plotted
-        problems += without_scores
-        for record in (r for r in records if r.ok):
-            written += example_panel.write_panel(record, out / "plots")
-    except (RecordError, OSError):
+        plotted, not_drawn = plots.write_all(records, out / "plots", revisions)
+    except DiskError:
         raise
     except Exception as error:
         log.debug("While drawing:", exc_info=error)
@@ -59,8 +58,32 @@ def write_results(out: Path, revisions: Revisions) -> tuple[list[Path], list[str
             "are complete: python -m bench report draws the rest again."
         )
         return written, problems
-    write_atomically(stamp, drawn.encode())
-    return written, problems
+    if not not_drawn:
+        with files.writing(out / "plots"):
+            write_atomically(stamp, drawn)
+    return written + plotted, problems + not_drawn
+
+
+def _tabled(records: list[Record], out: Path, revisions: Revisions) -> tuple[list[Path], list[Record], list[str]]:
+    """Write the leaderboards. Returns their paths, the records that are in them, and a sentence about each one that is
+    not: whatever a stranger's record holds that no check has thought of, it costs no other one's row."""
+    try:
+        return write.write(records, out, revisions), records, []
+    except DiskError:
+        raise
+    except Exception as error:
+        log.debug("While making tables:", exc_info=error)
+    kept, problems = [], []
+    for record in records:
+        try:
+            write.texts([record], revisions)
+            kept.append(record)
+        except Exception as error:
+            problems.append(
+                f"The record {record.path} is left out, for it cannot be put into a table ({type(error).__name__}: "
+                f"{one_line(error, 200)}); report it, or delete the file and run the cell again."
+            )
+    return write.write(kept, out, revisions), kept, problems
 
 
 def _state(records: Sequence[Record]) -> str:

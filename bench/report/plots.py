@@ -7,8 +7,10 @@ what belongs into a paper (curves and heat maps).
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +20,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
-from bench.errors import RecordError
+from bench.errors import DiskError, RecordError
 from bench.metrics.intervals import Estimate
 from bench.metrics.ranking import Floats
 from bench.records.paths import safe_name
@@ -27,50 +30,73 @@ from bench.records.record import Record, Revisions
 from bench.records.score_table import Scores
 from bench.records.store import read_scores
 from bench.report import fits
+from bench.report.example_panel import write_panel
+from bench.report.fonts import drawable
 from bench.report.leaderboard import Leaderboard, build, curve_key, rows_by_label
 from bench.report.style import ANOMALOUS, COLOURS, LINES, MARKERS, NORMAL, TEXT_WIDTH, is_drawn, save, style
-from bench.text import MISSING, epsilon_text, norm_text, plain
+from bench.text import MISSING, epsilon_text, norm_text, one_line
+
+log = logging.getLogger(__name__)
+LARGEST_DRAWN = 1e300  # beyond it the axes' own arithmetic overflows
 
 
 def write_all(
     records: Sequence[Record], folder: Path, revisions: Revisions | None = None
 ) -> tuple[list[Path], list[str]]:
-    """Every plot that the records allow; histograms that were drawn from these very records stay as they are.
+    """Every plot that the records allow; what was drawn from these very records stays as it is, if it is of one cell.
 
-    Returns the files, and a sentence about each histogram without scores.
+    Returns the files, and a sentence about each plot that could not be drawn: it costs no other one.
 
     Raises:
-        RecordError: the folder cannot be written to.
+        DiskError: the folder cannot be written to.
     """
-    paths: list[Path] = []
     boards = build(records, revisions)
-    for key, curves in _curve_groups(boards).items():
-        paths += save(security_curve_figure(curves), folder / f"security-curve--{key}", vector=True)
-    for board in boards:
-        paths += save(heat_map_figure(board), folder / f"heat-map--{board.slug}", vector=True)
-    histograms, problems = write_histograms(records, folder)
-    return paths + histograms, problems
-
-
-def write_histograms(records: Sequence[Record], folder: Path) -> tuple[list[Path], list[str]]:
-    """The histograms of `write_all` alone."""
+    drawings: list[Callable[[], list[Path]]] = [
+        *(partial(_write_curves, found, folder / f"security-curve--{k}") for k, found in _curve_groups(boards).items()),
+        *(partial(_write_heat_map, board, folder / f"heat-map--{board.slug}") for board in boards),
+        *(partial(write_histogram, record, folder) for record in records if record.ok),
+        *(partial(write_panel, record, folder) for record in records if record.ok),
+    ]
     paths: list[Path] = []
     problems: list[str] = []
-    for record in records:
-        if not record.ok or record.path is None:
-            continue
-        stem = folder / f"histogram--{safe_name(record.dataset)}--{safe_name(record.category)}--{_stem(record)}"
-        picture = stem.with_name(stem.name + ".png")
-        if is_drawn(picture, record.stamp):
-            paths.append(picture)
-            continue
+    for draw in drawings:
         try:
-            scores = read_scores(record)
+            paths += draw()
+        except DiskError:
+            raise
         except RecordError as error:
             problems.append(str(error))
-            continue
-        paths += save(histogram_figure(record, scores), stem, source=record.stamp)
+        except Exception as error:
+            log.debug("While drawing:", exc_info=error)
+            problems.append(
+                f"A plot could not be drawn ({type(error).__name__}: {one_line(error, 200)}); records and leaderboards "
+                "are complete: python -m bench report draws it again."
+            )
     return paths, problems
+
+
+def _write_curves(records: Sequence[Record], stem: Path) -> list[Path]:
+    return save(security_curve_figure(records), stem, vector=True)
+
+
+def _write_heat_map(board: Leaderboard, stem: Path) -> list[Path]:
+    return save(heat_map_figure(board), stem, vector=True)
+
+
+def write_histogram(record: Record, folder: Path) -> list[Path]:
+    """The histogram of a record that did not fail; [] where it was not read from a file. Not drawn twice.
+
+    Raises:
+        RecordError: its scores are damaged.
+        DiskError: the folder cannot be written to.
+    """
+    if record.path is None:
+        return []
+    stem = folder / f"histogram--{safe_name(record.dataset)}--{safe_name(record.category)}--{_stem(record)}"
+    picture = stem.with_name(stem.name + ".png")
+    if is_drawn(picture, record.stamp):
+        return [picture]
+    return save(histogram_figure(record, read_scores(record)), stem, source=record.stamp)
 
 
 def security_curve_figure(records: Sequence[Record]) -> Figure:
@@ -97,7 +123,7 @@ def security_curve_figure(records: Sequence[Record]) -> Figure:
                 if own:
                     _curve(axes, own, label, index, band=0.14 if len(lines) <= 4 else 0.06)
             axes.axhline(50, color="0.6", linewidth=0.7, zorder=0)
-            axes.set_title(plain(category, 30))
+            axes.set_title(drawable(category, 30))
             axes.set_ylim(-3, 103)
             axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.label_outer()
@@ -108,12 +134,12 @@ def security_curve_figure(records: Sequence[Record]) -> Figure:
             unit = " (1/255)" if first.norm == "linf" else ""
             # Not a supxlabel: it would be laid over a legend that is outside.
             for axes in grid.flat[max(0, len(categories) - columns) : len(categories)]:
-                axes.set_xlabel(f"{plain(norm_text(first.norm), 10)} epsilon{unit}")
+                axes.set_xlabel(f"{drawable(norm_text(first.norm), 10)} epsilon{unit}")
             figure.supylabel("AUC (%)", fontsize=8)
             title = f"{first.dataset}, {first.attack_name}, protocol {first.protocol}, {first.image_size} px"
             has_fits = len({fits.fit_seed(r) for r in usable}) > 1
             note = "95 % bands, thin: single fits, grey: chance" if has_fits else "95 % bands, grey line: chance"
-            figure.suptitle(plain(f"{title} – {note}", 120), fontsize=8.5)  # noqa: RUF001
+            figure.suptitle(drawable(f"{title} – {note}", 120), fontsize=8.5)  # noqa: RUF001
             handles: dict[str, Artist] = {}
             for axes in grid.flat:
                 handles |= {str(label): line for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
@@ -132,7 +158,7 @@ def _curve(axes: Axes, records: Sequence[Record], label: str, index: int, band: 
         color=colour,
         linestyle=LINES[index % len(LINES)],
         marker=MARKERS[index % len(MARKERS)],
-        label=plain(label, 40),
+        label=drawable(label, 40),
         clip_on=False,
     )
     seeds = sorted({fits.fit_seed(r) for r in records})
@@ -158,8 +184,8 @@ def histogram_figure(record: Record, scores: Scores) -> Figure:
         figure = Figure(figsize=(TEXT_WIDTH / 2, 2.9))
         figure.subplots_adjust(left=0.16, right=0.97, top=0.80, bottom=0.22, hspace=0.42)
         panels = figure.subplots(2, 1, sharex=True, sharey=True)
-        finite = np.concatenate([scores.clean.ravel(), scores.robust.ravel()])
-        edges, logarithmic = _bins(finite[np.isfinite(finite)])
+        both = np.concatenate([scores.clean.ravel(), scores.robust.ravel()])
+        edges, logarithmic = _bins(both[_is_drawn(both)])
         rows = (("before", scores.clean, record.clean), ("after", scores.robust, record.robust))
         for axes, (when, values, figures) in zip(panels, rows, strict=True):
             for label, name, colour, hatch in (
@@ -168,8 +194,8 @@ def histogram_figure(record: Record, scores: Scores) -> Figure:
             ):
                 _histogram(axes, values[:, scores.labels == label], edges, name, colour, hatch)
             auc = f"AUC {figures.auc:.1f}" if figures is not None else "AUC not known"
-            infinite = int((~np.isfinite(values)).sum())
-            lost = f", {infinite} infinite scores not shown" if infinite else ""
+            beyond = int((~_is_drawn(values)).sum())
+            lost = f", {beyond} scores beyond 1e300 not shown" if beyond else ""
             axes.set_title(f"{when} the attack: {auc}{lost}", loc="left")
             if logarithmic:
                 axes.set_xscale("log")
@@ -177,8 +203,8 @@ def histogram_figure(record: Record, scores: Scores) -> Figure:
         figure.supylabel("share of the class", fontsize=8)
         epsilon = epsilon_text(record.epsilon, record.norm)
         figure.suptitle(
-            f"{plain(record.detector_title, 24)}, {plain(record.category, 24)}\n"
-            f"{plain(record.attack_name, 24)}, {plain(norm_text(record.norm), 10)} {epsilon}, "
+            f"{drawable(record.detector_title, 24)}, {drawable(record.category, 24)}\n"
+            f"{drawable(record.attack_name, 24)}, {drawable(norm_text(record.norm), 10)} {epsilon}, "
             f"fit {fits.fit_seed(record)}",
             fontsize=8.5,
         )
@@ -187,8 +213,13 @@ def histogram_figure(record: Record, scores: Scores) -> Figure:
     return figure
 
 
+def _is_drawn(values: Floats) -> NDArray[np.bool_]:
+    """Also false of NaN."""
+    return np.asarray(np.abs(values) <= LARGEST_DRAWN)
+
+
 def _histogram(axes: Axes, values: Floats, edges: Floats, name: str, colour: str, hatch: str) -> None:
-    flat = values[np.isfinite(values)]
+    flat = values[_is_drawn(values)]
     weights = np.full(flat.shape, 1.0 / max(values.size, 1))
     shares, _ = np.histogram(flat, bins=edges, weights=weights)
     axes.stairs(shares, edges, fill=True, color=colour, alpha=0.3, linewidth=0)  # one patch, not one per bin
@@ -238,18 +269,18 @@ def heat_map_figure(board: Leaderboard) -> Figure:
                     values[y, x] = np.nan if found is None else found.value
             image = axes.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
             _write_numbers(axes, values)
-            axes.set_title(which if which == "clean" else f"robust ({plain(board.claim, 40)})")
+            axes.set_title(which if which == "clean" else f"robust ({drawable(board.claim, 40)})")
             axes.set_xticks(
-                range(len(columns)), [plain(c, 14) for c in columns], rotation=40, ha="right", rotation_mode="anchor"
+                range(len(columns)), [drawable(c, 14) for c in columns], rotation=40, ha="right", rotation_mode="anchor"
             )
-            axes.set_yticks(range(len(board.rows)), [plain(row.label, 34) for row in board.rows])
+            axes.set_yticks(range(len(board.rows)), [drawable(row.label, 34) for row in board.rows])
             axes.axvline(len(columns) - 1.5, color="white", linewidth=2)
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
         if image is not None:
             figure.colorbar(image, ax=list(halves), label="AUC (%)", fraction=0.03, pad=0.01)
         has_fits = any(len(cell.records) > 1 for row in board.rows for cell in row.cells.values())
-        figure.suptitle(plain(board.title, 90) + (" – means over fits" if has_fits else ""), fontsize=8.5)  # noqa: RUF001
+        figure.suptitle(drawable(board.title, 90) + (" – means over fits" if has_fits else ""), fontsize=8.5)  # noqa: RUF001
     return figure
 
 

@@ -12,7 +12,8 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bench.errors import RecordError
+from bench import files
+from bench.report.fonts import families
 from detectors.checkpoint import write_atomically
 
 # Okabe & Ito's palette (2008), told apart by the colour-blind; yellow is left out, it is too light for lines in print.
@@ -42,8 +43,13 @@ _STYLE: Any = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The house style, for as long as a figure is made; the caller's own settings come back."""
-    with mpl.rc_context(_STYLE):
+    """The house style, for as long as a figure is made; the caller's own settings come back.
+
+    All else is as matplotlib brings it: a user's matplotlibrc may name fonts that are not there, and each text would
+    warn of them.
+    """
+    brought = {name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")}
+    with mpl.rc_context(brought | _STYLE | {"font.family": list(families())}):
         yield
 
 
@@ -59,7 +65,7 @@ def is_drawn(picture: Path, source: str) -> bool:
 def save(figure: Figure, stem: Path, *, vector: bool = False, source: str | None = None) -> list[Path]:
     """Write stem.png (200 dpi) and, with `vector`, stem.pdf atomically; the PNG says what it was drawn from.
 
-    Raises RecordError where the disk refuses.
+    Raises DiskError where the disk refuses.
     """
     paths = []
     with style():
@@ -71,9 +77,7 @@ def save(figure: Figure, stem: Path, *, vector: bool = False, source: str | None
             buffer = io.BytesIO()
             figure.savefig(buffer, format=suffix[1:], dpi=200, metadata=metadata)
             path = stem.with_name(stem.name + suffix)  # with_suffix would cut at a dot in the name
-            try:
+            with files.writing(stem.parent):
                 write_atomically(path, buffer.getvalue())
-            except OSError as error:
-                raise RecordError(f"{path} cannot be written ({error.strerror}); choose another folder.") from None
             paths.append(path)
     return paths

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from bench.errors import RecordError
+from bench import files
 from bench.metrics.intervals import Estimate
 from bench.records.record import Record, Revisions, is_stale
 from bench.records.schema import Figures
-from bench.report import fits
+from bench.report import fits, narrow
 from bench.report.caveats import estimate, failure_flags
 from bench.report.leaderboard import MARKS, Cell, Leaderboard, Row, build
 from bench.text import (
@@ -82,14 +83,16 @@ def latex(board: Leaderboard) -> str:
     return latex_table(header, rows, caption=caption, notes=[escape_latex(note) for note in board.notes()])
 
 
-def terminal(board: Leaderboard) -> Table:
-    """For rich, within 80 columns: a section for each category and one for the average."""
+def terminal(board: Leaderboard, width: int = 80) -> Table | Group:
+    """For rich, within so many columns: a section for each category and one for the average."""
+    shown = (*board.categories, *(("average",) if len(board.categories) > 1 else ()))
+    if width < narrow.COLUMNS:
+        return _listed(board, shown)
     table = Table(title=Text(board.title), title_justify="left", pad_edge=False)
     table.add_column("category", overflow="fold", max_width=18)
     table.add_column("detector", overflow="fold", max_width=18)
     table.add_column("clean AUC", justify="right", no_wrap=True)
     table.add_column(Text(f"robust AUC\n({board.claim})"), justify="right", no_wrap=True)
-    shown = (*board.categories, *(("average",) if len(board.categories) > 1 else ()))
     for category in shown:
         name = one_line(category, 40) + board.flagged.get(category, "")
         for number, row in enumerate(board.rows):
@@ -99,30 +102,43 @@ def terminal(board: Leaderboard) -> Table:
     return table
 
 
+def _listed(board: Leaderboard, shown: Sequence[str]) -> Group:
+    lines = [(0, one_line(board.title))]
+    for category in shown:
+        lines.append((0, one_line(category, 40) + board.flagged.get(category, "")))
+        for row in board.rows:
+            figures = ((which, _figure(row, category, which)) for which in ("clean", "robust"))
+            lines += [(1, one_line(row.label, 60)), *((2, f"{which} AUC {figure}") for which, figure in figures)]
+    return narrow.listed(lines)
+
+
 def write(records: Sequence[Record], folder: Path, revisions: Revisions | None = None) -> list[Path]:
     """Write leaderboard.csv, leaderboard.md, leaderboard.tex, each atomically. Returns their paths.
 
     Raises:
-        RecordError: the folder cannot be written to.
+        DiskError: the folder cannot be written to.
     """
+    found = texts(records, revisions)
+    with files.writing(folder):
+        for name, text in found.items():
+            write_atomically(folder / name, text.encode(errors="replace"))
+    return [folder / name for name in found]
+
+
+def texts(records: Sequence[Record], revisions: Revisions | None = None) -> dict[str, str]:
+    """What `write` writes, by the file's name."""
     import pandas as pd
 
     boards = build(records, revisions)
     table = tidy(records, revisions)
     for column in table.columns:
         if not pd.api.types.is_numeric_dtype(table[column]):
-            table[column] = [escape_csv(v) if isinstance(v, str) else v for v in table[column]]
-    files = {
+            table[column] = [escape_csv(v) if isinstance(v, str | list | dict) else v for v in table[column]]
+    return {
         "leaderboard.csv": table.to_csv(index=False, lineterminator="\n"),
         "leaderboard.md": "# Leaderboards\n\n" + ("\n".join(map(markdown, boards)) or "There are no records yet.\n"),
         "leaderboard.tex": "\n".join(map(latex, boards)),
     }
-    try:
-        for name, text in files.items():
-            write_atomically(folder / name, text.encode(errors="replace"))
-    except OSError as error:
-        raise RecordError(f"{folder} cannot be written to ({error.strerror}); choose another folder.") from None
-    return [folder / name for name in files]
 
 
 def _cells(board: Leaderboard, escape: Callable[[object], str]) -> tuple[list[str], list[list[str]]]:

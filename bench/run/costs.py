@@ -62,12 +62,12 @@ def from_records(records: Sequence[Record], gflops: float) -> list[Cost]:
     found: dict[tuple[str, str, int], Cost] = {}
     for record in sorted((r for r in records if r.ok), key=lambda r: r.written):
         images = record.subset.normals + record.subset.anomalies
-        gradients = float(record.indicators.get("gradients_per_image") or 0)
         attack, verdict = record.seconds.get("attack"), record.seconds.get("verdict")
-        if not gradients or attack is None or verdict is None:
-            continue
         draws = 2 * int(record.results.get("verdict_draws") or 1)  # clean and attacked
+        if attack is None or verdict is None:
+            continue
         try:
+            gradients = float(record.indicators.get("gradients_per_image") or 0)
             cost = Cost(
                 record.detector_name,
                 record.preset,
@@ -77,7 +77,7 @@ def from_records(records: Sequence[Record], gflops: float) -> list[Cost]:
                 round(float(verdict) / images / draws, 6),
                 gflops,
             )
-        except (TypeError, ValueError, ZeroDivisionError):  # a stranger's record
+        except (TypeError, ValueError, ZeroDivisionError):  # no gradients, or a stranger's record
             continue
         # Of several fits of one detector the longest: a plan should rather end early.
         known = found.get((cost.detector, cost.preset, cost.image_size))

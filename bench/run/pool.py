@@ -35,6 +35,9 @@ from bench.run.shared_folder import shared_folder
 MOST = 16  # processes that start unasked: each holds some 600 MB before it has done anything
 
 Found = list[tuple[Record, bool]]
+# Signals that compiled code sends to itself. Windows lacks some of them.
+_NAMES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
+_CRASHES = frozenset(-getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 
 def count(plan: Plan, asked: int | None) -> int:
@@ -121,7 +124,7 @@ class Crew:
         """
         self._team.shrink(max(1, min(jobs, workers)))
         self._told = worker.Told(Outline.of(plan), max(1, _threads() // workers))
-        with files.guarded(plan.run.cache):
+        with files.writing(plan.run.cache):
             folder = self._stack.enter_context(shared_folder(plan.run.cache))
         problems: dict[str, DataError] = {}
         tasks = [Task(worker.check, (self._told, name, folder / str(number))) for number, name in enumerate(names)]
@@ -180,18 +183,20 @@ class Crew:
 
 
 def _how_it_ended(code: int) -> str:
-    """What is to be said of a process that was not meant to end, and what to do."""
+    """What is to be said of a process that was not meant to end, and what to do; a negative code is that of a
+    signal."""
+    kept = "what was finished is kept: run the same command again"
     if code >= 0:
         return (
             f"ended itself in the middle of its work (exit code {code}); code that is run by others raises an error "
             "instead: look for os._exit() in the detector or in what it calls"
         )
-    if code in (KILLED, -signal.SIGTERM):
+    if code in _CRASHES:
         return (
-            f"was killed (exit code {code}), probably for want of memory; what was finished is kept: run the same "
-            "command again with --workers 1"
+            f"crashed ({signal.Signals(-code).name}), which is an error in compiled code: PyTorch, another library or "
+            f"a driver, or the detector's own; {kept} with --workers 1, and if it crashes there, too, leave the "
+            "detector out and report it"
         )
-    return (
-        f"crashed (exit code {code}: signal {-code}) in compiled code, of the detector or of what it calls; run the "
-        "same command again, and leave the detector out if that is no accident"
-    )
+    if code == KILLED:
+        return f"was killed (exit code {code}), probably for want of memory; {kept} with --workers 1"
+    return f"was ended from outside (exit code {code}); {kept}"

@@ -163,18 +163,21 @@ class Processes:
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")  # a forked copy of PyTorch's threads hangs
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, *self._begin))
+        theirs = None
         try:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, *self._begin))
             with _memory_kept(), _interrupts_kept():
                 process.start()
                 self._workers.append(_Worker(process, ours))
         except OSError as error:
             raise BenchError(
-                f"This system starts no more processes ({error.strerror or error}); use --workers 1."
+                f"This system starts no more processes ({error.strerror or error}; each needs room among processes and "
+                "open files); run the same command again with --workers 1."
             ) from error
         finally:
-            theirs.close()  # the process's own is then the only one, and ends with it
+            if theirs is not None:
+                theirs.close()  # the process's own is then the only one, and ends with it
 
 
 def _serve(pipe: Connection, begin: Callable[..., None], words: tuple[Any, ...]) -> None:

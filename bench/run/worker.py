@@ -15,6 +15,7 @@ import torch
 
 from bench import files
 from bench.cell.group import Group
+from bench.cell.memory import OUT_OF_MEMORY, is_out_of_memory
 from bench.cell.pictures import Category, SharedPictures
 from bench.errors import BenchError, DataError, RecordError
 from bench.inspection.inspection import Inspection
@@ -23,6 +24,7 @@ from bench.records import environment
 from bench.records.record import Record
 from bench.run.determinism import deterministic
 from bench.run.processes import POLL_SECONDS, Say
+from bench.text import VisibleFormatter
 from detectors import registry as detector_registry
 from detectors.base import Progress
 
@@ -52,6 +54,9 @@ _desk = _Desk()
 def begin(parent: int, log_level: int) -> None:
     """The first thing that a process does: import everything, before there is something to do."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    stream = logging.StreamHandler()
+    stream.setFormatter(VisibleFormatter())
+    logging.basicConfig(level=logging.WARNING, handlers=[stream])
     logging.getLogger("bench").setLevel(log_level)
     environment.commit()  # of the code that this process has loaded: the tree may change under a long run
     logging.getLogger("detectors").setLevel(logging.ERROR)  # what it warns of, the parent says
@@ -64,7 +69,7 @@ def check(say: Say, told: Told, name: str, folder: Path) -> SharedPictures:
     with _only_sentences():
         category = _category(told, name)
         category.check()
-        with files.guarded(folder):
+        with files.writing(folder):
             return category.share(folder)
 
 
@@ -98,6 +103,8 @@ def _only_sentences() -> Iterator[None]:
             if isinstance(error, kind):
                 raise kind(str(error)) from None
         log.debug("In a worker:", exc_info=error)
+        if is_out_of_memory(error):
+            raise RecordError(f"A worker process {OUT_OF_MEMORY}.") from None
         what = f"{type(error).__name__}: {error}"
         raise RecordError(f"A worker process stopped: {what}; report it.") from None
 

@@ -190,9 +190,10 @@ class _Snapshot:
         tensors |= {f"average.{k}": v for k, v in average.items()}
         for i, state in optimiser.state_dict()["state"].items():
             tensors |= {f"adam.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         metadata = {"owner": self.owner, "done": str(done), "history": json.dumps(history)}
         try:
-            write_atomically(self.path, save_tensors({k: v.contiguous() for k, v in tensors.items()}, metadata))
+            write_atomically(self.path, save_tensors(tensors, metadata | {"sha256": _digest(tensors, metadata)}))
         except OSError as error:
             log.warning("No snapshot of the fit could be written (%s); it goes on, but a kill would lose it.", error)
 
@@ -207,7 +208,10 @@ class _Snapshot:
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
             if header["owner"] != self.owner:
                 return 0, []
-            tensors = {k: v.to(device) for k, v in load_tensors(data).items()}
+            tensors = load_tensors(data)
+            if header.pop("sha256") != _digest(tensors, header):
+                raise ValueError("SHA-256 differs")
+            tensors = {k: v.to(device) for k, v in tensors.items()}
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             log.warning("The snapshot %s is damaged (%s); the fit starts again from its beginning.", self.path, error)
             return 0, []
@@ -224,3 +228,12 @@ class _Snapshot:
                 state.setdefault(int(i), {})[name] = kept
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
         return int(header["done"]), json.loads(header["history"])
+
+
+def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """SHA-256 of a snapshot's content: one that the disk has changed would train on, to another detector."""
+    digest = sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

@@ -268,11 +268,12 @@ def test_ctrl_c_says_that_nothing_is_lost(
 
 def test_an_unexpected_error_of_our_own_is_not_hidden(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(what: str, **more: bool) -> None:
-        raise AssertionError("a bug")
+        raise AssertionError("a bug in \x1b[2J")
 
     monkeypatch.setattr("bench.cli.summary.listing", broken)
-    with pytest.raises(AssertionError, match="a bug"):
-        command("list", "detectors")
+    said = command("list", "detectors")
+    assert said.code == 1 and "Traceback" in said.err
+    assert "AssertionError: a bug in \\x1b[2J" in said.err, "and does nothing to a terminal"
 
 
 def test_help_names_the_five_commands(command: Command) -> None:

@@ -223,6 +223,13 @@ def test_what_strangers_write_stays_text_in_latex() -> None:
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
 
 
+def test_other_scripts_stay_what_they_are_in_latex_and_it_says_what_compiles_them() -> None:
+    latin, other = (write.latex(only([cell("ae", name, 10.0)])) for name in ("Größe", "螺丝"))
+    assert "Größe: clean AUC" in latin and "lualatex" not in latin
+    assert "螺丝: clean AUC" in other and "?" not in other
+    assert other.splitlines()[0].startswith("% Some names are not in Latin script: compile with xelatex or lualatex")
+
+
 def test_a_formula_does_not_run_in_a_spreadsheet() -> None:
     assert [markup.escape_csv(t) for t in ("=1+1", "+1", "-1", "@a", "a=1")] == ["'=1+1", "'+1", "'-1", "'@a", "a=1"]
 
@@ -244,7 +251,7 @@ def test_no_records_make_files_that_say_so_and_a_bad_folder_a_sentence(tmp_path:
     write.write([], tmp_path)
     assert "no records yet" in (tmp_path / "leaderboard.md").read_text()
     (tmp_path / "file").write_text("")
-    with pytest.raises(RecordError, match="cannot be written"):
+    with pytest.raises(RecordError, match="Cannot use"):
         write.write([], tmp_path / "file" / "below")
 
 

@@ -14,7 +14,7 @@ from bench.errors import RecordError
 from bench.records.paths import EXAMPLES_SUFFIX, companion
 from bench.records.record import Record
 from bench.records.score_table import Scores
-from bench.report import example_panel, leaderboard, plots
+from bench.report import example_panel, fonts, leaderboard, plots
 from bench.report.style import COLOURS, save
 
 
@@ -99,6 +99,39 @@ def test_hostile_names_and_the_callers_settings_survive_plotting(tmp_path: Path)
     assert problems == [] and len(paths) == 5
     assert all(p.is_relative_to(tmp_path / "plots") and p.stat().st_size > 1000 for p in paths)
     assert dict(mpl.rcParams) == before
+
+
+def test_a_name_that_no_font_has_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fonts, "_characters", lambda: frozenset(range(32, 256)))
+    assert fonts.drawable("螺丝 Größe $1") == r"\u87ba\u4e1d Größe \$1"
+    assert fonts.drawable("螺" * 40, 14).startswith(r"\u87ba" * 6), "a short one is whole"
+    monkeypatch.setattr(fonts, "_characters", lambda: frozenset(map(ord, "螺丝")))
+    assert fonts.drawable("螺丝") == "螺丝", "an installed font has it"
+
+
+def test_fonts_that_are_installed_stand_in_for_what_our_own_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fonts, "OTHERS", ("Not Installed", "STIXNonUnicode", "STIXGeneral"))
+    families, characters = fonts.families.__wrapped__, fonts._characters.__wrapped__
+    assert families() == ("DejaVu Sans", "STIXNonUnicode", "STIXGeneral")
+    monkeypatch.setattr(fonts, "families", lambda: ("DejaVu Sans",))
+    alone = characters()
+    monkeypatch.setattr(fonts, "families", families)
+    assert alone < characters() and set(map(ord, "aß±–")) <= alone  # noqa: RUF001
+
+
+def test_a_users_settings_change_no_picture_and_warn_of_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    scores = make_scores()
+
+    def drawn() -> bytes:
+        (path,) = save(plots.histogram_figure(make_record(scores, category="螺丝"), scores), tmp_path / "picture")
+        return path.read_bytes()
+
+    plain = drawn()
+    with mpl.rc_context({"font.family": ["Not Installed"], "axes.titlesize": 40, "axes.facecolor": "red"}):
+        assert drawn() == plain
+    assert not caplog.records
 
 
 def test_missing_scores_are_reported_and_the_other_plots_are_made(tmp_path: Path) -> None:

@@ -136,14 +136,17 @@ def test_a_picture_that_cannot_be_drawn_now_does_not_stop_the_run(tmp_path: Path
     assert reporter.told == [(record.category, False)]
 
 
-def test_a_notebooks_backend_is_not_looked_for(tmp_path: Path) -> None:
+def test_a_notebooks_backend_and_a_users_matplotlibrc_are_not_looked_for(tmp_path: Path) -> None:
     """Jupyter sets MPLBACKEND for its children; where that backend is missing, matplotlib cannot be imported."""
     _write(tmp_path, "mono")
-    asked = {**os.environ, "MPLBACKEND": "module://not_installed.backend"}
+    own = tmp_path / "matplotlibrc"
+    own.write_text("font.family: Not Installed\ntext.usetex: True\nno.such.key: 1\n")
+    asked = {**os.environ, "MPLBACKEND": "module://not_installed.backend", "MATPLOTLIBRC": str(own)}
     words = [sys.executable, "-m", "bench", "report", str(tmp_path)]
     done = subprocess.run(words, env=asked, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stdout and list((tmp_path / "plots").glob("*.png"))
+    assert done.stderr == ""
 
 
 def test_what_cannot_be_drawn_costs_no_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,7 +130,19 @@ def test_a_snapshot_of_another_fit_is_left_alone(
     assert watch.done == [51], "the snapshot of the first fit should still serve the first fit"
 
 
-@pytest.mark.parametrize("damage", ["empty", "half the header", "half the tensors", "no metadata", "not even text"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "empty",
+        "half the header",
+        "half the tensors",
+        "no metadata",
+        "not even text",
+        "one bit of a weight",
+        "other iterations",
+        "no hash",
+    ],
+)
 def test_a_damaged_snapshot_starts_the_fit_from_the_beginning(
     tmp_path: Path, snapshot: tuple[str, bytes], damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -142,6 +154,9 @@ def test_a_damaged_snapshot_starts_the_fit_from_the_beginning(
             "half the tensors": data[: len(data) * 3 // 4],
             "no metadata": (2).to_bytes(8, "little") + b"{}",
             "not even text": b"\xff" * 1000,
+            "one bit of a weight": data[:-40] + bytes([data[-40] ^ 1]) + data[-39:],
+            "other iterations": data.replace(b'"done":"50"', b'"done":"90"'),
+            "no hash": data.replace(b'"sha256"', b'"sha 56"'),  # as of an earlier version
         }[damage]
     )
     watch = Watch(kill_at=1)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from bench.errors import RecordError
+from bench import files
 from bench.metrics.intervals import Estimate
+from bench.report import narrow
 from bench.report.paper.reproduce import Reproduction
 from bench.report.paper.tables import AVERAGE
 from bench.text import MISSING, escape_markdown, markdown_table, norm_text
@@ -64,9 +66,16 @@ def markdown(found: Reproduction) -> str:
     return text + "\n"
 
 
-def terminal(found: Reproduction) -> Table:
-    """For rich, 80 columns wide at most."""
+def terminal(found: Reproduction, width: int = 80) -> Table | Group:
+    """For rich, within so many columns, 80 at most."""
     header, rows = _cells(found)
+    if width < 80:  # its columns are no wider than their figures
+        names = [" ".join(name.split()) for name in header]
+        lines = [(0, found.recipe.title)]
+        for row in rows:
+            values = [f"{name} {value}" for name, value in zip(names[2:], row[2:], strict=True) if value]
+            lines += [(0, " ".join(row[:2])), (1, "  ".join(values))]
+        return narrow.listed(lines)
     table = Table(title=Text(found.recipe.title), box=None, padding=(0, 1, 0, 0), pad_edge=False, show_lines=False)
     for index, name in enumerate(header):
         table.add_column(Text(name), justify="left" if index < 2 else "right", no_wrap=True)
@@ -76,14 +85,12 @@ def terminal(found: Reproduction) -> Table:
 
 
 def write(found: Reproduction, folder: Path) -> list[Path]:
-    """Write TABLE.csv and TABLE.md. Raises RecordError where the folder cannot be written to."""
+    """Write TABLE.csv and TABLE.md. Raises DiskError where the folder cannot be written to."""
     texts = {".csv": frame(found).to_csv(index=False, lineterminator="\n"), ".md": markdown(found)}
     paths = [folder / f"{found.recipe.table}{suffix}" for suffix in texts]
-    try:
+    with files.writing(folder):
         for path, text in zip(paths, texts.values(), strict=True):
             write_atomically(path, text.encode())
-    except OSError as error:
-        raise RecordError(f"{folder} cannot be written to ({error.strerror}); choose another folder.") from None
     return paths
 
 
