@@ -108,6 +108,11 @@ class Record:
         return self.cell.attack
 
     @property
+    def attack_family(self) -> str:
+        """What shares a table: an ensemble for stochastic detectors is what that for deterministic ones is to them."""
+        return self.attack_name.replace("autoattack-rand-", "autoattack-")
+
+    @property
     def attack_name(self) -> str:
         return self.cell.attack.name
 

@@ -129,7 +129,7 @@ def _more(found: Mapping[str, Any]) -> str:
 
 def claim(records: Sequence[Record]) -> str:
     """What a robust column is: "PGD-20/30, upper bound". Every attack gives an upper bound on the robust AUC."""
-    name = _attack_title(records[0].attack_name)
+    name = _attack_title(records[0].attack_family)
     steps = sorted({int(_number(r.attack.settings.get("steps"))) for r in records} - {0})
     listed = "/".join(map(str, steps))
     if listed:
@@ -153,9 +153,15 @@ def facts(records: Sequence[Record]) -> tuple[str, ...]:
     sizes = sorted({(r.subset.normals, r.subset.anomalies) for r in records})
     counts = ", ".join(f"{n} normal and {a} anomalous" for n, a in sizes[:6]) + (", ..." if len(sizes) > 6 else "")
     verdicts = sorted({int(_number(r.results.get("verdict_draws"))) for r in records} - {0})
+    names = sorted({one_line(record.attack_name, 40) for record in records})
     settings = {
         "steps": _each(records, "steps"),
         "step size": _each(records, "step_size"),
+        "iterations": _each(records, "iterations"),
+        "starts along the score": _each(records, "starts"),
+        "along each other loss": _each(records, "other_starts"),
+        "queries of Square": _each(records, "queries"),
+        "draws in the mean": _each(records, "mean_draws"),
         "restarts": attack.get("restarts"),
         "random start": attack.get("random_start"),
         "iterate kept": attack.get("keep"),
@@ -168,7 +174,7 @@ def facts(records: Sequence[Record]) -> tuple[str, ...]:
         f"{first.image_size}x{first.image_size} pixels.",
         f"Test images per category: {counts}"
         + (f" (at most {subset.per_class} per class)." if subset.per_class else "."),
-        f"Attack {first.attack_name}: {norm_text(first.norm)} epsilon {epsilon_text(first.epsilon, first.norm)}"
+        f"Attack {' and '.join(names)}: {norm_text(first.norm)} epsilon {epsilon_text(first.epsilon, first.norm)}"
         + "".join(f", {name} {_plain(value)}" for name, value in settings.items() if value is not None)
         + f"; robust AUC is {claim(records)}.",
         f"Verdict draws: {'/'.join(map(str, verdicts)) or 'none'} (1 where the detector is deterministic); an AUC is "

@@ -181,7 +181,7 @@ def curve_key(record: Record) -> str:
             record.protocol,
             protocol.statement,
             protocol.changed,
-            record.attack_name,
+            record.attack_family,
             record.norm,
             budget,
             record.subset.per_class,
@@ -217,9 +217,9 @@ def _board(records: list[Record], revisions: Revisions) -> Leaderboard:
     rows.sort(key=_rank)
     epsilon = epsilon_text(first.epsilon, first.norm)
     return Leaderboard(
-        slug=safe_name(f"{first.dataset}-{first.preset}-{first.protocol}-{first.attack_name}-{epsilon}")
+        slug=safe_name(f"{first.dataset}-{first.preset}-{first.protocol}-{first.attack_family}-{epsilon}")
         + f"-{hashlib.sha256(_group_key(first).encode()).hexdigest()[:6]}",
-        title=f"{first.dataset}: {first.attack_name} at {norm_text(first.norm)} epsilon {epsilon}",
+        title=f"{first.dataset}: {first.attack_family} at {norm_text(first.norm)} epsilon {epsilon}",
         facts=facts(shown),
         claim=claim(shown),
         categories=categories,

@@ -136,7 +136,7 @@ def security_curve_figure(records: Sequence[Record]) -> Figure:
             for axes in grid.flat[max(0, len(categories) - columns) : len(categories)]:
                 axes.set_xlabel(f"{drawable(norm_text(first.norm), 10)} epsilon{unit}")
             figure.supylabel("AUC (%)", fontsize=8)
-            title = f"{first.dataset}, {first.attack_name}, protocol {first.protocol}, {first.image_size} px"
+            title = f"{first.dataset}, {first.attack_family}, protocol {first.protocol}, {first.image_size} px"
             has_fits = len({fits.fit_seed(r) for r in usable}) > 1
             note = "95 % bands, thin: single fits, grey: chance" if has_fits else "95 % bands, grey line: chance"
             figure.suptitle(drawable(f"{title} – {note}", 120), fontsize=8.5)  # noqa: RUF001
@@ -304,7 +304,7 @@ def _curve_groups(boards: Iterable[Leaderboard]) -> dict[str, list[Record]]:
             for cell in row.cells.values():
                 r = cell.record  # the others are fits of the same
                 steps = r.attack.settings.get("steps")
-                parts = (r.dataset, r.preset, r.protocol, r.attack_name, f"{r.image_size}px", steps)
+                parts = (r.dataset, r.preset, r.protocol, r.attack_family, f"{r.image_size}px", steps)
                 alike = hashlib.sha256(curve_key(r).encode()).hexdigest()[:6]
                 groups.setdefault(safe_name("-".join(map(str, (*parts, alike)))), []).extend(cell.records)
     return {key: found for key, found in groups.items() if any(r.ok for r in found)}

@@ -98,6 +98,20 @@ def test_eot_and_draws_follow_from_the_detector_and_share_a_table() -> None:
     assert board.claim == "PGD-20/30, upper bound"
 
 
+def test_an_ensemble_for_stochastic_detectors_shares_the_table_of_that_for_the_others() -> None:
+    board = only(
+        [
+            cell("ae", "mono", 30, attack="autoattack-linf", iterations=50, queries=1000),
+            cell("freerad", "mono", 20, attack="autoattack-rand-linf", iterations=50, mean_draws=5),
+        ]
+    )
+    assert [row.name for row in board.rows] == ["ae", "freerad"]
+    assert board.title == "elpv: autoattack-linf at l-inf epsilon 2/255" and board.claim.startswith("AutoAttack")
+    heading = " ".join(board.facts)
+    assert "Attack autoattack-linf and autoattack-rand-linf" in heading
+    assert "iterations 50" in heading and "queries of Square 1000" in heading and "draws in the mean 5" in heading
+
+
 def test_the_robust_column_is_headed_by_the_attacks_title_and_a_stranger_by_its_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
