@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from detectors.base import Detector
 
 COMPARISON_DRAWS = 16
+_NOT_MERGED = ("had_enough", "trace", "gradients_spent", "surrogate_zero_gradients", "surrogate_won")
 _OF_THE_COMPARISON = -4  # no draw of an attack has this number, so its noise is its own
 
 
@@ -91,14 +92,15 @@ def merged(first: AttackResult, second: AttackResult, rows: Tensor, wins: Tensor
         wins: where the second's image is the better one, (B,) bool.
 
     Returns:
-        The N images' result, without `had_enough`; its `trace` has the best losses after each of the attacks.
+        The N images' result, without `had_enough` and what is said of a surrogate; its `trace` has the best losses
+        after each of the attacks.
     """
     chosen, values = rows[wins], {}
     for field in fields(AttackResult):
         old, new = getattr(first, field.name), getattr(second, field.name)
         if field.name in ("forwards", "gradients"):
             values[field.name] = old + new
-        elif field.name in ("had_enough", "trace", "gradients_spent") or (old is None and new is None):
+        elif field.name in _NOT_MERGED or (old is None and new is None):
             values[field.name] = None
         else:
             values[field.name] = _replaced(old, new, first, chosen, wins)

@@ -47,7 +47,9 @@ def look_at(attacking: Attacking, attack: Attack, found: AttackResult) -> Looks:
     def signs(part: list[int]) -> tuple[Tensor, Tensor]:
         x, y = test.pixels(part).to(attacking.device), test.labels[part].to(attacking.device)
         result = merging.picked(found, part, attacking.device)
-        kept = result.best_loss if result.gain is None else result.clean_loss + result.gain
+        kept = result.best_loss
+        if result.gain is not None:  # not a number of an image that was found without steps
+            kept = torch.where(result.gain.isnan(), kept, result.clean_loss + result.gain)
         noise = NoiseSeed(draws.seed).source("plain-noise", keys_of(test, part))
         won = plain_noise.noise_won(detector, attack.threat.at(x.shape[-1]), x, y, result.images, noise)
         return plain_noise.rose(result.clean_loss, kept).cpu(), won.cpu()

@@ -49,9 +49,9 @@ def indicators(outcome: Outcome) -> dict[str, Any]:
     spent = np.ones(len(outcome.zero_gradients)) if outcome.gradients_spent is None else outcome.gradients_spent
     # Of images on which the attack stopped, nothing can be said that depends on its end.
     ended = np.ones(len(spent), dtype=bool) if outcome.had_enough is None else ~outcome.had_enough
-    zero = outcome.zero_gradients  # NaN where only a surrogate's gradient was followed
+    zero = outcome.zero_gradients  # NaN where the score's gradient was not followed
     return {
-        "zero_gradient_share": None if np.isnan(zero).all() else _mean(zero, spent > 0),
+        "zero_gradient_share": _mean(zero, (spent > 0) & ~np.isnan(zero)),
         "nonfinite_gradient_share": float(outcome.non_finite_gradients.mean()),
         "last_worse_than_best_share": _mean(outcome.last_worse, ended),
         "late_gain_share": late_gain(outcome.gained, outcome.late_gained, ended),

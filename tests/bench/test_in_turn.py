@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import bench_fakes as fakes
@@ -104,6 +105,26 @@ def test_images_of_a_stochastic_detector_are_all_attacked_by_all() -> None:
     members = indicators(found)["members"]
     assert [m["attacked_images"] for m in members] == [24, 24] and "robust_auc" not in members[0]
     assert found.had_enough is None and (found.gradients_spent == 16).all()
+
+
+class Rounded(fakes.Linear):
+    """Steps that no gradient sees, with a little of a slope that leads nowhere."""
+
+    name = "rounded"
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        steps = torch.floor(2000 * super().value(x, noise).detach()) / 2000
+        return steps + 1e-6 * x[:, 0, 0, 0]
+
+
+def test_what_no_gradient_finds_is_found_and_its_indicators_are_numbers() -> None:
+    found = outcome(fakes.fitted(Rounded), early_stop=False, epsilon=0.05, **SMALL)
+    told = indicators(found)
+    square = told["members"][-1]
+    assert square["won_share"] > 0.5 and (found.robust - found.clean)[0][LABELS == 1].mean() > 0
+    assert told["gain_share"] > 0.5, "what Square found is a gain, too"
+    assert told["zero_gradient_share"] is None or 0 <= told["zero_gradient_share"] <= 1
+    json.dumps(told, allow_nan=False)
 
 
 def test_its_batches_change_nothing_but_rounding() -> None:
