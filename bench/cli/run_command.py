@@ -47,8 +47,8 @@ from bench.run.determinism import deterministic
 def run(
     detectors: Detectors = "all",
     attack: Annotated[
-        str, typer.Option(help="Names, comma-separated, or all (default: the protocol's; of quick, pgd-linf).")
-    ] = "",
+        str | None, typer.Option(help="Names, comma-separated, or all (default: the protocol's; of quick, pgd-linf).")
+    ] = None,
     dataset: DatasetName = "elpv",
     data_root: DataRoot = None,
     group_pattern: GroupPattern = "",
@@ -99,7 +99,7 @@ def run(
     """Fit, attack, judge, and write leaderboards."""
     console = shell.console(verbose)
     rules = protocols.get(protocol)
-    attack = attack or ",".join(rules.default_attacks)
+    attack = ",".join(rules.default_attacks) if attack is None else attack
     several = seeds(fit_seeds)
     if not several and not fit_seed:
         several, fit_seeds_for = rules.fit_seeds, rules.fit_seeds_for if rules.fit_seeds else fit_seeds_for
