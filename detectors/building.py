@@ -16,6 +16,15 @@ from detectors.errors import DetectorError
 LARGEST = 4 << 30
 MOST_TENSORS = 20_000  # a network of a million layers takes minutes to make; the largest of this package has 1,000
 _SIDES = frozenset({"work_size", "input_size", "crop", "filter_size"})  # settings that are sides in pixels
+_ASKED = (
+    "is_stochastic",
+    "has_map",
+    "has_surrogate",
+    "has_reconstruction",
+    "sees_pixels",
+    "score_is_map_maximum",
+    "min_normals",
+)
 _MAKERS = frozenset(
     f"aten.{name}" for name in ("empty", "empty_strided", "zeros", "ones", "full", "rand", "randn", "eye")
 )
@@ -31,7 +40,10 @@ def build(cls: type[Detector], settings: Settings, image_size: int) -> Detector:
     try:
         # Layers draw when they are built; nobody else may notice.
         with torch.random.fork_rng(devices=[]), _Limit(cls.name):
-            return cls(settings, image_size)
+            detector = cls(settings, image_size)
+            for name in _ASKED:  # may be properties of a stranger's, and nobody asks so carefully later
+                getattr(detector, name)
+            return detector
     except DetectorError:
         raise
     except (Exception, SystemExit) as error:  # settings that no network can have, or a stranger's detector

@@ -197,9 +197,11 @@ def _failed_fit(plan: Plan, category: Category, name: str, attack: Attack, reaso
     return _write(failed(plan, cell, {}, reason, category.inspection), None, plan.run.out / "records")
 
 
-def reason_of(error: Exception | SystemExit, what: str) -> str:
-    """Why a cell failed. A bug in one detector must not cost the night's run, and neither may one that calls
-    sys.exit(); a disk that refuses stops it."""
+def reason_of(
+    error: Exception | SystemExit, what: str, *, then: str = "run again with --verbose to see where, and report it"
+) -> str:
+    """Why a cell failed, and what is to be done `then`. A bug in one detector must not cost the night's run, and
+    neither may one that calls sys.exit(); a disk that refuses stops it."""
     if isinstance(error, RecordError):
         raise error
     log.debug("While %s:", what, exc_info=error)
@@ -208,10 +210,7 @@ def reason_of(error: Exception | SystemExit, what: str) -> str:
     if is_out_of_memory(error):
         return f"{what} {OUT_OF_MEMORY}."
     did = "called sys.exit" if isinstance(error, SystemExit) else f"raised {type(error).__name__}"
-    return (
-        f"{what} {did} ({one_line(error, 200)}); this is an error in its code, not in your "
-        "data: run again with --verbose to see where, and report it."
-    )
+    return f"{what} {did} ({one_line(error, 200)}); this is an error in its code, not in your data: {then}."
 
 
 def _known(folder: Path, cell: Cell) -> Record | None:

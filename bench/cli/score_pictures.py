@@ -147,7 +147,7 @@ def _any_code(name: str) -> Iterator[None]:
     except (BenchError, DetectorError, OSError):
         raise
     except (Exception, SystemExit) as error:
-        raise BenchError(reason_of(error, f"scoring with {name}")) from error
+        raise BenchError(reason_of(error, f"scoring with {name}", then="report it to its author")) from error
 
 
 def _scores(detector: Detector, pictures: Tensor, draws: int) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:

@@ -51,6 +51,14 @@ class Unbuildable(fakes.Fake):
         raise KeyError("what")
 
 
+class Evasive(fakes.Fake):
+    name = "evasive"
+
+    @property
+    def is_stochastic(self) -> bool:
+        raise KeyError("ask later")
+
+
 @pytest.mark.usefixtures("no_plots")
 def test_a_detector_that_ends_python_has_a_row_of_its_own_that_failed(
     command: Command, folder: Path, tmp_path: Path, register: Register
@@ -77,9 +85,10 @@ def test_so_it_is_when_pictures_are_scored(
     picture = folder / "bolt/test/good/000.png"
     said = command("score", picture, "--detector", name, *where, "--cache", tmp_path / "cache")
     assert said.code == 2 and name in said.err and "Traceback" not in said.err
+    assert "--verbose" not in said.err, "score has no such option"
 
 
-@pytest.mark.parametrize("stranger", [EndsWhenBuilt, Unbuildable])
+@pytest.mark.parametrize("stranger", [EndsWhenBuilt, Unbuildable, Evasive])
 def test_one_that_cannot_be_built_is_left_out_of_all_and_is_an_error_where_it_is_asked_for(
     command: Command,
     folder: Path,
