@@ -58,8 +58,8 @@ def attack_all(attacking: Attacking, attack: Attack, bounds: Bounds | None, tick
     for number, member in enumerate(members):
         path = (number,) if is_ensemble else ()
 
-        def told(images: int, name: str = member.name) -> None:
-            tick(images / len(members), name)
+        def told(images: int, note: str = member.name if is_ensemble else "attack") -> None:
+            tick(images / len(members), note)
 
         spared = int(best.had_enough.sum())
         for images in _phases(labels, bounds):

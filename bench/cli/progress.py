@@ -91,15 +91,15 @@ class ConsoleReporter:
     @contextmanager
     def attacking(
         self, detector: str, category: str, fit_seed: int, attack: str, images: int
-    ) -> Iterator[Callable[[int, str], None]]:
+    ) -> Iterator[Callable[[float, str], None]]:
         """Shows the images of a cell."""
         job = Job(category, detector, fit_seed)
         what = f"{attack} on {detector} {self._where(job)}"
         self._end_fit(job)
         task = self._bars.add_task(what, total=images)
-        plain, count = _PlainLines(self.console, what), 0
+        plain, count = _PlainLines(self.console, what), 0.0
 
-        def tick(done: int, note: str) -> None:
+        def tick(done: float, note: str) -> None:
             nonlocal count
             count += done
             self._bars.update(task, completed=count)
@@ -137,9 +137,9 @@ class _PlainLines:
     def __init__(self, console: Console, what: str) -> None:
         self._console, self._what = console, what
         self._last = time.monotonic() - QUIET_SECONDS / 2
-        self._stage, self._first, self._started = 0, 0, self._last
+        self._stage, self._first, self._started = 0, 0.0, self._last
 
-    def show(self, done: int, total: int, note: str) -> None:
+    def show(self, done: float, total: int, note: str) -> None:
         now = time.monotonic()
         if total != self._stage:  # a new stage of the job; it may go on from a snapshot, so not from 0
             self._stage, self._first, self._started = total, done, now
@@ -148,4 +148,4 @@ class _PlainLines:
         self._last = now
         steps = done - self._first
         left = f", about {(now - self._started) / steps * (total - done):.0f} s left" if steps else ""
-        self._console.print(f"{self._what}: {done}/{total}{left}. {note}", markup=False, highlight=False)
+        self._console.print(f"{self._what}: {done:.0f}/{total}{left}. {note}", markup=False, highlight=False)

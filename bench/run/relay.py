@@ -16,7 +16,7 @@ class Relay:
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
         self._fits: dict[Job, Progress] = {}
-        self._attacks: dict[Job, tuple[Any, Callable[[int, str], None]]] = {}
+        self._attacks: dict[Job, tuple[Any, Callable[[float, str], None]]] = {}
 
     def pass_on(self, kind: str, job: Job, *rest: Any) -> None:
         """A message of the job."""

@@ -125,7 +125,7 @@ class _Speaker:
     @contextmanager
     def attacking(
         self, detector: str, category: str, fit_seed: int, attack: str, images: int
-    ) -> Iterator[Callable[[int, str], None]]:
+    ) -> Iterator[Callable[[float, str], None]]:
         self.say(("attacking", attack, images))
         try:
             yield lambda done, note: self.say(("attack", done, note))
