@@ -63,6 +63,8 @@ class AutoAttackSettings(AttackSettings):
     def __post_init__(self) -> None:
         """Raises AttackError for values that make no sense."""
         _check_counts(self, "AutoAttack", "iterations", "starts", "other_starts", "queries")
+        if not isinstance(self.force, bool):
+            raise AttackError(f"AutoAttack's force must be True or False; got {self.force!r}.")
 
 
 @dataclass(frozen=True)

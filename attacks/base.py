@@ -310,7 +310,8 @@ def _check_inputs(x: Tensor, y: Tensor) -> None:
         raise AttackError(f"Labels must be a tensor, one per image; got {type(y).__name__}; see torch.as_tensor.")
     if y.shape != (len(x),):
         raise AttackError(f"There must be one label per image, ({len(x)},); got {tuple(y.shape)}.")
-    if not bool(((y == 1) | (y == -1)).all()):
+    signs = y.double()  # bytes hold no -1, and compare 255 with it as equal
+    if not bool(((signs == 1) | (signs == -1)).all()):
         raise AttackError("Labels must be +1 (normal) or -1 (anomalous); convert 0/1 labels by 1 - 2 * label.")
 
 

@@ -91,6 +91,9 @@ class PGDSettings(AttackSettings):
                 raise AttackError(f"PGD's {field} must be a whole number of at least 1; got {value!r}.")
         if self.step_size is not None and not (math.isfinite(self.step_size) and self.step_size > 0):
             raise AttackError(f"PGD's step_size must be a number above 0, or None; got {self.step_size!r}.")
+        for field in ("random_start", "smooth_map"):
+            if not isinstance(getattr(self, field), bool):
+                raise AttackError(f"PGD's {field} must be True or False; got {getattr(self, field)!r}.")
         if not 0 <= self.momentum < 1:
             raise AttackError(f"PGD's momentum must be a number from 0 to below 1; got {self.momentum!r}.")
         for field, known in (

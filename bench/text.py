@@ -70,8 +70,13 @@ class VisibleFormatter(logging.Formatter):
 
 
 def one_line(text: object, limit: int = 300) -> str:
-    """Without line breaks, with control characters written out, cut to `limit` characters."""
-    cleaned = visible(_BREAKS.sub(" ", str(text)).strip())
+    """Without line breaks, with control characters written out, cut to `limit` characters. Of a stranger's exception
+    that fails when it is asked for its text, its class."""
+    try:
+        plain = str(text)
+    except Exception:
+        plain = f"a {type(text).__name__} without words"
+    cleaned = visible(_BREAKS.sub(" ", plain).strip())
     return cleaned if len(cleaned) <= limit else cleaned[: limit - 1] + "…"
 
 

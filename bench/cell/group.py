@@ -6,10 +6,14 @@ A cell's record is written once and atomically, after everything that belongs to
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
+
+import torch
 
 from attacks.base import Attack
 from attacks.errors import AttackError
@@ -40,6 +44,8 @@ from detectors.checkpoint import write_atomically
 from detectors.errors import DetectorError
 
 log = logging.getLogger(__name__)
+# Whatever a stranger's code may raise, but for Ctrl-C.
+STRANGE = (Exception, SystemExit, GeneratorExit, BaseExceptionGroup)
 
 
 class Reporter(Protocol):
@@ -97,7 +103,7 @@ class Group:
             if detector is None:
                 detector = build(self.detector, category.name, plan.image_size, run)
             tensors = stored_hash(detector, plan.dataset, category.name, run)
-        except (Exception, SystemExit):  # whatever it is, it is met again, and said, when the group is run
+        except STRANGE:  # whatever it is, it is met again, and said, when the group is run
             return nothing
         if tensors is None:
             return nothing
@@ -112,12 +118,13 @@ class Group:
             DataError: the category's pictures can no longer be read.
         """
         category = self.category
-        fitted = obtain(self.plan, category.name, category.training, self.detector, reporter)
         done = []
-        for attack in self._attacks:
-            record, was_there = _cell(self.plan, category, category.subset, self.detector, fitted, attack, reporter)
-            reporter.done(record, was_there)
-            done.append((record, was_there))
+        with _dtype_kept():
+            fitted = obtain(self.plan, category.name, category.training, self.detector, reporter)
+            for attack in self._attacks:
+                record, was_there = _cell(self.plan, category, category.subset, self.detector, fitted, attack, reporter)
+                reporter.done(record, was_there)
+                done.append((record, was_there))
         return done
 
     def give_up(self, reason: str, reporter: Reporter, *, done: int) -> list[tuple[Record, bool]]:
@@ -129,6 +136,16 @@ class Group:
             reporter.done(record, False)
             found.append((record, False))
         return found
+
+
+@contextmanager
+def _dtype_kept() -> Iterator[None]:
+    """What a stranger's detector sets as PyTorch's default dtype ends with its cells: others would be built in it."""
+    before = torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def obtain(plan: Plan, category: str, training: TrainingData, name: str, reporter: Reporter) -> Fitted | str:
@@ -144,7 +161,7 @@ def obtain(plan: Plan, category: str, training: TrainingData, name: str, reporte
                 plan.run,
                 reporter.fitting(name, category, plan.run.fit_seed),
             )
-    except (Exception, SystemExit) as error:
+    except STRANGE as error:
         return reason_of(error, f"fitting {name}")
 
 
@@ -181,7 +198,7 @@ def _cell(
                     early_stop=stops_early(fitted.detector, attack, complete=plan.run.complete),
                 )
                 record = judged(plan, cell, fitted, found, category.inspection)
-        except (Exception, SystemExit) as error:
+        except STRANGE as error:
             reason = reason_of(error, f"{attack.name} on {name}")
             record = failed(plan, cell, fitted.describe(), reason, category.inspection)
             return _write(record, None, folder), False
@@ -198,7 +215,7 @@ def _failed_fit(plan: Plan, category: Category, name: str, attack: Attack, reaso
 
 
 def reason_of(
-    error: Exception | SystemExit, what: str, *, then: str = "run again with --verbose to see where, and report it"
+    error: BaseException, what: str, *, then: str = "run again with --verbose to see where, and report it"
 ) -> str:
     """Why a cell failed, and what is to be done `then`. A bug in one detector must not cost the night's run, and
     neither may one that calls sys.exit(); a disk that refuses stops it."""

@@ -101,7 +101,7 @@ def report(
     console = Screen()
     if not (folder / "records").is_dir():
         raise BenchError(f"There is no folder {folder / 'records'}; name the folder that a run wrote to (--out).")
-    for path in summary.write_results(folder, console):
+    for path in summary.write_results(folder, console, anew=True):
         console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -60,7 +60,7 @@ def radius(option: str, text: str, attack: str) -> float:
     try:
         return parse_epsilon(text, norm="l2" if norms == {"l2"} else "linf")
     except AttackError as error:  # which speaks of an epsilon, whatever was parsed
-        raise BenchError(f"{option}: {error}") from None
+        raise BenchError(f"{option}: {str(error).removeprefix('epsilon ')}") from None
 
 
 def asked(**settings: Any) -> dict[str, Any]:

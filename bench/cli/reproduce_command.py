@@ -12,6 +12,7 @@ from bench.errors import BenchError
 from bench.plan import presets
 from bench.records.record import Record
 from bench.records.store import read_all
+from bench.text import LONGEST, one_line
 
 OWN = Path("results/records")
 REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference"  # of a clone; an installed package has none
@@ -44,7 +45,7 @@ def reproduce_table(
     found = reproduce.reproduce(table, found_records, recipe=recipe, revisions=summary.revisions())
     console.print(render.terminal(found, console.width))
     for note in (*found.notes, *problems):
-        console.print(f"- {note}", style="dim", markup=False, highlight=False)
+        console.print(f"- {one_line(note, LONGEST)}", style="dim", markup=False, highlight=False)
     moves = reproduce.sensitivity(table, found_records, recipe=recipe)
     if len(moves):
         console.print("How the robust AUC moves with steps and step size, which the paper does not give:")

@@ -21,7 +21,7 @@ from bench.records.record import Record, Revisions
 from bench.report import fits, folder, leaderboard, narrow, write
 from bench.report.plain_matplotlib import plain_matplotlib
 from bench.run.runner import RunResult
-from bench.text import one_line, plural
+from bench.text import LONGEST, one_line, plural
 from detectors import registry as detector_registry
 
 log = logging.getLogger(__name__)
@@ -43,11 +43,12 @@ def revisions() -> Revisions:
     )
 
 
-def write_results(out: Path, console: Console) -> list[Path]:
-    """Leaderboards, plots and panels from all records below `out`. Returns what was written; says what went wrong."""
-    written, problems = folder.write_results(out, revisions())
+def write_results(out: Path, console: Console, *, anew: bool = False) -> list[Path]:
+    """Leaderboards, plots and panels from all records below `out`; `anew` looks at each picture that should be there.
+    Returns what was written; says what went wrong."""
+    written, problems = folder.write_results(out, revisions(), anew=anew)
     for problem in problems:
-        console.print(f"Warning: {problem}", style="yellow", markup=False, highlight=False)
+        console.print(f"Warning: {one_line(problem, LONGEST)}", style="yellow", markup=False, highlight=False)
     return written
 
 
@@ -143,9 +144,10 @@ def show_plan(plan: Plan, estimates: Sequence[tuple[Job, str, float | None]], co
     known = [seconds for *_, seconds in estimates if seconds is not None]
     console.print(f"Attacks: {', '.join(_attack_text(a.describe()) for a in plan.attacks)}.", highlight=False)
     more = "" if len(known) == len(estimates) else " (without those not known)"
+    in_all = duration(sum(known)) if known else "not known"
+    more = more if known else ""
     console.print(
-        f"Estimated time in all: {duration(sum(known))}{more} of one process; several share it (--workers). Nothing "
-        "was run.",
+        f"Estimated time in all: {in_all}{more} of one process; several share it (--workers). Nothing was run.",
         highlight=False,
     )
 

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 STAMP = ".drawn"
 
 
-def write_results(out: Path, revisions: Revisions) -> tuple[list[Path], list[str]]:
+def write_results(out: Path, revisions: Revisions, *, anew: bool = False) -> tuple[list[Path], list[str]]:
     """Leaderboards, plots and panels from all records in `out`/records.
 
     Leaderboards first: what is only drawn costs nothing that was computed, whatever a drawing library says. Drawing
@@ -30,6 +30,7 @@ def write_results(out: Path, revisions: Revisions) -> tuple[list[Path], list[str
     Args:
         out: the folder; `records` lies in it.
         revisions: of the code at hand, which say what is out of date.
+        anew: look whether each picture is there, whatever the stamp says.
 
     Returns:
         What was written, and a sentence about whatever does not count or could not be drawn.
@@ -42,7 +43,7 @@ def write_results(out: Path, revisions: Revisions) -> tuple[list[Path], list[str
     problems += odd
     stamp, drawn = out / "plots" / STAMP, _state(records).encode()
     with files.writing(out / "plots"):
-        if stamp.is_file() and stamp.read_bytes() == drawn:
+        if not anew and stamp.is_file() and stamp.read_bytes() == drawn:
             return written, problems
     try:
         with plain_matplotlib():  # not at the top: matplotlib takes a second, in which workers can start

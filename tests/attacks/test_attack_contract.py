@@ -335,3 +335,13 @@ def test_an_attack_that_can_stop_does_and_says_where_and_another_refuses(name):
     attack.threat.assert_inside(result.images, x)
     with pytest.raises(AttackError, match="cannot stop early"):
         attack.run(NoisyWavy(), x, y, enough=enough)
+
+
+def test_labels_of_bytes_and_switches_that_are_words_are_sentences():
+    """A byte holds no -1, and PyTorch finds 255 equal to it: the attack on anomalies would go the wrong way."""
+    with pytest.raises(AttackError, match="Labels"):
+        PGD(LInf(0.1))(Linear(), images(2), labels(2).to(torch.uint8))
+    with pytest.raises(AttackError, match="random_start must be True or False"):
+        attacks.get("pgd-linf", random_start="no")
+    with pytest.raises(AttackError, match="force must be True or False"):
+        attacks.get("autoattack-l2", force="no")

@@ -10,6 +10,7 @@ from typing import Any
 
 import bench_fakes as fakes
 import pytest
+import torch
 from bench_fakes import on
 from torch import Tensor
 
@@ -35,6 +36,26 @@ class EndsInItsScore(fakes.Fake):
 
     def _score(self, x: Tensor, noise: Noise) -> Tensor:
         sys.exit(0)
+
+
+class WordlessError(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no")
+
+
+class FailsWithoutWords(fakes.Fake):
+    name = "fails-without-words"
+
+    def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
+        torch.set_default_dtype(torch.float64)
+        raise WordlessError
+
+
+class FailsAsAGenerator(fakes.Fake):
+    name = "fails-as-a-generator"
+
+    def _score(self, x: Tensor, noise: Noise) -> Tensor:
+        raise GeneratorExit
 
 
 class EndsWhenBuilt(fakes.Fake):
@@ -74,6 +95,19 @@ def test_a_detector_that_ends_python_has_a_row_of_its_own_that_failed(
         ("brightness", True),
     }
     assert all("called sys.exit (0)" in record.reason for record in found if not record.ok)
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_odd_exceptions_and_a_changed_dtype_cost_no_other_row(
+    command: Command, folder: Path, tmp_path: Path, register: Register
+) -> None:
+    register(FailsWithoutWords, FailsAsAGenerator)
+    places = ("--out", tmp_path / "out", "--cache", tmp_path / "cache", "--steps", 2, "--categories", "bolt")
+    said = command(*on(folder, *places, names="fails-without-words,fails-as-a-generator,mean-image"))
+    assert said.code == 2 and "Traceback" not in said.out + said.err
+    found, _ = store.read_all(tmp_path / "out" / "records")
+    assert {r.detector_name for r in found if r.ok} == {"mean-image"} and len(found) == 3
+    assert torch.get_default_dtype() == torch.float32
 
 
 @pytest.mark.parametrize("name", ["ends-in-its-fit", "ends-in-its-score", "ends-when-built"])
