@@ -153,6 +153,8 @@ def evaluate(
     """
     if not isinstance(detector, Detector):
         raise BenchError(f"evaluate takes a fitted detector, such as bench.fit gives; got {detector!r}.")
+    if not isinstance(complete, bool):
+        raise BenchError(f"complete must be True or False; got {complete!r:.60}.")
     rules = protocols.get(protocol_name)
     root = None if data_root is None else Path(data_root)
     per_class = min((n for n in (rules.per_class, limit) if n is not None), default=None)

@@ -359,7 +359,8 @@ class Detector(nn.Module, ABC):
         place = next((tensor.device for tensor in self.state_dict().values()), None)
         blank = torch.zeros(1, 3, self.image_size, self.image_size, device=place)
         with torch.no_grad():
-            self.score(blank)
+            if not bool(self.score(blank).isfinite().all()):
+                raise DetectorError("a blank image's score is no finite number")
             if self.has_map:
                 self.anomaly_map(blank)
 

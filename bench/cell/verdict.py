@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.data.base import ImageSet
+from bench.errors import CellError
 from bench.metrics import intervals, ranking
 from detectors.base import Detector
 from detectors.noise import NoiseSeed
@@ -39,6 +40,11 @@ class Draws:
 
     verdict: int
     seed: int
+
+    def __post_init__(self) -> None:
+        """Raises CellError for a seed that is no whole number: noise would be drawn from its text."""
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
+            raise CellError(f"The seed must be a whole number; got {self.seed!r:.60}.")
 
 
 @dataclass(frozen=True, eq=False)

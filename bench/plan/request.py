@@ -140,7 +140,10 @@ class RunConfig:
             raise BenchError(f"--holdout is a number of images, 0 or more; got {self.holdout}.")
         if self.image_size is not None and not SMALLEST_SIDE <= self.image_size <= LARGEST_SIDE:
             raise BenchError(f"--image-size must lie in {SMALLEST_SIDE}..{LARGEST_SIDE} pixels; got {self.image_size}.")
-        if any(abs(seed) > LARGEST_SEED for seed in (self.seed, self.fit_seed, *self.fit_seeds)):
+        seeds = (self.seed, self.fit_seed, *self.fit_seeds)
+        if not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds):
+            raise BenchError(f"A seed is a whole number; got {', '.join(map(repr, seeds)):.100}.")
+        if any(abs(seed) > LARGEST_SEED for seed in seeds):
             raise BenchError(f"A seed is a whole number up to {LARGEST_SEED}; give a smaller one.")
         if self.fit_seeds and self.fit_seed:
             raise BenchError("--fit-seed is for one fit and --fit-seeds for several; give one of them.")

@@ -119,6 +119,22 @@ def test_what_the_user_can_mend_is_raised_as_a_sentence(folder: Path, register: 
         bench.evaluate(detectors.create("ae", image_size=32), "folder", "bolt", data_root=folder)
 
 
+@pytest.mark.parametrize("wrong", [{"seed": "a"}, {"seed": 1.5}, {"complete": "no"}])
+def test_seeds_and_switches_of_another_kind_are_sentences(
+    folder: Path, register: Register, wrong: dict[str, Any]
+) -> None:
+    register(fakes.Fake)
+    detector = fitted("fake", folder)
+    with pytest.raises(BenchError, match="must be"):
+        bench.evaluate(detector, "folder", "bolt", data_root=folder, steps=2, **wrong)
+
+
+@pytest.mark.parametrize("seed", ["0", 1.5, None])
+def test_a_fit_takes_a_whole_number_for_a_seed(folder: Path, seed: Any) -> None:
+    with pytest.raises(BenchError, match="whole number"):
+        fitted("brightness", folder, seed=seed)
+
+
 def test_the_python_calls_touch_no_global_random_state(folder: Path) -> None:
     before = torch.get_rng_state()
     detector = fitted("brightness", folder)
