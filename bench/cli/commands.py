@@ -89,6 +89,8 @@ def score(
     else:
         console.print(score_pictures.as_table(found))
         console.print(found.explanation, style="dim", markup=False, highlight=False)
+    shell.say(*found.problems)
+    raise typer.Exit(2 if found.problems else 0)
 
 
 @app.command(cls=shell.Once)

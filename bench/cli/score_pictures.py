@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,7 @@ class ScoredFiles:
         threshold: 5 % of held-out normal pictures score above it; None where none were held out.
         detector: its name.
         explanation: what the figures mean, for the user.
+        problems: a sentence for each picture in a folder that could not be read; the others are scored all the same.
     """
 
     names: tuple[str, ...]
@@ -55,6 +56,7 @@ class ScoredFiles:
     threshold: float | None
     detector: str
     explanation: str
+    problems: tuple[str, ...] = ()
 
 
 def score_files(
@@ -70,18 +72,22 @@ def score_files(
         console: to show a fit on.
 
     Raises:
-        BenchError, DetectorError: a picture that cannot be read, a detector that cannot be had.
+        BenchError, DetectorError: a picture that was named and cannot be read, no picture that can, a detector that
+            cannot be had.
     """
     if draws < 1:
         raise BenchError(f"--draws must be at least 1; got {draws}.")
+    named = {path for path in paths if not path.is_dir()}
     paths = [picture for path in paths for picture in _pictures_at(path)]
     held_out: Tensor | None = None
     if checkpoint is not None:
         detector, origin = detectors.load(checkpoint).to(run.torch_device()), f"the checkpoint {checkpoint}"
-        pictures = _pictures(paths, detector.image_size, run.bit_depth)
+        side = detector.image_size
+        paths, pictures, problems = _pictures(paths, named, side, run.bit_depth)
     else:
         # Before a fit of minutes: a picture may be damaged.
-        pictures = _pictures(paths, run.image_size or presets.get(run.preset).side(run.dataset), run.bit_depth)
+        side = run.image_size or presets.get(run.preset).side(run.dataset)
+        paths, pictures, problems = _pictures(paths, named, side, run.bit_depth)
         detector, held_out, origin = _fitted(run, console)
     with _any_code(detector.name):
         scores = _scores(detector, pictures, draws)
@@ -98,6 +104,7 @@ def score_files(
         threshold=threshold,
         detector=detector.name,
         explanation=_explanation(detector, origin, threshold, draws, 0 if held_out is None else len(held_out)),
+        problems=tuple(problems),
     )
 
 
@@ -116,8 +123,23 @@ def _pictures_at(path: Path) -> list[Path]:
     return found
 
 
-def _pictures(paths: Sequence[Path], side: int, bits: int | None) -> Tensor:
-    return torch.stack([read_rgb_tensor(path, side, bits) for path in paths]).float() / 255
+def _pictures(
+    paths: Sequence[Path], named: Collection[Path], side: int, bits: int | None
+) -> tuple[list[Path], Tensor, list[str]]:
+    """The pictures that can be read, as a batch in [0, 1], and a sentence for each of the others, unless the user has
+    named it: then it is raised."""
+    found: dict[Path, Tensor] = {}
+    problems = []
+    for path in paths:
+        try:
+            found[path] = read_rgb_tensor(path, side, bits)
+        except DataError as error:
+            if path in named:
+                raise
+            problems.append(str(error))
+    if not found:
+        raise DataError(problems[0])
+    return list(found), torch.stack(list(found.values())).float() / 255, problems
 
 
 def _fitted(run: RunConfig, console: Console) -> tuple[Detector, Tensor, str]:

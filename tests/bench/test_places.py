@@ -180,6 +180,22 @@ def test_score_takes_a_folder_and_finds_pictures_in_folders_below(
     assert found == ["a.PNG", "b.png", "deep/deeper/c.jpg"]
 
 
+def test_one_damaged_picture_in_a_folder_costs_no_other_one_its_score(
+    tmp_path: Path, folder: Path, command: Command
+) -> None:
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    Image.fromarray(np.full((9, 9, 3), 90, np.uint8)).save(parts / "b.png")
+    (parts / "a.png").write_bytes(b"")
+    mine = ("--detector", "brightness", "--dataset", "folder", "--data-root", folder, "--category", "bolt")
+    more = (*mine, "--image-size", 32, "--cache", tmp_path / "cache", "--json")
+    said = command("score", parts, *more)
+    assert said.code == 2 and "a.png" in said.err and "Traceback" not in said.err
+    assert [Path(row["picture"]).name for row in json.loads(said.out)["pictures"]] == ["b.png"]
+    said = command("score", parts / "a.png", *more)
+    assert said.code == 2 and "a.png" in said.err and not said.out
+
+
 def test_score_says_what_it_looked_for_in_a_folder_without_pictures(tmp_path: Path, command: Command) -> None:
     (tmp_path / "empty" / "deep").mkdir(parents=True)
     said = command("score", tmp_path / "empty", "--detector", "brightness", "--cache", tmp_path / "cache")
