@@ -6,9 +6,10 @@ A cell's record is written once and atomically, after everything that belongs to
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -70,8 +71,10 @@ class Group:
 
     @cached_property
     def plan(self) -> Plan:
-        """The category's, with this seed for the fit."""
-        return self.category.plan.at(self.fit_seed)
+        """The category's, with this seed for the fit, and with paths that hold wherever a stranger's detector goes."""
+        plan = self.category.plan.at(self.fit_seed)
+        run = replace(plan.run, out=plan.run.out.absolute(), cache=plan.run.cache.absolute())
+        return replace(plan, run=run)
 
     @property
     def _attacks(self) -> tuple[Attack, ...]:
@@ -119,7 +122,7 @@ class Group:
         """
         category = self.category
         done = []
-        with _dtype_kept():
+        with _undisturbed():
             fitted = obtain(self.plan, category.name, category.training, self.detector, reporter)
             for attack in self._attacks:
                 record, was_there = _cell(self.plan, category, category.subset, self.detector, fitted, attack, reporter)
@@ -139,13 +142,15 @@ class Group:
 
 
 @contextmanager
-def _dtype_kept() -> Iterator[None]:
-    """What a stranger's detector sets as PyTorch's default dtype ends with its cells: others would be built in it."""
-    before = torch.get_default_dtype()
+def _undisturbed() -> Iterator[None]:
+    """What a stranger's detector makes PyTorch's default dtype, or the current folder, ends with its cells: others
+    would be built in it, or look for their files there."""
+    dtype, folder = torch.get_default_dtype(), Path.cwd()
     try:
         yield
     finally:
-        torch.set_default_dtype(before)
+        torch.set_default_dtype(dtype)
+        os.chdir(folder)
 
 
 def obtain(plan: Plan, category: str, training: TrainingData, name: str, reporter: Reporter) -> Fitted | str:

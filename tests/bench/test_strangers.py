@@ -3,6 +3,7 @@ test_workers.py."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,7 @@ class FailsWithoutWords(fakes.Fake):
 
     def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
         torch.set_default_dtype(torch.float64)
+        os.chdir("/")
         raise WordlessError
 
 
@@ -99,15 +101,16 @@ def test_a_detector_that_ends_python_has_a_row_of_its_own_that_failed(
 
 @pytest.mark.usefixtures("no_plots")
 def test_odd_exceptions_and_a_changed_dtype_cost_no_other_row(
-    command: Command, folder: Path, tmp_path: Path, register: Register
+    command: Command, folder: Path, tmp_path: Path, register: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register(FailsWithoutWords, FailsAsAGenerator)
-    places = ("--out", tmp_path / "out", "--cache", tmp_path / "cache", "--steps", 2, "--categories", "bolt")
+    monkeypatch.chdir(tmp_path)
+    places = ("--out", "out", "--cache", "cache", "--steps", 2, "--categories", "bolt", "--workers", 1)
     said = command(*on(folder, *places, names="fails-without-words,fails-as-a-generator,mean-image"))
     assert said.code == 2 and "Traceback" not in said.out + said.err
     found, _ = store.read_all(tmp_path / "out" / "records")
     assert {r.detector_name for r in found if r.ok} == {"mean-image"} and len(found) == 3
-    assert torch.get_default_dtype() == torch.float32
+    assert torch.get_default_dtype() == torch.float32 and Path.cwd() == tmp_path
 
 
 @pytest.mark.parametrize("name", ["ends-in-its-fit", "ends-in-its-score", "ends-when-built"])
