@@ -182,6 +182,7 @@ class Processes:
 
 def _serve(pipe: Connection, begin: Callable[..., None], words: tuple[Any, ...]) -> None:
     """What each of the processes does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # blocked until now; a library's thread may not keep that up
     begin(*words)
     # Posted by a thread: nobody computes later because the other side is drawing a picture just now.
     post: queue.SimpleQueue[Any] = queue.SimpleQueue()
