@@ -79,6 +79,33 @@ class AttackResult:
     had_enough: Tensor | None = None
     gradients_spent: Tensor | None = None
 
+    @classmethod
+    def without_gradients(
+        cls,
+        images: Tensor,
+        best_loss: Tensor,
+        *,
+        clean_loss: Tensor,
+        trace: Tensor,
+        forwards: int,
+        enough: Tensor | None,
+    ) -> AttackResult:
+        """Of an attack that asks for scores alone and returns its best candidate; `enough` as in `Attack.run`."""
+        return cls(
+            images=images,
+            trace=trace,
+            clean_loss=clean_loss,
+            last_loss=best_loss,
+            best_loss=best_loss,
+            zero_gradients=torch.full_like(best_loss, torch.nan),
+            non_finite_gradients=torch.zeros_like(best_loss),
+            reprojected=torch.zeros_like(best_loss, dtype=torch.bool),
+            forwards=forwards,
+            gradients=0,
+            had_enough=None if enough is None else best_loss > enough,
+            gradients_spent=None if enough is None else torch.zeros_like(best_loss),
+        )
+
 
 class Attack(ABC):
     """An attack on a detector's score inside a threat model. Instances never change.

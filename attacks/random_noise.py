@@ -6,7 +6,7 @@ sphere), and are alike within blocks of 1, 2 or 8 pixels: a score that rests on 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -94,20 +94,14 @@ class RandomNoise(Attack):
                 highest.offer(sample, torch.where(wanting, losses[0], highest.loss), number)
                 trace.append(highest.loss)
         kept: Highest | Significant = best if detector.is_stochastic else highest
-        clean_loss = trace[0]
-        found = AttackResult(
-            images=kept.images,
+        return AttackResult.without_gradients(
+            kept.images,
+            kept.loss,
+            clean_loss=trace[0],
             trace=torch.stack(trace),
-            clean_loss=clean_loss,
-            last_loss=kept.loss,
-            best_loss=kept.loss,
-            zero_gradients=torch.full_like(clean_loss, torch.nan),
-            non_finite_gradients=torch.zeros_like(clean_loss),
-            reprojected=torch.zeros_like(clean_loss, dtype=torch.bool),
             forwards=objective.forwards,
-            gradients=0,
+            enough=enough,
         )
-        return found if enough is None else replace(found, had_enough=kept.loss > enough)
 
 
 @register

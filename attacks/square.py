@@ -7,7 +7,8 @@ queries are used up. It shows what gradients hide: a score that is masked, round
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from abc import abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -72,13 +73,13 @@ class Square(Attack):
         """None: it follows no gradient."""
         return 0
 
+    @abstractmethod
     def start(self, x: Tensor, threat: ThreatModel, random: _Numbers) -> Tensor:
         """The first candidate, (B, 3, H, W)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def propose(self, best: Tensor, x: Tensor, threat: ThreatModel, side: int, random: _Numbers) -> Tensor:
         """Another candidate with one square of that side changed, for the images at hand."""
-        raise NotImplementedError
 
     def _run(
         self,
@@ -131,21 +132,14 @@ class Square(Attack):
         else:
             best = Highest(x)
             best.offer(images, loss, 0)
-        found_at_all = AttackResult(
-            images=best.images,
-            trace=torch.stack(trace),
+        return AttackResult.without_gradients(
+            best.images,
+            best.loss,
             clean_loss=clean_loss,
-            last_loss=best.loss,
-            best_loss=best.loss,
-            zero_gradients=torch.full_like(clean_loss, torch.nan),
-            non_finite_gradients=torch.zeros_like(clean_loss),
-            reprojected=torch.zeros_like(clean_loss, dtype=torch.bool),
+            trace=torch.stack(trace),
             forwards=objective.forwards,
-            gradients=0,
+            enough=enough,
         )
-        if enough is None:
-            return found_at_all
-        return replace(found_at_all, had_enough=best.loss > enough, gradients_spent=torch.zeros_like(clean_loss))
 
 
 def side_of(share: float, side: int) -> int:

@@ -61,14 +61,17 @@ def attack_all(attacking: Attacking, attack: Attack, bounds: Bounds | None, tick
         def told(images: int, note: str = member.name if is_ensemble else "attack") -> None:
             tick(images / len(members), note)
 
-        spared = int(best.had_enough.sum())
+        attacked = 0
         for images in _phases(labels, bounds):
+            enough = best.enough(int(labels[images[0]])) if bounds is not None and member.can_stop else None
+            if number and enough is not None:
+                best.renew(images, enough)
             wanting = images[~best.had_enough[images]]
             if len(wanting):
-                enough = best.enough(int(labels[images[0]])) if bounds is not None and member.can_stop else None
                 best.add(number, wanting, attacking.attacked(member, wanting, enough, told, path=path), enough)
-        told(spared)
-        said.append({"attack": member.describe(), "attacked_images": len(labels) - spared, **best.describe()})
+                attacked += len(wanting)
+        told(len(labels) - attacked)
+        said.append({"attack": member.describe(), "attacked_images": attacked, **best.describe()})
     won = [round(float((best.winner == number).mean()), 4) for number in range(len(members))]
     return Found(
         best.result,
@@ -136,6 +139,11 @@ class _Best:
         if not self._is_ensemble:
             limits[example_places(self._attacking.test)] = math.inf
         return limits
+
+    def renew(self, images: NDArray[np.intp], enough: Tensor) -> None:
+        """Images of a class that have passed by now what is enough by now: what the others have become may do it."""
+        losses = self.result.best_loss[torch.as_tensor(images, dtype=torch.long)]
+        self.had_enough[images] |= (losses > enough[images].to(losses)).numpy()
 
     def add(self, number: int, images: NDArray[np.intp], found: AttackResult, enough: Tensor | None) -> None:
         """What a member found of some images; the first member's are of all, phase by phase."""
