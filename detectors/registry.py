@@ -42,6 +42,7 @@ class Family:
 
 
 _REGISTRY: dict[str, type[Detector]] = {}
+_INSTALLED: set[str] = set()  # the names of those that other packages brought
 _FAMILIES: dict[str, Family] = {}
 _REFUSED: dict[str, str] = {}  # entry points of other packages that bring no detector, and why, as sentences
 _INFRASTRUCTURE = frozenset(
@@ -86,6 +87,12 @@ def families() -> tuple[Family, ...]:
     """Every family, sorted by prefix."""
     _discover()
     return tuple(_FAMILIES[prefix] for prefix in sorted(_FAMILIES))
+
+
+def is_installed(name: str) -> bool:
+    """Whether a detector comes from another author's installed package."""
+    _discover()
+    return name in _INSTALLED
 
 
 def names() -> tuple[str, ...]:
@@ -216,6 +223,7 @@ def _load(point: EntryPoint) -> str:
         problem = _unusable(cls)
         if not problem:
             register(cls)
+            _INSTALLED.add(cls.name)
         return problem
     except (Exception, SystemExit) as error:  # a stranger's package may do anything
         _REGISTRY.clear()

@@ -20,6 +20,7 @@ from bench.records.paths import folder_of
 from bench.records.record import Record
 from bench.run import pool
 from bench.text import one_line
+from detectors import registry as detector_registry
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,9 @@ def run_plan(plan: Plan, reporter: Reporter, *, workers: int = 1, crew: pool.Cre
     Args:
         plan: what to do.
         reporter: told how far it is.
-        workers: processes that share the work, detector by detector (see `bench.run.pool`); 1: all in this process.
+        workers: processes that share the work, detector by detector (see `bench.run.pool`); 1: all in this process,
+            unless another author's package brings one of the detectors: what ends Python, or closes the output, must
+            cost its own row alone.
         crew: at least so many processes, if they were started before.
 
     Nothing is fitted before all pictures of the categories with something to do have been decoded. A cell whose scores
@@ -61,8 +64,9 @@ def run_plan(plan: Plan, reporter: Reporter, *, workers: int = 1, crew: pool.Cre
         DataError: no category's pictures can be read.
     """
     started = time.monotonic()
+    apart = workers > 1 or any(map(detector_registry.is_installed, plan.detectors))
     with ExitStack() as stack:
-        if workers > 1 and crew is None and not _has_records(plan):
+        if apart and crew is None and not _has_records(plan):
             # They import their modules while this process looks for what is missing.
             crew = stack.enter_context(pool.Crew(workers))
         categories = {name: Category(plan, name) for name in plan.categories}
@@ -71,16 +75,16 @@ def run_plan(plan: Plan, reporter: Reporter, *, workers: int = 1, crew: pool.Cre
         plan.built.clear()
         missing = [group for group in groups if group not in finished]
         # Also for a single one that a kill has left: a worker computes with fewer threads than this process.
-        if workers > 1 and missing and crew is None:
+        if apart and missing and crew is None:
             crew = stack.enter_context(pool.Crew(min(workers, len(missing))))
-        elif crew is not None and (workers == 1 or not missing):
+        elif crew is not None and not (apart and missing):
             crew.end()  # it was started before that could be known
-        problems = _problems(plan, missing, crew, workers, reporter)
+        problems = _problems(plan, missing, crew if apart else None, workers, reporter)
         groups, missing = ([g for g in some if g.category not in problems] for some in (groups, missing))
         if problems and not groups:
             raise DataError(next(iter(problems.values())))
         reused = sum(len(finished[group]) for group in groups if group in finished)
-        if workers > 1 and crew is not None and missing:
+        if apart and crew is not None and missing:
             shared = crew.run(plan, {group.job: group for group in missing}, reporter)
             outcomes = [(group, shared[group.job]) for group in missing]
         else:
@@ -119,7 +123,7 @@ def _problems(
     All before any fit: hours of it would be lost on a test picture that is damaged.
     """
     categories = list(dict.fromkeys(group.category for group in groups))
-    if workers > 1 and crew is not None and categories:
+    if crew is not None and categories:
         names = [category.name for category in categories]
         found = crew.check(plan, names, reporter, jobs=len(groups), workers=workers)
         return {c: one_line(found[c.name], 1000) for c in categories if c.name in found}

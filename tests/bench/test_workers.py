@@ -255,8 +255,9 @@ def test_what_a_worker_raises_is_raised_here_and_a_bug_is_a_sentence() -> None:
     assert re.match(r"A worker process stopped: AttributeError: .*; report it\.", str(error))
 
 
-def test_detectors_that_end_python_cost_their_own_rows(tmp_path: Path, folder: Path) -> None:
-    """As a package of another author may: in a process of its own, whatever it does."""
+@pytest.mark.parametrize("workers", ["2", "1"])
+def test_detectors_that_end_python_cost_their_own_rows(tmp_path: Path, folder: Path, workers: str) -> None:
+    """As a package of another author may: in another process, whatever it does, and however many were asked for."""
     site = tmp_path / "site"
     (site / "rude-1.0.dist-info").mkdir(parents=True)
     (site / "rude-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: rude\nVersion: 1.0\n")
@@ -266,6 +267,7 @@ def test_detectors_that_end_python_cost_their_own_rows(tmp_path: Path, folder: P
     command = run_of_two(tmp_path, folder)
     command[command.index("ae,brightness")] = "leaves,exits,polite"
     command[command.index("100000")] = "2"
+    command[command.index("--workers") + 1] = workers
     environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(site), str(REPOSITORY)]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "Traceback" not in done.stdout + done.stderr, done.stdout + done.stderr
