@@ -31,6 +31,7 @@ from detectors.files import read_ordinary
 
 NOTICE = "NOTICE.txt"
 MAX_ROWS = 6
+MOST_EXAMPLES = 64  # a cell keeps two
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +110,7 @@ def write_panel(record: Record, folder: Path) -> list[Path]:
     A panel that was drawn from this record stays as it is.
 
     Raises:
-        RecordError: the examples are damaged.
+        RecordError: the examples are damaged, or not the record's.
         DiskError: the folder cannot be written to.
     """
     if record.path is None or not companion(record.path, EXAMPLES_SUFFIX).is_file():
@@ -120,7 +121,13 @@ def write_panel(record: Record, folder: Path) -> list[Path]:
     picture = folder / f"{stem}.png"
     if is_drawn(picture, record.stamp):
         return [picture, notice]
-    examples = read_examples(companion(record.path, EXAMPLES_SUFFIX))
+    path = companion(record.path, EXAMPLES_SUFFIX)
+    examples = read_examples(path)
+    if examples.image.shape[-1] > record.image_size or len(examples.image) > MOST_EXAMPLES:
+        raise RecordError(
+            f"The examples {path} are {len(examples.image)} pictures of {examples.image.shape[-1]} pixels, and the "
+            f"record's are {MOST_EXAMPLES} at most of {record.image_size}; run the cell again."
+        )
     return [*save(panel_figure(record, examples), folder / stem, source=record.stamp), notice]
 
 

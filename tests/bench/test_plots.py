@@ -200,6 +200,14 @@ def test_a_panel_travels_with_the_licence_of_every_picture_beside_it(tmp_path: P
     assert len(notice) == 3 and all("CC BY-NC-SA 4.0" in line for line in notice[1:])
 
 
+def test_examples_that_are_larger_than_the_records_pictures_are_not_drawn(tmp_path: Path) -> None:
+    """A file of 150 MB took 3 GB."""
+    record = write_record(tmp_path, image_size=8)
+    examples(record)
+    with pytest.raises(RecordError, match="16 pixels"):
+        example_panel.write_panel(record, tmp_path / "plots")
+
+
 def test_without_examples_there_is_no_panel_and_no_notice(tmp_path: Path) -> None:
     assert example_panel.write_panel(write_record(tmp_path), tmp_path / "panels") == []
     assert not (tmp_path / "panels").exists()
