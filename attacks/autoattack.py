@@ -192,16 +192,13 @@ class AutoAttackRand(Ensemble):
                 f"{self.name.replace('-rand', '')}."
             )
         settings: AutoAttackRandSettings = self.settings
-        which = ["map"] if detector.has_map and detector.score_is_map_maximum else []
-        which += ["surrogate"] if detector.has_surrogate else []
-        which += [] if detector.has_surrogate and detector.surrogate_is_monotone else ["score"]
         first = max(1, settings.mean_draws // 4)
         averaged = [
             _PGD[self.norm](
                 self.threat,
                 PGDSettings(
                     settings.iterations,
-                    differentiate=name,  # type: ignore[arg-type]
+                    differentiate=name,
                     # Few draws find the direction, many see small differences.
                     eot=first,
                     eot_last=2 * settings.mean_draws - first,
@@ -210,12 +207,27 @@ class AutoAttackRand(Ensemble):
                     selection_draws=settings.selection_draws,
                 ),
             )
-            for name in which
+            for name in self._followed(detector)
         ]
         apgd = APGDSettings(
             settings.iterations, 1, "auto", settings.mean_draws, selection_draws=settings.selection_draws
         )
         return (*averaged, _APGD[self.norm](self.threat, apgd))
+
+    @staticmethod
+    def _followed(detector: Detector) -> list[Any]:
+        """Whose gradients are followed, in turn."""
+        which = ["map"] if detector.has_map and detector.score_is_map_maximum else []
+        which += ["surrogate"] if detector.has_surrogate else []
+        return which + ([] if detector.has_surrogate and detector.surrogate_is_monotone else ["score"])
+
+    def on_known_noise(self, detector: Detector) -> tuple[Attack, ...]:
+        """As in `Attack`: APGD from the clean image along each of what the members follow."""
+        settings: AutoAttackRandSettings = self.settings
+        return tuple(
+            _APGD[self.norm](self.threat, APGDSettings(settings.iterations, 1, name, eot=1, schedule_draws=1))
+            for name in self._followed(detector)
+        )
 
     def gradients(self, *, is_stochastic: bool, gradients_followed: int = 1) -> int:
         """As in `Attack`, of a detector whose score is its map's maximum."""

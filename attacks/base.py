@@ -261,6 +261,11 @@ class Attack(ABC):
         does not. Whether that finds more tells whether the stand-in leads to the same place."""
         return None
 
+    def on_known_noise(self, detector: Detector) -> tuple[Attack, ...]:
+        """The attacks that would take its place on a stochastic detector whose noise is no secret
+        (`attacks.known_noise`); empty where that is not looked at."""
+        return ()
+
     def members(self, detector: Detector) -> tuple[Attack, ...]:
         """The attacks that it consists of, in turn, as they will run on a detector; of most the attack itself."""
         return (self.settled(detector),)

@@ -17,7 +17,7 @@ from attacks.threat import parse_epsilon, threat_model
 
 _REGISTRY: dict[str, type[Attack]] = {}
 _INFRASTRUCTURE = frozenset(
-    {"ascent", "base", "candidates", "errors", "merging", "objective", "registry", "starts", "threat"}
+    {"ascent", "base", "candidates", "errors", "known_noise", "merging", "objective", "registry", "starts", "threat"}
 )
 A = TypeVar("A", bound=type[Attack])
 

@@ -19,6 +19,7 @@ from attacks.base import Attack, AttackResult
 from bench.cell.attacking import Attacking, Floats, Tick
 from bench.cell.enough import Bounds
 from bench.cell.in_turn import attack_all, attack_to_the_end
+from bench.cell.known_noise import known_noise
 from bench.cell.looking import look_at
 from bench.cell.more_draws import PER_CLASS, FoundMore, more_draws, own_gradient
 from bench.cell.verdict import Draws as Draws
@@ -55,6 +56,7 @@ class Outcome:
         had_enough: whether it did, bool (N,); None where it was not allowed to, or could not be told what is enough.
         gradients_spent: backward passes of each image, (N,); None where all had `gradients`.
         members: of an ensemble, what each of its attacks did, ready for a record.
+        known_noise: figures of a stochastic detector whose noise the attack has seen, ready for a record, or None.
     """
 
     clean: Floats
@@ -82,6 +84,7 @@ class Outcome:
     had_enough: NDArray[np.bool_] | None = None
     gradients_spent: Floats | None = None
     members: list[dict[str, Any]] = field(default_factory=list)
+    known_noise: dict[str, Any] | None = None
 
 
 def run_cell(
@@ -135,6 +138,7 @@ def run_cell(
         adversarial = found.result.images
         more = more_draws(detector, attack, test, adversarial, draws.seed, device, batch_size=few)
         own = own_gradient(detector, attack, test, adversarial, draws.seed, device, batch_size=few)
+    known = known_noise(attacking, attack, found.result.images)
     seconds = {
         "attack": attacked - started,
         "verdict": judged - attacked,
@@ -156,6 +160,7 @@ def run_cell(
         early_stop=early_stop,
         had_enough=found.had_enough,
         members=found.members,
+        known_noise=known,
     )
     for what, scores in (("clean", outcome.clean), ("attacked", outcome.robust), ("normal", outcome.calibration)):
         if not np.isfinite(scores).all():

@@ -33,6 +33,8 @@ def figures(outcome: Outcome, labels: Any, test: ImageSet, trained_on: Sequence[
         "file_order": _file_order(test.ids, trained_on, labels),
         "pixel": _pixel(outcome, test, complete=complete),
     }
+    if outcome.known_noise is not None:
+        found["known_noise"] = outcome.known_noise
     if threshold is not None:
         rule = f"{100 * CALIBRATION_FPR:.0f} % of {held_out} held-out training normals above it"
         found |= {"threshold": threshold, "threshold_rule": rule}
