@@ -13,10 +13,13 @@ import torch
 from detector_pictures import anomalous_pictures, normal_pictures, turned_pictures
 from torch import Tensor
 
+import attacks
+from bench.metrics import ranking
 from detectors import contract, registry
 from detectors.base import Detector
 from detectors.contract import fits
 from detectors.errors import CheckpointError, DetectorError
+from detectors.noise import NoiseSeed
 
 SEED = 3
 
@@ -221,3 +224,40 @@ def test_settings_are_frozen_and_presets_named(row: Row) -> None:
     assert replace(settings) == settings
     with pytest.raises(DetectorError, match="no preset 'fast'"):
         registry.create(row.name, preset="fast")
+
+
+def _attacked(row: Row, attack: attacks.Attack, *, number: int | None = None) -> attacks.AttackResult:
+    """By an attack, or by a member of an ensemble under the noise that it has there, on 5 images of each class."""
+    _, normals, anomalies = _pictures(row.size, row.normals)
+    images, labels = torch.cat([normals[:5], anomalies[:5]]), torch.tensor([1.0] * 5 + [-1.0] * 5)
+    noise = NoiseSeed(0).source("attack", [str(i) for i in range(10)])
+    return attack.run(_fitted(row), images, labels, noise=noise if number is None else noise.sub(number))
+
+
+def _auc(result: attacks.AttackResult) -> float:
+    labels = torch.tensor([1] * 5 + [-1] * 5)
+    return float(ranking.auc((labels * result.best_loss.double()).numpy(), labels.numpy()))
+
+
+deterministic_rows = pytest.mark.parametrize(
+    "row", [pytest.param(row, id=key) for key, row in BY_ID.items() if not row.build().is_stochastic]
+)
+
+
+@deterministic_rows
+def test_apgd_leaves_no_more_than_pgd_at_equal_gradients(row: Row) -> None:
+    pgd, apgd = (attacks.get(f"{name}-linf", epsilon="1/255", steps=20) for name in ("pgd", "apgd"))
+    assert _auc(_attacked(row, apgd)) <= _auc(_attacked(row, pgd)) + 0.5
+
+
+@deterministic_rows
+def test_the_ensemble_leaves_at_most_what_each_of_its_members_leaves(row: Row) -> None:
+    small = {"iterations": 5, "starts": 2, "other_starts": 1, "queries": 10}
+    ensemble = attacks.get("autoattack-linf", epsilon="1/255", image_size=row.size, **small)
+    members = ensemble.members(_fitted(row))
+    whole = _attacked(row, ensemble)
+    alone = [_attacked(row, member, number=number) for number, member in enumerate(members)]
+    best = torch.stack([result.best_loss for result in alone]).amax(dim=0)
+    assert len(members) > 1
+    assert torch.equal(whole.best_loss, best)
+    assert _auc(whole) <= min(map(_auc, alone))
