@@ -27,7 +27,7 @@ from bench.plan import protocols
 from bench.plan.build import OPEN_SETTING_REVISION
 from bench.records.record import Record
 from bench.report import caveats
-from bench.report.leaderboard import MARKS, MEANING, SHORTCUTS
+from bench.report.marks import MARKS, MEANING, SHORTCUTS
 from detectors import contract, registry
 
 ROOT = Path(__file__).parents[1]

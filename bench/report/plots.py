@@ -32,7 +32,9 @@ from bench.records.store import read_scores
 from bench.report import fits
 from bench.report.example_panel import write_panel
 from bench.report.fonts import drawable
-from bench.report.leaderboard import Leaderboard, build, curve_key, rows_by_label
+from bench.report.grouping import curve_key
+from bench.report.leaderboard import Column, Leaderboard, build
+from bench.report.rows import rows_by_label
 from bench.report.style import ANOMALOUS, COLOURS, LINES, MARKERS, NORMAL, TEXT_WIDTH, is_drawn, save, style
 from bench.text import MISSING, epsilon_text, norm_text, one_line
 
@@ -53,7 +55,11 @@ def write_all(
     boards = build(records, revisions)
     drawings: list[Callable[[], list[Path]]] = [
         *(partial(_write_curves, found, folder / f"security-curve--{k}") for k, found in _curve_groups(boards).items()),
-        *(partial(_write_heat_map, board, folder / f"heat-map--{board.slug}") for board in boards),
+        *(
+            partial(_write_heat_map, board, c, folder / f"heat-map--{c.slug}")
+            for board in boards
+            for c in board.columns
+        ),
         *(partial(write_histogram, record, folder) for record in records if record.ok),
         *(partial(write_panel, record, folder) for record in records if record.ok),
     ]
@@ -79,8 +85,8 @@ def _write_curves(records: Sequence[Record], stem: Path) -> list[Path]:
     return save(security_curve_figure(records), stem, vector=True)
 
 
-def _write_heat_map(board: Leaderboard, stem: Path) -> list[Path]:
-    return save(heat_map_figure(board), stem, vector=True)
+def _write_heat_map(board: Leaderboard, column: Column, stem: Path) -> list[Path]:
+    return save(heat_map_figure(board, column), stem, vector=True)
 
 
 def write_histogram(record: Record, folder: Path) -> list[Path]:
@@ -248,39 +254,41 @@ def _bins(values: Floats, count: int = 30) -> tuple[Floats, bool]:
     return np.linspace(low, high, count + 1), False
 
 
-def heat_map_figure(board: Leaderboard) -> Figure:
-    """Clean (left) and robust AUC (right) of detectors (rows) in categories and on average (columns), means over fits
-    written in the cells; a hatched dash is a cell that is missing or failed."""
+def heat_map_figure(board: Leaderboard, column: Column) -> Figure:
+    """Clean (left) and robust AUC (right) under one protocol of detectors (rows, as they are ranked) in categories and
+    on average (columns), means over fits written in the cells; a hatched dash is a cell that is missing or failed."""
     columns = [*board.categories, "average"]
+    standings = {row.label: row.standings[column.protocol] for row in board.rows if column.protocol in row.standings}
     with style():
         wide = len(columns) > 6
         # Both halves side by side, unless so many categories leave no room for the numbers.
-        size = (TEXT_WIDTH, (2 if wide else 1) * (0.24 * len(board.rows) + 0.35) + 1.35)
+        size = (TEXT_WIDTH, (2 if wide else 1) * (0.24 * len(standings) + 0.35) + 1.35)
         # Room at the sides: the engine measures labels a little too short.
         figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.1))
         halves = figure.subplots(2 if wide else 1, 1 if wide else 2, sharey=True, sharex=wide, squeeze=False).ravel()
         image = None
         for axes, which in zip(halves, ("clean", "robust"), strict=True):
-            values = np.full((len(board.rows), len(columns)), np.nan)
-            for y, row in enumerate(board.rows):
+            values = np.full((len(standings), len(columns)), np.nan)
+            for y, standing in enumerate(standings.values()):
                 for x, category in enumerate(columns):
-                    holder = row if category == "average" else row.cells.get(category)
-                    found = getattr(holder, which) if holder is not None else None
+                    place = standing.place(category)
+                    found = getattr(place, which) if place is not None else None
                     values[y, x] = np.nan if found is None else found.value
             image = axes.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
             _write_numbers(axes, values)
-            axes.set_title(which if which == "clean" else f"robust ({drawable(board.claim, 40)})")
+            axes.set_title(which if which == "clean" else f"robust ({drawable(column.claim, 40)})")
             axes.set_xticks(
                 range(len(columns)), [drawable(c, 14) for c in columns], rotation=40, ha="right", rotation_mode="anchor"
             )
-            axes.set_yticks(range(len(board.rows)), [drawable(row.label, 34) for row in board.rows])
+            axes.set_yticks(range(len(standings)), [drawable(label, 34) for label in standings])
             axes.axvline(len(columns) - 1.5, color="white", linewidth=2)
             axes.tick_params(length=0)
             axes.spines[:].set_visible(False)
         if image is not None:
             figure.colorbar(image, ax=list(halves), label="AUC (%)", fraction=0.03, pad=0.01)
-        has_fits = any(len(cell.records) > 1 for row in board.rows for cell in row.cells.values())
-        figure.suptitle(drawable(board.title, 90) + (" – means over fits" if has_fits else ""), fontsize=8.5)  # noqa: RUF001
+        has_fits = any(len(cell.records) > 1 for standing in standings.values() for cell in standing.cells.values())
+        title = drawable(f"{board.dataset}: {column.protocol}, {column.attack} at {board.ball}", 90)
+        figure.suptitle(title + (" – means over fits" if has_fits else ""), fontsize=8.5)  # noqa: RUF001
     return figure
 
 
@@ -300,8 +308,8 @@ def _curve_groups(boards: Iterable[Leaderboard]) -> dict[str, list[Record]]:
     """What the leaderboards show, grouped so that only epsilon (and with it the step size) differs."""
     groups: dict[str, list[Record]] = {}
     for board in boards:
-        for row in board.rows:
-            for cell in row.cells.values():
+        for standing in (standing for row in board.rows for standing in row.standings.values()):
+            for cell in standing.cells.values():
                 r = cell.record  # the others are fits of the same
                 steps = r.attack.settings.get("steps")
                 parts = (r.dataset, r.preset, r.protocol, r.attack_family, f"{r.image_size}px", steps)
