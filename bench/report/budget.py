@@ -29,7 +29,7 @@ class Budget:
 
     def __str__(self) -> str:
         known = [f"{value:,.0f}" for value in (self.gradients, self.forwards) if value is not None]
-        return f"{self.level}: {' + '.join(known)}" if len(known) == 2 else self.level
+        return f"{self.level} {' + '.join(known)}" if len(known) == 2 else self.level
 
 
 def of_record(record: Record) -> Budget | None:

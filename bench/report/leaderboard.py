@@ -142,13 +142,20 @@ class Leaderboard:
         return f"{self.dataset}: {', '.join(names)} at {self.ball}"
 
     @property
+    def paragraphs(self) -> tuple[tuple[str, ...], ...]:
+        """The heading: of one protocol each fact for itself, of several those of each together."""
+        if len(self.columns) == 1:
+            return tuple((fact,) for fact in self.columns[0].facts)
+        others = " and ".join(c.protocol for c in self.columns if c.protocol != self.ranking)
+        ranked = (
+            f"Ranked by the protocol {self.ranking}; {others} beside it: other attacks, on the images that are named."
+        )
+        return ((ranked,), *(column.facts for column in self.columns))
+
+    @property
     def facts(self) -> tuple[str, ...]:
         """Sentences for the heading."""
-        if len(self.columns) == 1:
-            return self.columns[0].facts
-        others = " and ".join(c.protocol for c in self.columns if c.protocol != self.ranking)
-        ranked = f"Ranked by the protocol {self.ranking}; {others} beside it. Images and budgets differ."
-        return (ranked, *(" ".join(column.facts) for column in self.columns))
+        return tuple(fact for paragraph in self.paragraphs for fact in paragraph)
 
     @property
     def claim(self) -> str:
@@ -204,9 +211,9 @@ class Leaderboard:
 
 
 def build(records: Iterable[Record], revisions: Revisions | None = None) -> list[Leaderboard]:
-    """The leaderboards of these records, sorted by title."""
+    """The leaderboards of these records: by dataset and ball, and of each the one with most protocols first."""
     found = [_board(columns, revisions or Revisions()) for columns in grouping.boards(records)]
-    return sorted(found, key=lambda board: (board.title, board.slug))
+    return sorted(found, key=lambda board: (board.dataset, board.ball, -len(board.columns), board.title, board.slug))
 
 
 def _board(columns: Sequence[list[Record]], revisions: Revisions) -> Leaderboard:

@@ -47,7 +47,8 @@ def frame(board: Leaderboard) -> pd.DataFrame:
 
 def markdown(board: Leaderboard) -> str:
     """The leaderboard as GitHub Markdown; whatever strangers wrote is escaped."""
-    lines = [f"## {escape_markdown(board.title)}", *(escape_markdown(fact) for fact in board.facts)]
+    lines = [f"## {escape_markdown(board.title)}"]
+    lines += [" ".join(escape_markdown(fact) for fact in paragraph) for paragraph in board.paragraphs]
     lines.append(escape_markdown(f"{budget.EXPLAINED}."))
     for table in tables(board):
         escaped = [[escape_markdown(text) for text in row] for row in (table.header, *table.rows)]
