@@ -62,7 +62,7 @@ def latex(board: Leaderboard) -> str:
     escaped."""
     found = []
     for number, table in enumerate(tables(board)):
-        heading = board.facts if number == 0 else ()
+        heading = (*board.facts, f"{budget.EXPLAINED}.") if number == 0 else ()
         escaped = [[escape_latex(text) for text in row] for row in (table.header, *table.rows)]
         caption = " ".join(escape_latex(text) for text in (f"{board.title}, {table.heading}.", *heading))
         notes = [escape_latex(note) for note in board.notes()] if number == 0 else []
