@@ -171,9 +171,10 @@ class Leaderboard:
         """Whether a row lacks what the others are ranked by."""
         return row.ranked_by != self.ranking
 
-    def shows(self, which: str) -> bool:
-        """Whether some row has a figure of `bench.report.noise_worth` under the protocol that it is ranked by."""
-        return any(getattr(cell, which) is not None for row in self.rows for cell in row.cells.values())
+    def shows(self, which: str, protocol: str) -> bool:
+        """Whether some row has a figure of `bench.report.noise_worth` under a protocol."""
+        standings = (row.standings[protocol] for row in self.rows if protocol in row.standings)
+        return any(getattr(cell, which) is not None for standing in standings for cell in standing.cells.values())
 
     def notes(self) -> list[str]:
         """What the marks mean, and why cells failed or are flagged."""
@@ -189,7 +190,8 @@ class Leaderboard:
         notes = [f"{MARKS[m]} {MEANING[m]}{limits if m == 'partial' else ''}." for m in MARKS if m in used]
         flagged = "".join(self.flagged.values())
         notes += [f"{mark} {meaning}." for mark, meaning in SHORTCUTS.values() if mark in flagged]
-        notes += [meaning for which, meaning in NOISE_MEANING.items() if self.shows(which)]
+        shown = [which for which in NOISE_MEANING if any(self.shows(which, c.protocol) for c in self.columns)]
+        notes += [NOISE_MEANING[which] for which in shown]
         notes += remarks([cell.record for *_, cell in cells])
         several = len(self.columns) > 1
         for label, category, protocol, cell in cells:

@@ -53,34 +53,30 @@ def figure(place: Cell | Standing | None, which: str, *, line_break: str = " ") 
     return f"{text} {marks}".strip()
 
 
-def noise_figures(board: Leaderboard) -> list[str]:
-    """Those of `noise_worth` that some row has."""
-    return [which for which in noise_worth.TITLES if board.shows(which)]
+def noise_figures(board: Leaderboard, protocol: str) -> list[str]:
+    """Those of `noise_worth` that some row has under a protocol."""
+    return [which for which in noise_worth.TITLES if board.shows(which, protocol)]
 
 
-def noise_figure(row: Row, category: str, which: str) -> str:
-    """Beside the robust AUC by which the row is ranked; "" of a detector that has none."""
-    found = row.ranked.place(category)
-    estimate: Estimate | None = None if found is None else getattr(found, which)
-    return "" if estimate is None else interval_text(*estimate)
+def noise_figure(row: Row, protocol: str, category: str, which: str) -> str:
+    """One of them; "" of a detector that has none."""
+    place = row.place(protocol, category)
+    found: Estimate | None = None if place is None else getattr(place, which)
+    return "" if found is None else interval_text(*found)
 
 
 def _of_place(board: Leaderboard, category: str) -> Table:
-    header, noise = ["detector", "clean AUC"], noise_figures(board)
+    header = ["detector", "clean AUC"]
+    rows = [[label(board, row), figure(row.ranked.place(category), "clean")] for row in board.rows]
     for column in board.columns:
-        header.append(f"{column.protocol}: robust AUC ({column.claim}; {column.images})")
-        if column.protocol == board.ranking:
-            header += [noise_worth.TITLES[which] for which in noise]
-        header.append(f"{column.protocol}: budget")
-    rows = []
-    for row in board.rows:
-        cells = [label(board, row), figure(row.ranked.place(category), "clean")]
-        for column in board.columns:
-            cells.append(figure(row.place(column.protocol, category), "robust"))
-            if column.protocol == board.ranking:
-                cells += [noise_figure(row, category, which) for which in noise]
-            cells.append(str(row.budget(column.protocol, category) or MISSING))
-        rows.append(cells)
+        name, noise = column.protocol, noise_figures(board, column.protocol)
+        header.append(f"{name}: robust AUC ({column.claim}; {column.images})")
+        header += [f"{name}: {noise_worth.TITLES[which]}" for which in noise]
+        header.append(f"{name}: budget")
+        for cells, row in zip(rows, board.rows, strict=True):
+            cells.append(figure(row.place(name, category), "robust"))
+            cells += [noise_figure(row, name, category, which) for which in noise]
+            cells.append(str(row.budget(name, category) or MISSING))
     average = f"average over {len(board.categories)} categories"
     return Table(average if category == "average" else category + board.flagged.get(category, ""), header, rows)
 

@@ -111,7 +111,8 @@ def terminal_notes(board: Leaderboard) -> list[str]:
 
 def _beside(board: Leaderboard, row: Row, category: str) -> list[str]:
     """What stands beneath a robust AUC: what its noise is worth, and the other protocols' figures."""
-    noise = ((noise_worth.TITLES[which], noise_figure(row, category, which)) for which in noise_figures(board))
+    of_noise = noise_figures(board, board.ranking)
+    noise = ((noise_worth.TITLES[which], noise_figure(row, board.ranking, category, which)) for which in of_noise)
     others = (
         (column.protocol, figure(row.place(column.protocol, category), "robust"))
         for column in board.columns

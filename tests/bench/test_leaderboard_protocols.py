@@ -189,12 +189,14 @@ def test_what_noise_is_worth_stands_beside_a_stochastic_row_and_no_other() -> No
     calm = [under("strict", "ae", 20, category=c) for c in ("mono", "poly")]
     board = only([*noisy, *calm])
     header, average = lines(board, "detector")[0], lines(board, "FreeRAD")[0]
-    assert header[3:5] == ["best of 10", "known noise"]
+    assert header[3:5] == ["strict: best of 10", "strict: known noise"]
     assert average[3].startswith(f"{noisy[0].results['best_of']['auc']:.1f}") and average[4].startswith("15.0")
     assert all(row[3] == row[4] == "" for row in lines(board, "AE"))
     notes = board.notes()
     assert any(n.startswith("best of 10:") for n in notes) and any(n.startswith("known noise:") for n in notes)
     assert "best of 10" not in write.markdown(only(calm))
+    behind = only([*calm, under("quick", "freerad", 40, scores=make_scores(draws=10))])
+    assert [name for name in lines(behind, "detector")[0] if "best of 10" in name] == ["quick: best of 10"], "its own"
     stream = io.StringIO()
     Console(file=stream, width=80).print(write.terminal(board))
     assert "known noise: 10.0 [5.0, 30.0]" in stream.getvalue()
