@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _APGD: dict[str, type[APGD]] = {"linf": APGDLInf, "l2": APGDL2}
 _PGD: dict[str, type[PGD]] = {"linf": PGDLInf, "l2": PGDL2}
 _SQUARE: dict[str, type[Square]] = {"linf": SquareLInf, "l2": SquareL2}
+OVERESTIMATES = "AutoAttack for deterministic detectors on a stochastic one: it averages no noise and overestimates"
 
 
 def _check_counts(settings: AttackSettings, title: str, *names: str) -> None:
@@ -171,6 +172,20 @@ class AutoAttack(Ensemble):
         ]
         return (*along, _SQUARE[self.norm](self.threat, SquareSettings(settings.queries)))
 
+    def settled(self, detector: Detector) -> Self:
+        """As in `Attack`: on a deterministic detector nothing is forced."""
+        settled = copy.copy(super().settled(detector))
+        settled.settings = replace(self.settings, force=self.settings.force and detector.is_stochastic)
+        return settled
+
+    def is_for(self, *, is_stochastic: bool) -> bool:
+        """As in `Attack`."""
+        return bool(self.settings.force) or super().is_for(is_stochastic=is_stochastic)
+
+    def flags(self, detector: Detector) -> tuple[str, ...]:
+        """As in `Attack`."""
+        return (OVERESTIMATES,) if detector.is_stochastic else ()
+
     def gradients(self, *, is_stochastic: bool, gradients_followed: int = 1) -> int:
         """As in `Attack`, of a detector with a map and no surrogate; Square's queries count as a third of one each."""
         settings: AutoAttackSettings = self.settings
@@ -182,6 +197,7 @@ class AutoAttackRand(Ensemble):
     along the score."""
 
     settings_class: ClassVar[type[AttackSettings]] = AutoAttackRandSettings
+    budget_settings: ClassVar[tuple[str, ...]] = ("mean_draws",)
     for_stochastic: ClassVar[bool | None] = True
 
     def members(self, detector: Detector) -> tuple[Attack, ...]:

@@ -238,6 +238,15 @@ class Attack(ABC):
         """
         return self
 
+    def is_for(self, *, is_stochastic: bool) -> bool:
+        """Whether it is for detectors of this kind, with these settings."""
+        return self.for_stochastic in (None, is_stochastic)
+
+    def flags(self, detector: Detector) -> tuple[str, ...]:
+        """Sentences that speak against believing its figure on a detector, whatever it finds; each makes the figure no
+        claim. Of most attacks there are none."""
+        return ()
+
     def follows(self, detector: Detector) -> str:
         """Whose gradient it follows of a detector: "score", or what it takes instead (`attacks.pgd.PGDSettings`)."""
         return "score"

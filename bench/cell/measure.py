@@ -69,4 +69,7 @@ def measure(
     gate.confirm(passed, detector.name)
     labels = test.labels.numpy().astype(np.int64)
     scores = Scores(test.ids, labels, outcome.clean, outcome.robust)
-    return Measured(outcome, figures(outcome, labels, test, trained_on), indicators(outcome), passed.describe(), scores)
+    signs = indicators(outcome)
+    if flags := attack.flags(detector):
+        signs["flags"] = list(flags)
+    return Measured(outcome, figures(outcome, labels, test, trained_on), signs, passed.describe(), scores)

@@ -68,6 +68,13 @@ def asked(**settings: Any) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if value not in (None, protocols.UNASKED.get(name))}
 
 
+def followed(gradient: str | None, *, bpda: bool) -> str:
+    """Whose gradient is to be followed. Raises BenchError where --gradient and --bpda disagree."""
+    if bpda and gradient not in (None, "surrogate"):
+        raise BenchError(f"--bpda follows the surrogate's gradient and --gradient says {gradient}; give one of them.")
+    return "surrogate" if bpda else gradient or "auto"
+
+
 def names(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 

@@ -30,6 +30,7 @@ from bench.cli.options import (
     Settings,
     Verbose,
     asked,
+    followed,
     names,
     radius,
     seeds,
@@ -69,8 +70,13 @@ def run(
         float | None, typer.Option(help="Share of the direction so far in each step, instead of the protocol's.")
     ] = None,
     gradient: Annotated[
-        str, typer.Option(help="score, surrogate (BPDA), map (its smooth maximum), or auto: as the protocol says.")
-    ] = "auto",
+        str | None,
+        typer.Option(help="score, surrogate, map (its smooth maximum), or auto: as the protocol says (auto)."),
+    ] = None,
+    bpda: Annotated[bool, typer.Option("--bpda", help="The same as --gradient surrogate.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="autoattack-* on stochastic detectors, too, which it overestimates.")
+    ] = False,
     complete: Annotated[
         bool, typer.Option("--complete", help="Attack on where an image has lost all its pairs: for pixel figures.")
     ] = False,
@@ -123,7 +129,8 @@ def run(
             keep=keep or None,
             eot=eot,
             momentum=momentum,
-            differentiate=gradient,
+            differentiate=followed(gradient, bpda=bpda),
+            force=force,
         ),
         complete=complete,
         holdout=holdout,

@@ -18,7 +18,7 @@ from bench.errors import BenchError
 from bench.plan import presets, protocols
 from bench.plan.plan import Job, Plan
 from bench.records.record import Record, Revisions
-from bench.report import fits, folder, leaderboard, narrow, write
+from bench.report import fits, folder, leaderboard, members, narrow, write
 from bench.report.plain_matplotlib import plain_matplotlib
 from bench.run.runner import RunResult
 from bench.text import LONGEST, one_line, plural
@@ -83,7 +83,8 @@ def show_result(plan: Plan, result: RunResult, console: Console) -> None:
         for fact in board.facts:
             console.print(fact, style="dim", markup=False, highlight=False)
         console.print(write.terminal(board, console.width))
-        for note in (*board.notes(), *_shortcuts(board), MEANING):
+        told = (*write.terminal_notes(board), *members.sentences(board))
+        for note in (*board.notes(), *told, *_shortcuts(board), MEANING):
             console.print(note, markup=False, highlight=False)
     for record in result.failed:
         fit = f", fit {fits.fit_seed(record)}" if record.detector_name in plan.several_fits else ""

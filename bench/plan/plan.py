@@ -65,7 +65,7 @@ class Plan:
 
     def attacks_on(self, detector: str) -> tuple[Attack, ...]:
         """The attacks of a detector: those that are for its kind."""
-        return tuple(a for a in self.attacks if a.for_stochastic in (None, detector in self.stochastic))
+        return tuple(a for a in self.attacks if a.is_for(is_stochastic=detector in self.stochastic))
 
     @property
     def jobs(self) -> list[Job]:
@@ -168,6 +168,8 @@ def make(run: RunConfig) -> Plan:
     for category in categories:
         check_counts([built[name, category] for name in names], dataset, category, run)
     stochastic = frozenset(name for (name, _), detector in built.items() if detector.is_stochastic)
+    for sentence in protocols.idle(run.attack_settings, has_surrogate=any(d.has_surrogate for d in built.values())):
+        log.warning(sentence)
     usual = _of_protocol(attack_names[0], protocols.get(run.protocol))
     _check_kinds(made, built)
     follows = {key: protocols.Follows(made[0].follows(d), usual.follows(d)) for key, d in built.items()}
@@ -177,7 +179,7 @@ def make(run: RunConfig) -> Plan:
 def _check_kinds(made: Sequence[Attack], built: Mapping[tuple[str, str], Detector]) -> None:
     """Raise AttackError where a detector is left without an attack, with the sentence of one that is not for it."""
     for detector in built.values():
-        if not any(attack.for_stochastic in (None, detector.is_stochastic) for attack in made):
+        if not any(attack.is_for(is_stochastic=detector.is_stochastic) for attack in made):
             made[0].settled(detector)
 
 
@@ -263,11 +265,16 @@ def _attacks(name: str, run: RunConfig, image_size: int) -> list[Attack]:
     rules = protocols.get(run.protocol)
     changed = rules.changed(run.attack_settings)
     # Of several attacks each takes what it has; what none has is an error.
-    others = {
-        setting for other in _resolve(run.attacks, attacks.names()) if other != name for setting in _fields(other)
-    }
-    mine = {setting: value for setting, value in changed.items() if setting in _fields(name) or setting not in others}
-    settings = settings_of(name, rules, mine)
+    known = {other: protocols.taken(_fields(other)) for other in _resolve(run.attacks, attacks.names())}
+    for setting in changed:
+        if not any(setting in of_attack for of_attack in known.values()):
+            others = [other for other in attacks.names() if setting in protocols.taken(_fields(other))]
+            raise BenchError(
+                f"{protocols.option(setting)} is for {', '.join(others)}, and this run attacks with "
+                f"{' and '.join(known)}; leave it out, or name another --attack."
+            )
+    mine = {setting: value for setting, value in changed.items() if setting in known[name]}
+    settings = settings_of(name, rules, protocols.as_settings(mine, _fields(name)))
     radii: list[float | None] = [*dict.fromkeys(run.epsilons)] or [None]
     return [attacks.get(name, image_size=image_size, epsilon=epsilon, **settings) for epsilon in radii]
 

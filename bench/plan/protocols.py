@@ -31,8 +31,17 @@ _FOLLOWED = {
     "map": "that of a smooth maximum of the map",
 }
 # What a user may ask for beside what a protocol sets, and what it is where nobody asks.
-UNASKED: Mapping[str, Any] = {"step_size": None, "random_start": False, "restarts": 1, "differentiate": "auto"}
-_OPTIONS = {"differentiate": "--gradient"}  # where an option is not called as the setting is
+UNASKED: Mapping[str, Any] = {
+    "step_size": None,
+    "random_start": False,
+    "restarts": 1,
+    "differentiate": "auto",
+    "force": False,
+}
+# Where an option is not called as the setting is.
+_OPTIONS = {"differentiate": "--gradient", "mean_draws": "--eot"}
+_STANDS_FOR = {"mean_draws": "eot"}  # a setting that an attack has in the place of another one
+_TOLD_WITH_THE_ATTACK = ("differentiate", "force")  # often it changes nothing
 
 
 @dataclass(frozen=True)
@@ -70,12 +79,13 @@ class Protocol:
 
     def changed(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """What of the settings that a user asks for is not its own."""
-        usual = {**self.attack_settings, **UNASKED}
+        stand_ins = {eot: self.attack_settings[n] for n, eot in _STANDS_FOR.items() if n in self.attack_settings}
+        usual = {**stand_ins, **self.attack_settings, **UNASKED}
         return {name: value for name, value in asked.items() if name not in usual or value != usual[name]}
 
     def stated(self, asked: Mapping[str, Any]) -> dict[str, Any]:
-        """The same for a record. Whose gradient was followed is told with the attack: often it changes nothing."""
-        return {name: value for name, value in self.changed(asked).items() if name != "differentiate"}
+        """The same for a record. Whose gradient was followed, and what was forced, is told with the attack."""
+        return {name: value for name, value in self.changed(asked).items() if name not in _TOLD_WITH_THE_ATTACK}
 
     def settings(self, changed: Mapping[str, Any]) -> dict[str, Any]:
         """What it sets, and what the user changed of it: a number of steps or of draws that the user gives stands for
@@ -116,6 +126,28 @@ class Protocol:
 def option(setting: str) -> str:
     """How the command line calls a setting."""
     return _OPTIONS.get(setting, f"--{setting.replace('_', '-')}")
+
+
+def taken(known: set[str]) -> set[str]:
+    """What a user may ask for of an attack with these settings."""
+    return known | {asked for setting, asked in _STANDS_FOR.items() if setting in known}
+
+
+def as_settings(asked: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
+    """What a user asks for by the names that an attack with these settings has for it: an ensemble's `mean_draws` are
+    what `--eot` asks for."""
+    names = {asked_for: setting for setting, asked_for in _STANDS_FOR.items() if setting in known}
+    return {name if name in known else names.get(name, name): value for name, value in asked.items()}
+
+
+def idle(asked: Mapping[str, Any], *, has_surrogate: bool) -> list[str]:
+    """Sentences about what was asked for and changes nothing; `has_surrogate`: whether some detector of the run has
+    one."""
+    if asked.get("differentiate") != "surrogate" or has_surrogate:
+        return []
+    return [
+        "No detector of this run declares a surrogate (--bpda, --gradient surrogate): their scores' own are followed."
+    ]
 
 
 def check_asked(asked: Mapping[str, Any]) -> None:

@@ -53,6 +53,8 @@ class Record:
     # Of the file that it was read from: entries of another version, and those that are not there.
     others: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     lacking: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    # Figures that follow from its scores and are younger than it is; it is written without them, as it was.
+    recounted: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -136,6 +138,12 @@ class Record:
     def robust(self) -> Figures | None:
         return self._figures("robust")
 
+    def noise_figures(self, name: str) -> dict[str, Any]:
+        """Of a stochastic detector "best_of" or "known_noise": auc, low, high and what else is stated; empty where it
+        has none."""
+        found = self.results.get(name, self.recounted.get(name))
+        return found if self.ok and isinstance(found, dict) else {}
+
     def separated_by(self, shortcut: str) -> bool:
         """Whether "brightness" or "file_order" alone separates the classes."""
         found = self.results.get(shortcut)
@@ -190,7 +198,7 @@ def is_stale(record: Record, revisions: Revisions) -> bool:
     return any(current is not None and then < current for then, current in pairs)
 
 
-_ENTRIES = frozenset(f.name for f in dataclasses.fields(Record)) - {"path", "others", "lacking"}
+_ENTRIES = frozenset(f.name for f in dataclasses.fields(Record)) - {"path", "others", "lacking", "recounted"}
 
 
 def _document(record: Record) -> dict[str, Any]:

@@ -78,9 +78,10 @@ def read(path: Path) -> Record:
     if record.ok:
         scores = read_scores(record)
         try:
-            recount.check(record.cell, record.results, scores)
+            young = recount.check(record.cell, record.results, scores)
         except RecordError as error:
             raise RecordError(f"The record {path} does not count: {error}") from None
+        record = dataclasses.replace(record, recounted=young)
     return record
 
 

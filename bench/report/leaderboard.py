@@ -1,138 +1,205 @@
 """Leaderboards, computed from records and from nothing else.
 
-One leaderboard holds what may be compared: the same dataset, preset, resolution, protocol, attack with its budget, and
-threat model. Records that differ in the seed of the fit alone are one cell: the mean over fits (`bench.report.fits`). A
-missing or failed cell is a dash, and a detector without all cells has no average: a mean over the easy categories would
-rank it by what it left out.
+A leaderboard holds what was measured of one dataset at one preset, resolution and ball. Each protocol is a column
+(`bench.report.grouping`), and the strongest one ranks: a robust AUC is an upper bound, and a weaker attack's is a
+looser one. A missing or failed cell is a dash, and a detector without all cells has no average: a mean over the easy
+categories would rank it by what it left out.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from bench.metrics.intervals import Estimate, average_interval
+from bench.metrics.intervals import Estimate
 from bench.records.paths import safe_name
-from bench.records.record import Record, Revisions, is_stale
-from bench.records.schema import Figures
-from bench.report import fits
-from bench.report.caveats import claim, estimate, facts, failure_flags, remarks
+from bench.records.record import Record, Revisions
+from bench.report import budget, grouping
+from bench.report.budget import Budget
+from bench.report.caveats import claim, facts, remarks
 from bench.report.fits import Spread
+from bench.report.marks import MARKS, MEANING, SHORTCUTS, shortcut_marks
+from bench.report.noise_worth import MEANING as NOISE_MEANING
+from bench.report.rows import rows_by_label, strongest
+from bench.report.standing import Cell, Standing, cell_of, images_of, most_usual
 from bench.text import epsilon_text, norm_text, one_line, plural
-
-MARKS = {
-    "partial": "†",
-    "stale": "‡",
-    "other images": "§",
-    "ties": "¶",
-    "indicator": "!",
-    "failed": "x",
-}
-MEANING = {
-    "partial": "not a full run (the limits are in the record)",
-    "stale": "measured with an older revision of the detector, the attack or the protocol",
-    "other images": "not the test images that the other rows were measured on",
-    "ties": "normal and anomalous scores tie; the AUC counts a tie as half",
-    "indicator": "a failure indicator is up: this is not a claim of robustness",
-    "failed": "the cell failed, or one of its fits, which the mean leaves out",
-}
-# Of a category whose classes something alone separates that is no defect, in either direction.
-SHORTCUTS = {
-    "brightness": ("*", "mean brightness alone separates normal from anomalous images here (AUC above 90)"),
-    "file_order": ("°", "the place among the files alone separates normal from anomalous images here (AUC above 90)"),
-}
-
 
 _LIMITS = 8  # options that a note names
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One detector in one category.
+class Row:
+    """One detector.
 
     Attributes:
-        records: one for each fit, failed ones included, in the order of their seeds.
-        clean, robust: the mean over the fits that did not fail (`fits.over_fits`); None where all did.
-        clean_spread, robust_spread: over these fits; None where there is one.
-        marks, reasons: whatever is to be said of any of the fits.
+        name, label: the registry's name; the title, with what tells it from other rows of that name.
+        standings: by protocol, the strongest first; those under which it was run.
+        ranked_by: the strongest protocol under which it has all categories, by which it is ranked; of one that has no
+            rank the strongest under which it was run.
     """
-
-    records: tuple[Record, ...]
-    clean: Estimate | None
-    robust: Estimate | None
-    marks: tuple[str, ...]
-    reasons: tuple[str, ...]
-    clean_spread: Spread | None = None
-    robust_spread: Spread | None = None
-
-    @property
-    def record(self) -> Record:
-        """The first fit that did not fail, for what is the same in all of them."""
-        return next((r for r in self.records if r.ok), self.records[0])
-
-    def values(self, which: str) -> dict[int, float]:
-        """The clean or robust AUC of each fit that did not fail, by its seed."""
-        return {fits.fit_seed(r): e.value for r in self.records if (e := estimate(r, which)) is not None}
-
-
-@dataclass(frozen=True)
-class Row:
-    """One detector. The averages are None unless every category of the leaderboard is there; their spreads over fits,
-    unless every category has the same fits, several of them."""
 
     name: str
     label: str
-    cells: Mapping[str, Cell]
-    clean: Estimate | None
-    robust: Estimate | None
-    clean_spread: Spread | None = None
-    robust_spread: Spread | None = None
+    standings: Mapping[str, Standing]
+    ranked_by: str
+
+    @property
+    def ranked(self) -> Standing:
+        """How it stands under the protocol that it is ranked by."""
+        return self.standings[self.ranked_by]
+
+    @property
+    def cells(self) -> Mapping[str, Cell]:
+        """By category, under the protocol that it is ranked by; so are the next ones."""
+        return self.ranked.cells
+
+    @property
+    def clean(self) -> Estimate | None:
+        return self.ranked.clean
+
+    @property
+    def robust(self) -> Estimate | None:
+        return self.ranked.robust
+
+    @property
+    def clean_spread(self) -> Spread | None:
+        return self.ranked.clean_spread
+
+    @property
+    def robust_spread(self) -> Spread | None:
+        return self.ranked.robust_spread
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """Of its average: whatever is to be said of one of the cells."""
-        return tuple(mark for mark in MARKS if any(mark in cell.marks for cell in self.cells.values()))
+        return self.ranked.marks
+
+    def place(self, protocol: str, category: str) -> Cell | Standing | None:
+        """Its cell, or its standing for "average"; None where it was not run."""
+        standing = self.standings.get(protocol)
+        return None if standing is None else standing.place(category)
+
+    def budget(self, protocol: str, category: str) -> Budget | None:
+        """What the attack spent on an image, the mean over fits; of "average" over categories, too."""
+        standing = self.standings.get(protocol)
+        cells = [] if standing is None else [c for n, c in standing.cells.items() if category in ("average", n)]
+        return budget.mean(budget.mean(map(budget.of_record, cell.records)) for cell in cells)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One protocol.
+
+    Attributes:
+        protocol: its name.
+        slug: a file name for it.
+        attack: the family of its attack.
+        facts: sentences for the heading.
+        claim: what its robust AUC is ("PGD-20, upper bound").
+        images: how many test images of each class ("60 + 60 images").
+        superseded: how many other records of the same cells are not shown.
+    """
+
+    protocol: str
+    slug: str
+    attack: str
+    facts: tuple[str, ...]
+    claim: str
+    images: str
+    superseded: int
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Rows sorted by average robust AUC, incomplete ones last.
+    """Rows sorted by the average robust AUC of the ranking protocol; those without it by the next one's, below; those
+    without an average last.
 
     Attributes:
-        slug: a file name for it.
-        title: dataset, attack and ball.
-        facts: sentences for the heading.
-        claim: what the robust column is ("PGD-20, upper bound").
-        categories: sorted.
+        dataset, ball: what was measured ("l-inf epsilon 2/255").
+        columns: the strongest protocol first.
+        ranking: the strongest protocol under which some row has every category.
+        categories: of all columns, sorted.
         flagged: the marks of those that brightness or file order alone separates.
-        superseded: how many other records of the same cells are not shown.
     """
 
-    slug: str
-    title: str
-    facts: tuple[str, ...]
-    claim: str
+    dataset: str
+    ball: str
+    columns: tuple[Column, ...]
+    ranking: str
     categories: tuple[str, ...]
     flagged: Mapping[str, str]
     rows: tuple[Row, ...]
-    superseded: int
+
+    @property
+    def slug(self) -> str:
+        """A file name for it."""
+        return self.columns[0].slug
+
+    @property
+    def title(self) -> str:
+        """What was measured: dataset, attack or protocols, and ball."""
+        names = [c.protocol for c in self.columns] if len(self.columns) > 1 else [self.columns[0].attack]
+        return f"{self.dataset}: {', '.join(names)} at {self.ball}"
+
+    @property
+    def paragraphs(self) -> tuple[tuple[str, ...], ...]:
+        """The heading: of one protocol each fact for itself, of several those of each together."""
+        if len(self.columns) == 1:
+            return tuple((fact,) for fact in self.columns[0].facts)
+        others = " and ".join(c.protocol for c in self.columns if c.protocol != self.ranking)
+        ranked = (
+            f"Ranked by the protocol {self.ranking}; {others} beside it: other attacks, on the images that are named."
+        )
+        return ((ranked,), *(column.facts for column in self.columns))
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """Sentences for the heading."""
+        return tuple(fact for paragraph in self.paragraphs for fact in paragraph)
+
+    @property
+    def claim(self) -> str:
+        """What the robust AUC of the ranking protocol is."""
+        return next(column.claim for column in self.columns if column.protocol == self.ranking)
+
+    @property
+    def superseded(self) -> int:
+        """How many other records of the same cells are not shown."""
+        return sum(column.superseded for column in self.columns)
+
+    def is_behind(self, row: Row) -> bool:
+        """Whether a row lacks what the others are ranked by."""
+        return row.ranked_by != self.ranking
+
+    def shows(self, which: str, protocol: str) -> bool:
+        """Whether some row has a figure of `bench.report.noise_worth` under a protocol."""
+        standings = (row.standings[protocol] for row in self.rows if protocol in row.standings)
+        return any(getattr(cell, which) is not None for standing in standings for cell in standing.cells.values())
 
     def notes(self) -> list[str]:
         """What the marks mean, and why cells failed or are flagged."""
-        used = {mark for row in self.rows for cell in row.cells.values() for mark in cell.marks}
-        notes = [f"{MARKS[mark]} {MEANING[mark]}{self._limits(mark)}." for mark in MARKS if mark in used]
+        cells = [
+            (row.label, category, protocol, cell)
+            for row in self.rows
+            for protocol, standing in row.standings.items()
+            for category, cell in standing.cells.items()
+        ]
+        used = {mark for *_, cell in cells for mark in cell.marks}
+        used |= {"weaker protocol" for row in self.rows if self.is_behind(row)}
+        limits = _limits([r for *_, cell in cells for r in cell.records if not r.full_run])
+        notes = [f"{MARKS[m]} {MEANING[m]}{limits if m == 'partial' else ''}." for m in MARKS if m in used]
         flagged = "".join(self.flagged.values())
         notes += [f"{mark} {meaning}." for mark, meaning in SHORTCUTS.values() if mark in flagged]
-        notes += remarks([cell.record for row in self.rows for cell in row.cells.values()])
-        for row in self.rows:
-            for category, cell in row.cells.items():
-                notes += [f"{row.label}, {category}: {reason}" for reason in cell.reasons]
-        if any(row.robust is None for row in self.rows):
-            notes.append("– is a cell that was not run or failed; a row with one has no average and no rank.")  # noqa: RUF001
+        shown = [which for which in NOISE_MEANING if any(self.shows(which, c.protocol) for c in self.columns)]
+        notes += [NOISE_MEANING[which] for which in shown]
+        notes += remarks([cell.record for *_, cell in cells])
+        several = len(self.columns) > 1
+        for label, category, protocol, cell in cells:
+            where = f"{label}, {category}" + (f", {protocol}" if several else "")
+            notes += [f"{where}: {reason}" for reason in cell.reasons]
+        if any(place is None or place.robust is None for row in self.rows for place in self._averages(row)):
+            there = " under that protocol" if several else ""
+            notes.append(f"– is a cell that was not run or failed; a row with one has no average and no rank{there}.")  # noqa: RUF001
         if self.superseded:
             more, are = plural(self.superseded, "more record"), "is" if self.superseded == 1 else "are"
             notes.append(
@@ -141,226 +208,90 @@ class Leaderboard:
             )
         return notes
 
-    def _limits(self, mark: str) -> str:
-        """Which options made them no full runs: what their limits begin with."""
-        if mark != "partial":
-            return ""
-        partial = [r for row in self.rows for cell in row.cells.values() for r in cell.records if not r.full_run]
-        options = {one_line(str(limit).partition(":")[0], 60) for record in partial for limit in record.limits}
-        listed = sorted(option for option in options if option)
-        more = f" and {len(listed) - _LIMITS} more" if len(listed) > _LIMITS else ""
-        return f": {', '.join(listed[:_LIMITS])}{more}" if listed else ""
+    def _averages(self, row: Row) -> list[Standing | None]:
+        return [row.standings.get(column.protocol) for column in self.columns]
 
 
 def build(records: Iterable[Record], revisions: Revisions | None = None) -> list[Leaderboard]:
-    """One leaderboard per (dataset, preset, protocol, attack and budget, epsilon), sorted by title."""
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(_group_key(record), []).append(record)
-    boards = [_board(group, revisions or Revisions()) for group in groups.values()]
-    return sorted(boards, key=lambda board: (board.title, board.slug))
+    """The leaderboards of these records: by dataset and ball, and of each the one with most protocols first."""
+    found = [_board(columns, revisions or Revisions()) for columns in grouping.boards(records)]
+    return sorted(found, key=lambda board: (board.dataset, board.ball, -len(board.columns), board.title, board.slug))
 
 
-def _group_key(record: Record) -> str:
-    return json.dumps([curve_key(record), record.attack.epsilon])
-
-
-def curve_key(record: Record) -> str:
-    """What the records of one security curve have in common: everything but epsilon.
-
-    Of the attack's budget it is the protocol, and what the user changed of it: how many steps, of what size, and draws
-    that makes follows from the detector and may differ within one leaderboard.
-    """
-    protocol = record.cell.protocol
-    budget = [record.attack.settings.get(name) for name in ("restarts", "random_start", "keep")]
-    return json.dumps(
-        [
-            record.dataset,
-            record.preset,
-            record.image_size,
-            record.protocol,
-            protocol.statement,
-            protocol.changed,
-            record.attack_family,
-            record.norm,
-            budget,
-            record.subset.per_class,
-        ],
-        sort_keys=True,
-        default=str,
-    )
-
-
-def _board(records: list[Record], revisions: Revisions) -> Leaderboard:
-    shown, superseded = _strongest(records, revisions)
-    first = shown[0]
+def _board(columns: Sequence[list[Record]], revisions: Revisions) -> Leaderboard:
+    shown, made = [], []
+    for records in columns:
+        counting, superseded = strongest(records, revisions)
+        shown += counting
+        made.append(_column(counting, superseded))
+    protocols = [column.protocol for column in made]
     categories = tuple(sorted({r.category for r in shown}))
     rows_of = rows_by_label(shown)
     # Of each row once, however many fits it has.
-    seen = {(label, r.category, _images(r)) for label, own in rows_of.items() for r in own if r.ok}
-    usual = {c: Counter(images for _, category, images in sorted(seen) if category == c) for c in categories}
+    seen = sorted(
+        {
+            (label, r.category, r.protocol, images_of(r), r.fingerprint)
+            for label, own in rows_of.items()
+            for r in own
+            if r.ok
+        }
+    )
+    usual = {
+        (c, p): most_usual([i for _, cc, pp, i, _ in seen if (cc, pp) == (c, p)]) for c in categories for p in protocols
+    }
+    data = {c: most_usual([f for _, cc, _, _, f in seen if cc == c]) for c in categories}
     rows = []
     for label, own in rows_of.items():
-        by_category = {c: [r for r in own if r.category == c] for c in categories}
-        cells = {c: _cell(found, revisions, usual[c]) for c, found in by_category.items() if found}
-        rows.append(
-            Row(
-                own[0].detector_name,
-                label,
-                cells,
-                _average(cells, categories, "clean"),
-                _average(cells, categories, "robust"),
-                _spread(cells, categories, "clean"),
-                _spread(cells, categories, "robust"),
-            )
-        )
-    rows.sort(key=_rank)
-    epsilon = epsilon_text(first.epsilon, first.norm)
+        standings = {}
+        for protocol in protocols:
+            under = [r for r in own if r.protocol == protocol]
+            by_category = {c: [r for r in under if r.category == c] for c in categories}
+            cells = {
+                c: cell_of(found, revisions, usual[c, protocol], data[c]) for c, found in by_category.items() if found
+            }
+            if cells:
+                standings[protocol] = Standing.of(cells, categories)
+        complete = [p for p, standing in standings.items() if standing.robust is not None]
+        rows.append(Row(own[0].detector_name, label, standings, (complete or list(standings))[0]))
+    rows.sort(key=lambda row: _rank(row, protocols))
+    first = columns[0][0]
     return Leaderboard(
-        slug=safe_name(f"{first.dataset}-{first.preset}-{first.protocol}-{first.attack_family}-{epsilon}")
-        + f"-{hashlib.sha256(_group_key(first).encode()).hexdigest()[:6]}",
-        title=f"{first.dataset}: {first.attack_family} at {norm_text(first.norm)} epsilon {epsilon}",
-        facts=facts(shown),
-        claim=claim(shown),
+        dataset=first.dataset,
+        ball=f"{norm_text(first.norm)} epsilon {epsilon_text(first.epsilon, first.norm)}",
+        columns=tuple(made),
+        ranking=next((p for p in protocols for row in rows if row.ranked_by == p and row.robust), protocols[0]),
         categories=categories,
-        flagged={category: _shortcut_marks(r for r in shown if r.category == category) for category in categories},
+        flagged={category: shortcut_marks(r for r in shown if r.category == category) for category in categories},
         rows=tuple(rows),
+    )
+
+
+def _column(records: list[Record], superseded: int) -> Column:
+    first = records[0]
+    epsilon = epsilon_text(first.epsilon, first.norm)
+    sizes = sorted({(r.subset.normals, r.subset.anomalies) for r in records})
+    counts = " to ".join(f"{n} + {a}" for n, a in dict.fromkeys((sizes[0], sizes[-1])))
+    return Column(
+        protocol=first.protocol,
+        slug=safe_name(f"{first.dataset}-{first.preset}-{first.protocol}-{first.attack_family}-{epsilon}")
+        + f"-{hashlib.sha256(grouping.column_key(first).encode()).hexdigest()[:6]}",
+        attack=first.attack_family,
+        facts=facts(records),
+        claim=claim(records),
+        images=f"{counts} images",
         superseded=superseded,
     )
 
 
-def _strongest(records: list[Record], revisions: Revisions) -> tuple[list[Record], int]:
-    """Of records of one fit of a detector (settings, seeds) in one category: current before stale, a success before a
-    failure, full before partial, then the one in which the attack found most. What differs among them (EOT, momentum,
-    the gradient that is followed) must never let a weaker attack that ran later hide a stronger one. Fits do not
-    compete, or the unluckiest would win: neither those of several seeds, nor those of one seed on several processors,
-    of which the latest counts. Also returns how many records are left out."""
-    best: dict[tuple[str, ...], dict[int, Record]] = {}
-    latest = _latest_fits(records, revisions)
-
-    def worth(record: Record) -> tuple[bool, bool, bool, float, str]:
-        robust = estimate(record, "robust")
-        found = -robust.value if robust is not None else 0.0
-        return (not is_stale(record, revisions), record.ok, record.full_run, found, record.written)
-
-    for record in records:
-        if record.ok and latest.get(_fit_of(record), _checkpoint(record)) != _checkpoint(record):
-            continue
-        by_fit = best.setdefault((record.detector_name, _variant(record), record.category), {})
-        seed = fits.fit_seed(record)
-        if seed not in by_fit or worth(record) > worth(by_fit[seed]):
-            by_fit[seed] = record
-    shown = [r for by_fit in best.values() for r in fits.comparable(list(by_fit.values()), revisions)]
-    return shown, len(records) - len(shown)
+def _rank(row: Row, protocols: Sequence[str]) -> tuple[bool, int, float, str]:
+    if row.robust is None:
+        return True, 0, 0.0, row.label
+    return False, protocols.index(row.ranked_by), -row.robust.value, row.label
 
 
-def _latest_fits(records: Sequence[Record], revisions: Revisions) -> dict[tuple[object, ...], str]:
-    """Of each detector, category and fit seed the checkpoint that the latest record is of: among those that are not
-    stale, and among full ones, where there are any."""
-
-    def order(record: Record) -> tuple[bool, bool, str]:
-        return (not is_stale(record, revisions), record.full_run, record.written)
-
-    return {_fit_of(r): _checkpoint(r) for r in sorted((r for r in records if r.ok), key=order)}
-
-
-def _fit_of(record: Record) -> tuple[object, ...]:
-    return record.detector_name, _variant(record), record.category, fits.fit_seed(record)
-
-
-def _checkpoint(record: Record) -> str:
-    return record.detector.checkpoint_sha256
-
-
-def _variant(record: Record) -> str:
-    """What makes a row of its own; the seed of the fit does not."""
-    return json.dumps([record.detector.settings, record.seed], sort_keys=True, default=str)
-
-
-def rows_by_label(records: list[Record]) -> dict[str, list[Record]]:
-    """Records by row, those of several fits in one. Settings may differ from category to category (FreeRAD's timestep
-    does); only where one category has several settings do they become rows of their own, named by what differs."""
-    rows: dict[str, list[Record]] = {}
-    for name in sorted({r.detector_name for r in records}):
-        own = [r for r in records if r.detector_name == name]
-        title = own[0].detector_title
-        if title in rows:
-            title = f"{title} ({name})"
-        variants = {(r.category, r.epsilon, _variant(r)) for r in own}
-        if len({(category, epsilon) for category, epsilon, _ in variants}) == len(variants):
-            rows[title] = own
-            continue
-        for record in own:
-            rows.setdefault(f"{title} ({_difference(record, own)})", []).append(record)
-    return rows
-
-
-def _difference(record: Record, others: Sequence[Record]) -> str:
-    own, flat = _flat(record.detector.settings), [_flat(r.detector.settings) for r in others]
-    keys = sorted({key for settings in flat for key in settings})
-    parts = [f"{k}={own.get(k, 'null')}" for k in keys if len({settings.get(k, "null") for settings in flat}) > 1]
-    if len({r.seed for r in others}) > 1:
-        parts.append(f"seed={record.seed}")
-    return one_line(", ".join(parts), 120)
-
-
-def _flat(settings: Mapping[str, Any], within: str = "") -> dict[str, str]:
-    """Settings by the dotted names that `--set` takes, each value as JSON."""
-    flat: dict[str, str] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{within}{name}.")
-        else:
-            flat[within + name] = json.dumps(value, default=str)
-    return flat
-
-
-def _cell(records: Sequence[Record], revisions: Revisions, usual: Counter[str]) -> Cell:
-    """The cell of one detector's fits: whatever is up for one of them is up for the cell."""
-    usable = [r for r in records if r.ok]
-    flags = fits.merged([failure_flags(r) for r in usable]) if usable else []
-    is_up = {
-        "partial": any(not r.full_run for r in records),
-        "stale": any(is_stale(r, revisions) for r in records),
-        "other images": any(usual.most_common(1)[0][0] != _images(r) for r in usable),
-        "ties": any(_has_ties(f) for r in usable for f in (r.clean, r.robust)),
-        "indicator": bool(flags),
-        "failed": len(usable) < len(records),
-    }
-    failures = [
-        (f"fit {fits.fit_seed(r)} " if len(records) > 1 else "") + f"failed: {one_line(r.reason) or 'no reason given'}"
-        for r in records
-        if not r.ok
-    ]
-    figures = {which: [e for r in usable if (e := estimate(r, which)) is not None] for which in ("clean", "robust")}
-    clean, robust = (fits.over_fits(figures[which]) for which in ("clean", "robust"))
-    spreads = (fits.spread([e.value for e in figures[which]]) for which in ("clean", "robust"))
-    marks = tuple(mark for mark in MARKS if is_up[mark])
-    return Cell(tuple(records), clean, robust, marks, (*failures, *flags), *spreads)
-
-
-def _average(cells: Mapping[str, Cell], categories: Sequence[str], which: str) -> Estimate | None:
-    estimates: list[Estimate | None] = [getattr(cells[c], which) if c in cells else None for c in categories]
-    present = [e for e in estimates if e is not None]
-    return average_interval(present) if len(present) == len(categories) else None
-
-
-def _spread(cells: Mapping[str, Cell], categories: Sequence[str], which: str) -> Spread | None:
-    return fits.spread_of_average([cells[c].values(which) if c in cells else {} for c in categories])
-
-
-def _rank(row: Row) -> tuple[bool, float, str]:
-    return (row.robust is None, -row.robust.value if row.robust else 0.0, row.label)
-
-
-def _shortcut_marks(records: Iterable[Record]) -> str:
-    found = list(records)
-    return "".join(mark for name, (mark, _) in SHORTCUTS.items() if any(r.separated_by(name) for r in found))
-
-
-def _images(record: Record) -> str:
-    return f"{record.fingerprint}/{record.subset.sha256}"
-
-
-def _has_ties(figures: Figures | None) -> bool:
-    return figures is not None and figures.strict_auc is not None and figures.auc - figures.strict_auc > 0.5
+def _limits(partial: Sequence[Record]) -> str:
+    """Which options made them no full runs: what their limits begin with."""
+    options = {one_line(str(limit).partition(":")[0], 60) for record in partial for limit in record.limits}
+    listed = sorted(option for option in options if option)
+    more = f" and {len(listed) - _LIMITS} more" if len(listed) > _LIMITS else ""
+    return f": {', '.join(listed[:_LIMITS])}{more}" if listed else ""

@@ -1,4 +1,4 @@
-"""Plots from records: security curves, score histograms, and a heat map of categories by detectors.
+"""Plots from records: security curves, score histograms, and what `bench.report.heat_map` draws.
 
 Each `*_figure` returns a figure for records that may be compared; `write_all` groups records and writes PNG, and PDF of
 what belongs into a paper (curves and heat maps).
@@ -17,8 +17,6 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -32,9 +30,12 @@ from bench.records.store import read_scores
 from bench.report import fits
 from bench.report.example_panel import write_panel
 from bench.report.fonts import drawable
-from bench.report.leaderboard import Leaderboard, build, curve_key, rows_by_label
+from bench.report.grouping import curve_key
+from bench.report.heat_map import heat_map_figure
+from bench.report.leaderboard import Column, Leaderboard, build
+from bench.report.rows import rows_by_label
 from bench.report.style import ANOMALOUS, COLOURS, LINES, MARKERS, NORMAL, TEXT_WIDTH, is_drawn, save, style
-from bench.text import MISSING, epsilon_text, norm_text, one_line
+from bench.text import epsilon_text, norm_text, one_line
 
 log = logging.getLogger(__name__)
 LARGEST_DRAWN = 1e300  # beyond it the axes' own arithmetic overflows
@@ -53,7 +54,11 @@ def write_all(
     boards = build(records, revisions)
     drawings: list[Callable[[], list[Path]]] = [
         *(partial(_write_curves, found, folder / f"security-curve--{k}") for k, found in _curve_groups(boards).items()),
-        *(partial(_write_heat_map, board, folder / f"heat-map--{board.slug}") for board in boards),
+        *(
+            partial(_write_heat_map, board, c, folder / f"heat-map--{c.slug}")
+            for board in boards
+            for c in board.columns
+        ),
         *(partial(write_histogram, record, folder) for record in records if record.ok),
         *(partial(write_panel, record, folder) for record in records if record.ok),
     ]
@@ -79,8 +84,8 @@ def _write_curves(records: Sequence[Record], stem: Path) -> list[Path]:
     return save(security_curve_figure(records), stem, vector=True)
 
 
-def _write_heat_map(board: Leaderboard, stem: Path) -> list[Path]:
-    return save(heat_map_figure(board), stem, vector=True)
+def _write_heat_map(board: Leaderboard, column: Column, stem: Path) -> list[Path]:
+    return save(heat_map_figure(board, column), stem, vector=True)
 
 
 def write_histogram(record: Record, folder: Path) -> list[Path]:
@@ -248,60 +253,12 @@ def _bins(values: Floats, count: int = 30) -> tuple[Floats, bool]:
     return np.linspace(low, high, count + 1), False
 
 
-def heat_map_figure(board: Leaderboard) -> Figure:
-    """Clean (left) and robust AUC (right) of detectors (rows) in categories and on average (columns), means over fits
-    written in the cells; a hatched dash is a cell that is missing or failed."""
-    columns = [*board.categories, "average"]
-    with style():
-        wide = len(columns) > 6
-        # Both halves side by side, unless so many categories leave no room for the numbers.
-        size = (TEXT_WIDTH, (2 if wide else 1) * (0.24 * len(board.rows) + 0.35) + 1.35)
-        # Room at the sides: the engine measures labels a little too short.
-        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.1))
-        halves = figure.subplots(2 if wide else 1, 1 if wide else 2, sharey=True, sharex=wide, squeeze=False).ravel()
-        image = None
-        for axes, which in zip(halves, ("clean", "robust"), strict=True):
-            values = np.full((len(board.rows), len(columns)), np.nan)
-            for y, row in enumerate(board.rows):
-                for x, category in enumerate(columns):
-                    holder = row if category == "average" else row.cells.get(category)
-                    found = getattr(holder, which) if holder is not None else None
-                    values[y, x] = np.nan if found is None else found.value
-            image = axes.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
-            _write_numbers(axes, values)
-            axes.set_title(which if which == "clean" else f"robust ({drawable(board.claim, 40)})")
-            axes.set_xticks(
-                range(len(columns)), [drawable(c, 14) for c in columns], rotation=40, ha="right", rotation_mode="anchor"
-            )
-            axes.set_yticks(range(len(board.rows)), [drawable(row.label, 34) for row in board.rows])
-            axes.axvline(len(columns) - 1.5, color="white", linewidth=2)
-            axes.tick_params(length=0)
-            axes.spines[:].set_visible(False)
-        if image is not None:
-            figure.colorbar(image, ax=list(halves), label="AUC (%)", fraction=0.03, pad=0.01)
-        has_fits = any(len(cell.records) > 1 for row in board.rows for cell in row.cells.values())
-        figure.suptitle(drawable(board.title, 90) + (" – means over fits" if has_fits else ""), fontsize=8.5)  # noqa: RUF001
-    return figure
-
-
-def _write_numbers(axes: Axes, values: Floats) -> None:
-    size = 7.0 if values.shape[1] <= 12 else 6.0
-    for (y, x), value in np.ndenumerate(values):
-        if np.isnan(value):
-            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor="0.92", edgecolor="0.6", hatch="////", lw=0))
-            axes.text(x, y, MISSING, ha="center", va="center", fontsize=size)
-        else:
-            axes.text(
-                x, y, f"{value:.1f}", ha="center", va="center", fontsize=size, color="black" if value > 55 else "white"
-            )
-
-
 def _curve_groups(boards: Iterable[Leaderboard]) -> dict[str, list[Record]]:
     """What the leaderboards show, grouped so that only epsilon (and with it the step size) differs."""
     groups: dict[str, list[Record]] = {}
     for board in boards:
-        for row in board.rows:
-            for cell in row.cells.values():
+        for standing in (standing for row in board.rows for standing in row.standings.values()):
+            for cell in standing.cells.values():
                 r = cell.record  # the others are fits of the same
                 steps = r.attack.settings.get("steps")
                 parts = (r.dataset, r.preset, r.protocol, r.attack_family, f"{r.image_size}px", steps)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,79 +12,67 @@ from rich.text import Text
 
 from bench import files
 from bench.metrics.intervals import Estimate
-from bench.records.record import Record, Revisions, is_stale
-from bench.records.schema import Figures
-from bench.report import fits, narrow
-from bench.report.caveats import estimate, failure_flags
-from bench.report.leaderboard import MARKS, Cell, Leaderboard, Row, build
-from bench.text import (
-    MISSING,
-    escape_csv,
-    escape_latex,
-    escape_markdown,
-    interval_text,
-    latex_table,
-    markdown_table,
-    one_line,
-)
+from bench.records.record import Record, Revisions
+from bench.report import budget, narrow, noise_worth
+from bench.report.leaderboard import Leaderboard, Row, build
+from bench.report.tables import figure, label, noise_figure, noise_figures, places, tables
+from bench.report.tidy import tidy
+from bench.text import escape_csv, escape_latex, escape_markdown, latex_table, markdown_table, one_line
 from detectors.checkpoint import write_atomically
 
 if TYPE_CHECKING:  # imported where it is needed: what a run shows before its end needs no tables
     import pandas as pd
 
-_LEVELS = (
-    "separability",
-    "robust_accuracy",
-    "attack_success",
-    "normals_only_auc",
-    "anomalies_only_auc",
-    "threshold",
-)
-_ATTACK_COLUMNS = ("steps", "step_size", "restarts", "random_start", "keep", "eot", "momentum")
-_PIXEL = ("auroc", "aupro", "robust_auroc", "robust_aupro")
-
-
-def tidy(records: Iterable[Record], revisions: Revisions | None = None) -> pd.DataFrame:
-    """One line per cell with all of its figures, failed and stale ones included; empty where not known."""
-    import pandas as pd
-
-    return pd.DataFrame([_line(record, revisions or Revisions()) for record in records])
-
 
 def frame(board: Leaderboard) -> pd.DataFrame:
     """Rows by detector; columns (category or "average", clean/robust, value/low/high/sd), NaN where not there; sd is
-    the standard deviation over fits."""
+    the standard deviation over fits. "robust" is the ranking protocol's; "robust (PROTOCOL)" that of another one;
+    "clean" that of the protocol by which the row is ranked."""
     import pandas as pd
 
     columns: dict[tuple[str, str, str], list[float]] = {}
     for category in (*board.categories, "average"):
-        for which in ("clean", "robust"):
-            found = [_estimate(row, category, which) for row in board.rows]
+        found = {"clean": [(row.ranked.place(category), "clean") for row in board.rows]}
+        for column in board.columns:
+            name = "robust" if column.protocol == board.ranking else f"robust ({column.protocol})"
+            found[name] = [(row.place(column.protocol, category), "robust") for row in board.rows]
+        for name, at in found.items():
+            estimates = [None if place is None else getattr(place, which) for place, which in at]
+            spreads = [None if place is None else getattr(place, f"{which}_spread") for place, which in at]
             for part in Estimate._fields:
-                columns[category, which, part] = [float("nan") if e is None else getattr(e, part) for e in found]
-            spreads = [_spread(row, category, which) for row in board.rows]
-            columns[category, which, "sd"] = [float("nan") if s is None else s.sd for s in spreads]
+                columns[category, name, part] = [float("nan") if e is None else getattr(e, part) for e in estimates]
+            columns[category, name, "sd"] = [float("nan") if s is None else s.sd for s in spreads]
     return pd.DataFrame(columns, index=pd.Index([row.label for row in board.rows], name="detector"))
 
 
 def markdown(board: Leaderboard) -> str:
     """The leaderboard as GitHub Markdown; whatever strangers wrote is escaped."""
-    header, rows = _cells(board, escape_markdown)
-    lines = [f"## {escape_markdown(board.title)}", *(escape_markdown(fact) for fact in board.facts)]
+    lines = [f"## {escape_markdown(board.title)}"]
+    lines += [" ".join(escape_markdown(fact) for fact in paragraph) for paragraph in board.paragraphs]
+    lines.append(escape_markdown(f"{budget.EXPLAINED}."))
+    for table in tables(board):
+        escaped = [[escape_markdown(text) for text in row] for row in (table.header, *table.rows)]
+        lines += [f"### {escape_markdown(table.heading)}", markdown_table(escaped[0], escaped[1:]).rstrip("\n")]
     notes = "".join(f"- {escape_markdown(note)}\n" for note in board.notes())
-    return "\n\n".join([*lines, markdown_table(header, rows)]) + ("\n" + notes if notes else "")
+    return "\n\n".join(lines) + "\n" + ("\n" + notes if notes else "")
 
 
 def latex(board: Leaderboard) -> str:
-    """The leaderboard as a booktabs table; whatever strangers wrote is escaped."""
-    header, rows = _cells(board, escape_latex)
-    caption = " ".join(escape_latex(text) for text in (f"{board.title}.", *board.facts))
-    return latex_table(header, rows, caption=caption, notes=[escape_latex(note) for note in board.notes()])
+    """The leaderboard as booktabs tables, the heading and the notes with the first; whatever strangers wrote is
+    escaped."""
+    found = []
+    for number, table in enumerate(tables(board)):
+        heading = (*board.facts, f"{budget.EXPLAINED}.") if number == 0 else ()
+        escaped = [[escape_latex(text) for text in row] for row in (table.header, *table.rows)]
+        caption = " ".join(escape_latex(text) for text in (f"{board.title}, {table.heading}.", *heading))
+        notes = [escape_latex(note) for note in board.notes()] if number == 0 else []
+        found.append(latex_table(escaped[0], escaped[1:], caption=caption, notes=notes))
+    return "\n".join(found)
 
 
 def terminal(board: Leaderboard, width: int = 80) -> Table | Group:
     """For rich, within so many columns: a section for each category and one for the average."""
-    shown = (*board.categories, *(("average",) if len(board.categories) > 1 else ()))
+    shown = [*board.categories, *(place for place in places(board) if place == "average")]
     if width < narrow.COLUMNS:
         return _listed(board, shown)
     table = Table(title=Text(board.title), title_justify="left", pad_edge=False)
@@ -96,10 +83,42 @@ def terminal(board: Leaderboard, width: int = 80) -> Table | Group:
     for category in shown:
         name = one_line(category, 40) + board.flagged.get(category, "")
         for number, row in enumerate(board.rows):
-            figures = [_figure(row, category, which, line_break="\n") for which in ("clean", "robust")]
-            table.add_row(Text(name if number == 0 else ""), Text(one_line(row.label, 60)), *figures)
+            clean = figure(row.ranked.place(category), "clean", line_break="\n")
+            robust = [
+                figure(row.place(board.ranking, category), "robust", line_break="\n"),
+                *_beside(board, row, category),
+            ]
+            first = Text(name if number == 0 else "")
+            table.add_row(first, Text(one_line(label(board, row), 60)), clean, "\n".join(robust))
         table.add_section()
     return table
+
+
+def terminal_notes(board: Leaderboard) -> list[str]:
+    """What a terminal's table has no room for: the budgets."""
+    found = []
+    for column in board.columns:
+        spent: dict[str, list[str]] = {}
+        for row in board.rows:
+            known = row.budget(column.protocol, "average")
+            if known is not None:
+                spent.setdefault(str(known), []).append(one_line(row.label, 60))
+        if spent:
+            told = "; ".join(f"{', '.join(labels)}: {text}" for text, labels in spent.items())
+            found.append(f"{budget.EXPLAINED}, under {column.protocol}: {told}.")
+    return found
+
+
+def _beside(board: Leaderboard, row: Row, category: str) -> list[str]:
+    """What stands beneath a robust AUC: what its noise is worth, and the other protocols' figures."""
+    of_noise = noise_figures(board, board.ranking)
+    noise = ((noise_worth.TITLES[which], noise_figure(row, board.ranking, category, which)) for which in of_noise)
+    others = (
+        (column.protocol, figure(row.place(column.protocol, category), "robust"))
+        for column in board.columns
+        if column.protocol != board.ranking
+    )
+    return [f"{name}: {text}" for name, text in (*noise, *others) if text]
 
 
 def _listed(board: Leaderboard, shown: Sequence[str]) -> Group:
@@ -107,8 +126,10 @@ def _listed(board: Leaderboard, shown: Sequence[str]) -> Group:
     for category in shown:
         lines.append((0, one_line(category, 40) + board.flagged.get(category, "")))
         for row in board.rows:
-            figures = ((which, _figure(row, category, which)) for which in ("clean", "robust"))
-            lines += [(1, one_line(row.label, 60)), *((2, f"{which} AUC {figure}") for which, figure in figures)]
+            lines.append((1, one_line(label(board, row), 60)))
+            lines.append((2, f"clean AUC {figure(row.ranked.place(category), 'clean')}"))
+            lines.append((2, f"robust AUC {figure(row.place(board.ranking, category), 'robust')}"))
+            lines += [(3, text) for text in _beside(board, row, category)]
     return narrow.listed(lines)
 
 
@@ -139,95 +160,3 @@ def texts(records: Sequence[Record], revisions: Revisions | None = None) -> dict
         "leaderboard.md": "# Leaderboards\n\n" + ("\n".join(map(markdown, boards)) or "There are no records yet.\n"),
         "leaderboard.tex": "\n".join(map(latex, boards)),
     }
-
-
-def _cells(board: Leaderboard, escape: Callable[[object], str]) -> tuple[list[str], list[list[str]]]:
-    names = [c + board.flagged.get(c, "") for c in board.categories]
-    header = [escape("detector")]
-    for name in (*names, "average"):
-        header += [escape(f"{name}: clean AUC"), escape(f"{name}: robust AUC ({board.claim})")]
-    rows = [
-        [escape(row.label)]
-        + [escape(_figure(row, c, which)) for c in (*board.categories, "average") for which in ("clean", "robust")]
-        for row in board.rows
-    ]
-    return header, rows
-
-
-def _figure(row: Row, category: str, which: str, *, line_break: str = " ") -> str:
-    """ "62.1 [55.0, 68.7] ±3.2 (3 fits) †"; the spread, where there is one, after `line_break`."""
-    found, spread = _estimate(row, category, which), _spread(row, category, which)
-    text = interval_text(*found) if found is not None else MISSING
-    text += f"{line_break}{spread}" if found is not None and spread is not None else ""
-    holder = _holder(row, category)
-    # An average that is missing needs no marks: its dash is explained.
-    marked = holder is not None and which == "robust" and (isinstance(holder, Cell) or found is not None)
-    marks = "".join(MARKS[m] for m in holder.marks) if marked and holder is not None else ""
-    return f"{text} {marks}".strip()
-
-
-def _holder(row: Row, category: str) -> Row | Cell | None:
-    return row if category == "average" else row.cells.get(category)
-
-
-def _estimate(row: Row, category: str, which: str) -> Estimate | None:
-    holder = _holder(row, category)
-    if holder is None:
-        return None
-    return holder.clean if which == "clean" else holder.robust
-
-
-def _spread(row: Row, category: str, which: str) -> fits.Spread | None:
-    holder = _holder(row, category)
-    if holder is None:
-        return None
-    return holder.clean_spread if which == "clean" else holder.robust_spread
-
-
-def _line(record: Record, revisions: Revisions) -> dict[str, object]:
-    cell, attack, results = record.cell, record.attack, record.results
-    line: dict[str, object] = {
-        "dataset": record.dataset,
-        "category": record.category,
-        "preset": record.preset,
-        "image_size": record.image_size,
-        "protocol": record.protocol,
-        "protocol_version": cell.protocol.version,
-        "detector": record.detector_name,
-        "detector_revision": cell.detector.revision,
-        "seed": record.seed,
-        "fit_seed": fits.fit_seed(record),
-        "attack": record.attack_name,
-        "norm": record.norm,
-        "epsilon": record.epsilon,
-        **{name: attack.settings.get(name) for name in _ATTACK_COLUMNS},
-        "verdict_draws": cell.draws.verdict,
-        "normals": record.subset.normals,
-        "anomalies": record.subset.anomalies,
-        "status": record.status,
-        "reason": record.reason,
-        "full_run": record.full_run,
-        "stale": is_stale(record, revisions),
-        "brightness_flagged": record.separated_by("brightness"),
-        "file_order_flagged": record.separated_by("file_order"),
-        "flags": "; ".join(failure_flags(record)),
-    }
-    for which, figures in (("clean", record.clean), ("robust", record.robust)):
-        values = dataclasses.asdict(figures) if figures is not None else {}
-        line |= {f"{which}_{f.name}": values.get(f.name) for f in dataclasses.fields(Figures)}
-        ranked = estimate(record, which)
-        line |= {f"{which}_ranked": ranked.value if ranked is not None else None}
-    pixel, brightness = _table(results.get("pixel")), _table(results.get("brightness"))
-    line |= {name: results.get(name, brightness.get(name)) for name in _LEVELS}
-    line |= {f"pixel_{name}": pixel.get(name) for name in _PIXEL}
-    line |= {f"seconds_{name}": record.seconds.get(name) for name in ("fit", "attack", "verdict", "total")}
-    return line | {
-        "peak_memory_mb": record.peak_memory_mb,
-        "commit": record.environment.get("commit"),
-        "written": record.written,
-        "key": record.key,
-    }
-
-
-def _table(value: object) -> dict[str, object]:
-    return value if isinstance(value, dict) else {}

@@ -15,9 +15,10 @@ from rich.console import Console
 
 from bench.metrics.intervals import Estimate
 from bench.records.record import Record, Revisions
-from bench.report import fits, leaderboard, plots, write
-from bench.report.leaderboard import Cell, Leaderboard
+from bench.report import fits, heat_map, leaderboard, plots, write
+from bench.report.leaderboard import Leaderboard
 from bench.report.paper.reproduce import reproduce, sensitivity
+from bench.report.standing import Cell
 
 
 def of_fit(seed: int, robust: float, *, clean: float = 90.0, category: str = "mono", **fields: Any) -> Record:
@@ -218,7 +219,7 @@ def test_every_fit_of_a_row_is_in_its_curve_and_the_heat_map_shows_the_mean(tmp_
     board = only(records)
     (found,) = plots._curve_groups([board]).values()
     assert [fits.fit_seed(r) for r in found] == [0, 1, 2]
-    figure = plots.heat_map_figure(board)
+    figure = heat_map.heat_map_figure(board, board.columns[0])
     assert [t.get_text() for t in figure.axes[1].texts] == ["50.0", "50.0"]
     assert "means over fits" in figure.get_suptitle()
 

@@ -14,7 +14,7 @@ from bench.errors import RecordError
 from bench.records.paths import EXAMPLES_SUFFIX, companion
 from bench.records.record import Record
 from bench.records.score_table import Scores
-from bench.report import example_panel, fonts, leaderboard, plots
+from bench.report import example_panel, fonts, heat_map, leaderboard, plots
 from bench.report.style import COLOURS, save
 
 
@@ -86,7 +86,7 @@ def test_odd_scores_do_not_break_a_histogram(tmp_path: Path, values: np.ndarray)
 def test_the_heat_map_writes_the_numbers_and_hatches_what_is_not_there() -> None:
     records = [*curve("ae", "mono", {2: 12.3}), *curve("ae", "poly", {2: 45.5}), *curve("cfa", "mono", {2: 7.8})]
     board = leaderboard.build([*records, make_failed(detector="cfa", category="poly")])[0]
-    figure = plots.heat_map_figure(board)
+    figure = heat_map.heat_map_figure(board, board.columns[0])
     texts = [[t.get_text() for t in axes.texts] for axes in figure.axes[:2]]
     assert texts[1] == ["12.3", "45.5", "28.9", "7.8", "–", "–"]  # noqa: RUF001
     assert [patch.get_hatch() for patch in figure.axes[1].patches] == ["////", "////"]

@@ -11,7 +11,7 @@ from bench.metrics.intervals import Estimate, average_interval
 from bench.records.record import Record, Revisions, is_stale
 from bench.records.schema import Figures
 from bench.report.fits import fit_seed, over_fits
-from bench.report.leaderboard import MARKS, MEANING
+from bench.report.marks import MARKS, MEANING
 from bench.report.paper.tables import (
     AVERAGE,
     PAPER_STEPS,
