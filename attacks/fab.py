@@ -13,7 +13,6 @@ which was scored and decided wrongly.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,18 +21,18 @@ from torch import Tensor
 
 from attacks.ascent import settled_gradient
 from attacks.base import check_inputs
-from attacks.candidates import mean_over_draws
 from attacks.errors import AttackError
+from attacks.flips import Flips
 from attacks.hyperplane import nearest_on_plane, steepest_path, time_to_plane
 from attacks.objective import Differentiate, Objective
-from attacks.threat import LInf, largest_entry, threat_model
+from attacks.threat import LInf, threat_model
 from detectors import noise as noise_module
 from detectors.noise import Noise
 
 if TYPE_CHECKING:
     from detectors.base import Detector, Progress
 
-_DECISION, _STARTS = 0, 1  # what FAB draws: noise of the decision, random starts
+_STARTS = 1  # what FAB draws: random starts here, noise of the decision in `attacks.flips`
 FOLLOWED = ("auto", "score", "surrogate")
 
 
@@ -155,7 +154,7 @@ class FAB:
         with torch.inference_mode(False), torch.no_grad(), detector.trusting():
             clean, sign = x.detach().clone(), y.detach().to(device=x.device, dtype=x.dtype).clone()
             draws = self.settings.draws
-            whole = _Search(detector, clean, sign, threshold, noise, draws, self.norm)
+            whole = Flips(detector, clean, sign, threshold, noise, draws, self.norm)
             whole.ask(clean)
             was_wrong = whole.is_found
             rows = (~was_wrong).nonzero().flatten()
@@ -163,7 +162,7 @@ class FAB:
             found = Distances(whole.distance, clean, whole.loss, was_wrong, nothing, nothing.clone(), whole.forwards, 0)
             if len(rows):
                 picked = noise.pick(rows.tolist())
-                search = _Search(detector, clean[rows], sign[rows], threshold, picked, draws, self.norm)
+                search = Flips(detector, clean[rows], sign[rows], threshold, picked, draws, self.norm)
                 objectives = [
                     (Objective(detector, sign[rows], differentiate=which), level) for which, level in followed.items()
                 ]
@@ -194,7 +193,7 @@ class FAB:
 
     def _search(
         self,
-        search: _Search,
+        search: Flips,
         objectives: list[tuple[Objective, float | None]],
         detector: Detector,
         progress: Progress | None,
@@ -213,7 +212,7 @@ class FAB:
             self._finish(search, objective)
         search.confirm()
 
-    def _iteration(self, search: _Search, objective: Objective, level: float | None, current: Tensor) -> Tensor:
+    def _iteration(self, search: Flips, objective: Objective, level: float | None, current: Tensor) -> Tensor:
         """One step of Algorithm 1, from the current images to the next, (B, 3, H, W)."""
         found = objective.gradient(current, search.decision_noise, search.draws)
         normal = found.gradient
@@ -235,7 +234,7 @@ class FAB:
         backward = clean + self.settings.beta * (following - clean)
         return torch.where(flipped[:, None, None, None], backward, following)
 
-    def _random_start(self, search: _Search, run: int) -> Tensor:
+    def _random_start(self, search: Flips, run: int) -> Tensor:
         """Images at half of the known distance from the clean ones, or of `reach`, cut to [0, 1]."""
         x, source = search.clean, search.noise.sub(_STARTS, run)
         if self.norm == LInf.norm:
@@ -247,7 +246,7 @@ class FAB:
         radius = search.distance.clamp(max=reach) / 2 / search.length(direction)
         return (x + radius[:, None, None, None] * direction).clamp_(0, 1)
 
-    def _finish(self, search: _Search, objective: Objective) -> None:
+    def _finish(self, search: Flips, objective: Objective) -> None:
         """Searches for the threshold between images that are known, along this gradient at the end.
 
         On the way to the corner of the range, of images without a flip; on the way to the best image (the paper's
@@ -260,7 +259,8 @@ class FAB:
         missing = ~search.is_found
         search.ask(torch.where(missing[:, None, None, None], corner, clean))
         best = search.best
-        search.halve(lambda s: torch.lerp(clean, best, s[:, None, None, None].to(clean.dtype)), search.ones(), halvings)
+        whole = torch.ones_like(search.target)
+        search.halve(lambda s: torch.lerp(clean, best, s[:, None, None, None].to(clean.dtype)), whole, halvings)
         for _ in range(self.settings.polishes):
             normal = objective.gradient(search.best, search.decision_noise, search.draws).gradient
             change = search.best.double() - clean.double()
@@ -272,82 +272,7 @@ class FAB:
             search.halve(path.at, far, halvings)
 
 
-class _Search:
-    """What is known of the images of one batch so far: asks for decisions and keeps the nearest flip.
-
-    Attributes:
-        clean: (B, 3, H, W); sign: y, (B,); target: y * threshold, float64 (B,).
-        distance: of the nearest flip, (B,), infinity where there is none yet.
-        best: its image, or else the one with the highest loss, (B, 3, H, W); loss: its y * A, (B,).
-        forwards: passes per image of the decisions alone.
-    """
-
-    def __init__(
-        self, detector: Detector, x: Tensor, sign: Tensor, threshold: float, noise: Noise, draws: int, norm: str
-    ) -> None:
-        self.clean, self.sign, self.noise, self.draws = x, sign, noise, draws
-        self.decision_noise = noise.sub(_DECISION)
-        self.target = sign.double() * threshold
-        self.best = x
-        self.loss = torch.full_like(sign, torch.nan)
-        self.distance = torch.full_like(sign, torch.inf)
-        self._decision, self._norm = Objective(detector, sign), norm
-
-    @property
-    def is_found(self) -> Tensor:
-        return self.distance.isfinite()
-
-    @property
-    def forwards(self) -> int:
-        return self._decision.forwards
-
-    def ones(self) -> Tensor:
-        return torch.ones_like(self.target)
-
-    def length(self, change: Tensor) -> Tensor:
-        """In the norm, (B,)."""
-        if self._norm == LInf.norm:
-            return largest_entry(change)
-        length: Tensor = torch.linalg.vector_norm(change.flatten(1), dim=1)
-        return length
-
-    def ask(self, images: Tensor) -> Tensor:
-        """Whether the score decides these wrongly, (B,) bool; they are candidates."""
-        loss = self._losses(images)
-        flipped = self._is_wrong(loss)
-        distance = self.length(images - self.clean)
-        nearer = flipped & (distance < self.distance)
-        # As long as there is no flip, the highest loss is what came nearest to one.
-        higher = ~self.is_found & ~flipped & ((loss > self.loss) | self.loss.isnan())
-        better = nearer | higher
-        self.best = torch.where(better[:, None, None, None], images, self.best)
-        self.loss = torch.where(better, loss, self.loss)
-        self.distance = torch.where(nearer, distance, self.distance)
-        return flipped
-
-    def halve(self, image_at: Callable[[Tensor], Tensor], far: Tensor, times: int) -> None:
-        """Search between 0 and `far`, (B,), for the first flip on the way that `image_at` describes."""
-        near = torch.zeros_like(far)
-        for _ in range(times):
-            middle = (near + far) / 2
-            flipped = self.ask(image_at(middle))
-            near, far = torch.where(flipped, near, middle), torch.where(flipped, middle, far)
-
-    def confirm(self) -> None:
-        """Score the witnesses once more: one that is no flip any more was none, and counts as not found."""
-        self.loss = self._losses(self.best)
-        self.distance = torch.where(self._is_wrong(self.loss), self.distance, torch.inf)
-
-    def _losses(self, images: Tensor) -> Tensor:
-        return mean_over_draws(self._decision.losses(images, self.decision_noise, self.draws))
-
-    def _is_wrong(self, loss: Tensor) -> Tensor:
-        """A normal image is called anomalous above the threshold, an anomaly normal at it or below; NaN is neither."""
-        value = loss.double()
-        return torch.where(self.sign > 0, value > self.target, value >= self.target)
-
-
-def _with_rows(found: Distances, rows: Tensor, search: _Search, objectives: list[Objective]) -> Distances:
+def _with_rows(found: Distances, rows: Tensor, search: Flips, objectives: list[Objective]) -> Distances:
     """What a search has found of the images that were not wrong already."""
 
     def put(all_of: Tensor, some: Tensor) -> Tensor:
