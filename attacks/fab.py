@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from detectors.base import Detector, Progress
 
 _STARTS = 1  # what FAB draws: random starts here, noise of the decision in `attacks.flips`
+DOUBLINGS = 6  # of what came nearest to a flip, where there is none
 FOLLOWED = ("auto", "score", "surrogate")
 
 
@@ -249,15 +250,17 @@ class FAB:
     def _finish(self, search: Flips, objective: Objective) -> None:
         """Searches for the threshold between images that are known, along this gradient at the end.
 
-        On the way to the corner of the range, of images without a flip; on the way to the best image (the paper's
-        final search); then along the steepest path from the clean image, with the gradient at the best one, which of a
+        Of images without a flip beyond what came nearest to one (steps fall short where a score is a maximum of many
+        slopes), and at the corner of the range. On the way to the best image (the paper's final search). Then along the steepest path from the clean image, with the gradient at the best one, which of a
         smooth score and a best image is the way to the boundary's nearest point.
         """
         clean, halvings = search.clean, self.settings.halvings
         gradient = objective.gradient(search.best, search.decision_noise, search.draws).gradient
         corner = steepest_path(clean, gradient, self.norm).corner
-        missing = ~search.is_found
-        search.ask(torch.where(missing[:, None, None, None], corner, clean))
+        missing, near = (~search.is_found)[:, None, None, None], search.best - clean
+        for doubling in range(1, 1 + DOUBLINGS):
+            search.ask(torch.where(missing, (clean + 2**doubling * near).clamp_(0, 1), clean))
+        search.ask(torch.where(missing, corner, clean))
         best = search.best
         whole = torch.ones_like(search.target)
         search.halve(lambda s: torch.lerp(clean, best, s[:, None, None, None].to(clean.dtype)), whole, halvings)
