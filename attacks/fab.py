@@ -229,7 +229,8 @@ class FAB:
         own, other = search.length(step), search.length(step_of_clean)
         both = own + other
         share = torch.where(both > 0, own / torch.where(both > 0, both, 1), 0).clamp(max=self.settings.alpha_max)
-        share = share[:, None, None, None]
+        # Of a maximum over many slopes each step lowers one; the bias would undo the others before there is a flip.
+        share = torch.where(search.is_found, share, 0)[:, None, None, None]
         following = ((1 - share) * (current + eta * step) + share * (clean + eta * step_of_clean)).clamp_(0, 1)
         flipped = search.ask(following)
         backward = clean + self.settings.beta * (following - clean)

@@ -112,7 +112,7 @@ def distance_notes(found: Sequence[Distances]) -> list[str]:
     notes = [
         "The smallest change found that flips a decision at the threshold, above which 5 % of held-out normals lie; 0 "
         "where it is wrong as it is (these count in the medians). Upper bounds; not found is no proof that there is "
-        "none. How near a threshold is is no ranking: a flat detector and a robust one both have it far away."
+        "none. A distance ranks nobody: a score that hardly moves has its threshold far away, too."
     ]
     for one in found:
         least = STOCHASTIC_HELD if one.facts.get("is_stochastic") else HELD
