@@ -44,7 +44,7 @@ class FABSettings:
     Attributes:
         iterations: projections from each start along each gradient; each costs a gradient and a score.
         starts: the clean image, then random ones at half the distance that is known by then.
-        alpha_max: the largest share of the point that is nearest to the clean image.
+        alpha_max: the largest share of the point that is nearest to the clean image; 0 before there is a flip.
         beta: of an image beyond the threshold, the share of its change that the next iteration starts with.
         eta: how far beyond the hyperplane an iteration steps, in lengths of the way to it.
         halvings: of each search for the threshold between two images at the end.
@@ -252,8 +252,9 @@ class FAB:
         """Searches for the threshold between images that are known, along this gradient at the end.
 
         Of images without a flip beyond what came nearest to one (steps fall short where a score is a maximum of many
-        slopes), and at the corner of the range. On the way to the best image (the paper's final search). Then along the steepest path from the clean image, with the gradient at the best one, which of a
-        smooth score and a best image is the way to the boundary's nearest point.
+        slopes), and at the corner of the range. On the way to the best image (the paper's final search). Then along the
+        steepest path from the clean image, with the gradient at the best one, which of a smooth score and a best image
+        is the way to the boundary's nearest point.
         """
         clean, halvings = search.clean, self.settings.halvings
         gradient = objective.gradient(search.best, search.decision_noise, search.draws).gradient

@@ -239,6 +239,26 @@ def test_a_distance_is_at_most_that_of_any_attack_in_a_ball() -> None:
         assert bool((found.distance[flipped] <= radius + 1e-6).all())
 
 
+class Peak(Fake):
+    """The largest brightness of a pixel: its gradient is one pixel's, and all the bright ones have to be lowered."""
+
+    def _score(self, x: Tensor, noise: object) -> Tensor:
+        return x.mean(dim=1).flatten(1).amax(dim=1)
+
+
+@NORMS
+def test_a_maximum_of_many_slopes_is_lowered_one_by_one(norm: str) -> None:
+    """With the paper's pull towards the clean image, which undoes other steps, no flip is found."""
+    x = images(4, low=0.4, high=0.8)
+    threshold = 0.57
+    found = FAB(norm, FABSettings(starts=1)).run(Peak(), x, -torch.ones(4), threshold, noise=source(4))
+    beyond = (x.mean(dim=1) - threshold).clamp_min(0).flatten(1)  # (B, pixels)
+    exact = beyond.amax(dim=1) if norm == "linf" else (3 * beyond.square().sum(dim=1)).sqrt()
+    assert int((beyond > 0).sum(dim=1).min()) > 20, "each image has so many of them"
+    assert bool((found.distance >= exact * (1 - 1e-4)).all())
+    assert bool((found.distance <= exact * 1.01).all()), found.distance / exact
+
+
 @NORMS
 def test_a_flat_score_is_not_found(norm: str) -> None:
     x = images(2)
