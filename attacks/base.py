@@ -196,7 +196,7 @@ class Attack(ABC):
             GradientCutError: the detector's score has no gradient with respect to the image.
             ThreatModelError: the attack returned something that is no such batch of images.
         """
-        _check_inputs(x, y)
+        check_inputs(x, y)
         threat = self.resolve(x.shape[-1])._threat_model()
         noise = noise if noise is not None else noise_module.fresh(len(x))
         selection = selection if selection is not None else _selection_of(noise)
@@ -338,7 +338,8 @@ class Attack(ABC):
         return self.threat
 
 
-def _check_inputs(x: Tensor, y: Tensor) -> None:
+def check_inputs(x: Tensor, y: Tensor) -> None:
+    """Raise AttackError unless x are images, (B, 3, H, W) in [0, 1], and y their labels, +1 or -1."""
     wrong = wrong_images(x)
     if wrong:
         raise AttackError(wrong)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from bench import packages
 
 if TYPE_CHECKING:
-    from bench.api import Evaluation, evaluate, fit, test_images
+    from bench.api import Evaluation, evaluate, fit, test_images, transfer
 
-__all__ = ["Evaluation", "evaluate", "fit", "test_images"]
+__all__ = ["Evaluation", "evaluate", "fit", "test_images", "transfer"]
 
 
 def __getattr__(name: str) -> Any:

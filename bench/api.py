@@ -1,7 +1,9 @@
-"""The benchmark from Python: `bench.fit`, `bench.evaluate`, `bench.test_images`."""
+"""The benchmark from Python: `bench.fit`, `bench.evaluate`, `bench.transfer`, `bench.test_images`."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,19 +15,22 @@ import attacks
 from bench.cell import fitting
 from bench.cell.attack import Draws
 from bench.cell.measure import measure
+from bench.cell.transfer import Ground, matrix
 from bench.data import registry as datasets
 from bench.data.base import ImageSet
 from bench.errors import BenchError
 from bench.inspection import inspection
+from bench.inspection.inspection import Inspection
 from bench.metrics.intervals import Estimate
 from bench.plan import presets, protocols
 from bench.plan.build import build
 from bench.plan.cells import stops_early
 from bench.plan.plan import settings_of
 from bench.plan.request import Override, RunConfig
-from bench.plan.split import training_data
+from bench.plan.split import TrainingData, training_data
 from bench.records.schema import Figures
 from bench.records.score_table import Scores
+from bench.records.transfer import TransferMatrix
 from bench.report.caveats import signs
 from detectors.base import Detector, Progress
 
@@ -157,14 +162,8 @@ def evaluate(
         raise BenchError(f"complete must be True or False; got {complete!r:.60}.")
     rules = protocols.get(protocol_name)
     root = None if data_root is None else Path(data_root)
-    per_class = min((n for n in (rules.per_class, limit) if n is not None), default=None)
-    source = datasets.get(dataset, root)
-    test: ImageSet = source.test(category, detector.image_size, per_class=per_class)
-    run = RunConfig(detectors=(), dataset=dataset, data_root=root, preset=preset, protocol=protocol_name)
-    training = training_data(source, category, detector.image_size, run)
-    seen = inspection.inspect(source, category, (training.fit, training.held_out), test)
-    if not allow_leaks:
-        seen.check()
+    run = RunConfig(detectors=(), dataset=dataset, data_root=root, preset=preset, protocol=protocol_name, limit=limit)
+    test, training, seen = _pictures(run, category, detector.image_size, allow_leaks=allow_leaks)
     chosen = settings_of(attack, rules, settings)
     made = attacks.get(attack, image_size=detector.image_size, epsilon=epsilon, **chosen)
     found = measure(
@@ -175,7 +174,7 @@ def evaluate(
         Draws(rules.verdict_draws, seed),
         trained_on=training.fit.ids,
         batch_size=batch_size,
-        device=next((t.device for t in detector.state_dict().values()), torch.device("cpu")),
+        device=_device_of(detector),
         tick=lambda done, what: None,
         early_stop=stops_early(detector, made, complete=complete),
     )
@@ -198,6 +197,81 @@ def evaluate(
         flags,
         seen.remarks,
     )
+
+
+def transfer(
+    detectors: Sequence[Detector] | Mapping[str, Detector],
+    dataset: str = "elpv",
+    category: str = "mono",
+    *,
+    sources: Sequence[str] | None = None,
+    data_root: str | Path | None = None,
+    attack: str = "pgd-linf",
+    epsilon: float | str | None = None,
+    protocol_name: str = "quick",
+    limit: int | None = None,
+    seed: int = 0,
+    batch_size: int = 30,
+    preset: str = "quick",
+    allow_leaks: bool = False,
+    **settings: Any,
+) -> TransferMatrix:
+    """Make adversarial images on fitted detectors and judge them on all of these, on fresh noise.
+
+    Args:
+        detectors: fitted, of one image size and on one device; by name, or with their own names.
+        sources: the names of those on which images are made (rows); by default all. With one name it is asked whether
+            another detector's images do more to a detector than its own.
+        dataset, category, data_root, attack, epsilon, settings, protocol_name, limit, seed, batch_size, preset,
+        allow_leaks: as of `evaluate`. Every image is attacked to the end.
+
+    Returns:
+        AUCs by (source, target), the white box where the two are one; why a detector has none (`reasons`), and a
+        sentence for each whose gradient may be masked (`flags()`).
+
+    Raises:
+        BenchError, DetectorError, AttackError: as of `evaluate`, or detectors that cannot be compared.
+    """
+    named = dict(detectors) if isinstance(detectors, Mapping) else {d.name: d for d in detectors}
+    sizes, devices = {d.image_size for d in named.values()}, {_device_of(d) for d in named.values()}
+    if len(named) < len(detectors) or len(sizes) != 1 or len(devices) != 1:
+        raise BenchError(
+            "transfer compares one detector or more, of different names (or given by name), of one image size and on "
+            f"one device; got {len(detectors)} with the names {', '.join(named) or 'none'}."
+        )
+    unknown = [name for name in sources or () if name not in named]
+    if unknown:
+        raise BenchError(f"The sources are names of the detectors ({', '.join(named)}); got {unknown[0]!r}.")
+    (size,), (device,) = sizes, devices
+    rules = protocols.get(protocol_name)
+    root = None if data_root is None else Path(data_root)
+    run = RunConfig(detectors=(), dataset=dataset, data_root=root, preset=preset, protocol=protocol_name, limit=limit)
+    test, _, _ = _pictures(run, category, size, allow_leaks=allow_leaks)
+    made = attacks.get(attack, image_size=size, epsilon=epsilon, **settings_of(attack, rules, settings))
+    ground = Ground(test, Draws(rules.verdict_draws, seed), batch_size, device)
+    try:
+        return matrix(ground, named, dict.fromkeys(named, made), sources=sources)
+    finally:
+        for detector in named.values():
+            detector.to(device)  # they make room for one another
+
+
+def _pictures(
+    run: RunConfig, category: str, image_size: int, *, allow_leaks: bool
+) -> tuple[ImageSet, TrainingData, Inspection]:
+    """Test images, training images, and what is odd about them. Raises BenchError; for leaks, unless allowed."""
+    per_class = min((n for n in (protocols.get(run.protocol).per_class, run.limit) if n is not None), default=None)
+    source = datasets.get(run.dataset, run.data_root)
+    test = source.test(category, image_size, per_class=per_class)
+    training = training_data(source, category, image_size, dataclasses.replace(run, limit=None))
+    seen = inspection.inspect(source, category, (training.fit, training.held_out), test)
+    if not allow_leaks:
+        seen.check()
+    return test, training, seen
+
+
+def _device_of(detector: Detector) -> torch.device:
+    return next((t.device for t in detector.state_dict().values()), torch.device("cpu"))
 
 
 def _figures(found: dict[str, Any]) -> Figures:

@@ -127,6 +127,7 @@ def test_there_is_no_circle() -> None:
 def test_an_import_within_a_function_is_of_what_takes_seconds() -> None:
     """Matplotlib and pandas do, and what stands on them; and PyTorch, before there is anybody to hear Ctrl-C."""
     slow = {"bench.report.plots", "bench.report.example_panel", "bench.report.paper", "bench.cli.commands"}
+    slow.add("bench.report.transfer_map")
     late = {(name, to) for name, to, is_late in edges() if is_late}
     assert {to for _, to in late if not to.startswith("bench.report.paper")} <= slow
 

@@ -148,7 +148,7 @@ def run(
         cache=cache or default_cache(),
     )
     if dry_run:
-        _show_costs(planning.make(config), console)
+        show_costs(planning.make(config), console)
         return
     with processes.early(config, workers) as crew:
         plan = planning.make(config)
@@ -165,7 +165,8 @@ def run(
     raise typer.Exit(2 if result.problems else summary.failures(result.records))
 
 
-def _show_costs(plan: planning.Plan, console: Screen) -> None:
+def show_costs(plan: planning.Plan, console: Screen) -> None:
+    """What --dry-run prints."""
     rows, estimates = [], costs.Estimates(plan)
     for job in plan.jobs:
         found_as = cache_folder.origin(plan, job)

@@ -36,7 +36,7 @@ def heat_map_figure(board: Leaderboard, column: Column) -> Figure:
                     found = getattr(place, which) if place is not None else None
                     values[y, x] = np.nan if found is None else found.value
             image = axes.imshow(values, cmap="cividis", vmin=0, vmax=100, aspect="auto")
-            _write_numbers(axes, values)
+            write_numbers(axes, values)
             axes.set_title(which if which == "clean" else f"robust ({drawable(column.claim, 40)})")
             axes.set_xticks(
                 range(len(columns)), [drawable(c, 14) for c in columns], rotation=40, ha="right", rotation_mode="anchor"
@@ -53,7 +53,7 @@ def heat_map_figure(board: Leaderboard, column: Column) -> Figure:
     return figure
 
 
-def _write_numbers(axes: Axes, values: Floats) -> None:
+def write_numbers(axes: Axes, values: Floats) -> None:
     size = 7.0 if values.shape[1] <= 12 else 6.0
     for (y, x), value in np.ndenumerate(values):
         if np.isnan(value):

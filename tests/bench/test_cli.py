@@ -276,10 +276,10 @@ def test_an_unexpected_error_of_our_own_is_not_hidden(command: Command, monkeypa
     assert "AssertionError: a bug in \\x1b[2J" in said.err, "and does nothing to a terminal"
 
 
-def test_help_names_the_five_commands(command: Command) -> None:
+def test_help_names_the_commands(command: Command) -> None:
     said = command("--help")
     assert said.code == 0
-    assert all(name in said.out for name in ("run", "fit", "score", "list", "reproduce"))
+    assert all(name in said.out for name in ("run", "fit", "score", "distance", "transfer", "list", "reproduce"))
     assert command().code == 2  # no command: the help, and not a success
 
 
