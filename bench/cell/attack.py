@@ -19,7 +19,7 @@ from attacks.base import Attack, AttackResult
 from bench.cell.attacking import Attacking, Floats, Tick
 from bench.cell.enough import Bounds
 from bench.cell.in_turn import attack_all, attack_to_the_end
-from bench.cell.looking import look_at
+from bench.cell.looking import look_at, transformations
 from bench.cell.more_draws import PER_CLASS, FoundMore, more_draws, own_gradient
 from bench.cell.verdict import Draws as Draws
 from bench.cell.verdict import Judge, threshold_of
@@ -42,8 +42,10 @@ class Outcome:
         late_gained: how much of that came in the last fifth of the steps, (N,).
         reprojected: how many images the attack had left outside the ball.
         forwards, gradients: passes per image of the attack.
-        rose: whether the attack raised its loss by more than rounding, bool (N,); None where there was no attack.
-        noise_won: whether plain noise of the ball's size did more than the attack, bool (N,); None as above.
+        rose: whether the attack raised its loss by more than rounding, bool (N,); None where there was no attack, or
+            where it chose among transformations.
+        noise_won: whether plain noise of the ball's size did more than the attack, bool (N,); None where there was no
+            attack, or no ball.
         more_draws: what four times the noise draws found on a few images; None for a deterministic detector.
         own_gradient: what the score's own gradient found on them; None where it was followed anyway.
         examples: tensors for the picture panel.
@@ -55,6 +57,7 @@ class Outcome:
         had_enough: whether it did, bool (N,); None where it was not allowed to, or could not be told what is enough.
         gradients_spent: backward passes of each image, (N,); None where all had `gradients`.
         members: of an ensemble, what each of its attacks did, ready for a record.
+        transformations: of an attack that transforms images, what it did to them, likewise; None of another one.
     """
 
     clean: Floats
@@ -82,6 +85,7 @@ class Outcome:
     had_enough: NDArray[np.bool_] | None = None
     gradients_spent: Floats | None = None
     members: list[dict[str, Any]] = field(default_factory=list)
+    transformations: dict[str, Any] | None = None
 
 
 def run_cell(
@@ -156,6 +160,7 @@ def run_cell(
         early_stop=early_stop,
         had_enough=found.had_enough,
         members=found.members,
+        transformations=transformations(attack, found.result, found.had_enough),
     )
     for what, scores in (("clean", outcome.clean), ("attacked", outcome.robust), ("normal", outcome.calibration)):
         if not np.isfinite(scores).all():

@@ -22,7 +22,7 @@ from bench.records.schema import Figures
 from bench.report import fits
 from bench.report.caveats import claim, estimate, facts, failure_flags, remarks
 from bench.report.fits import Spread
-from bench.text import epsilon_text, norm_text, one_line, plural
+from bench.text import attack_text, epsilon_text, one_line, plural
 
 MARKS = {
     "partial": "†",
@@ -219,7 +219,7 @@ def _board(records: list[Record], revisions: Revisions) -> Leaderboard:
     return Leaderboard(
         slug=safe_name(f"{first.dataset}-{first.preset}-{first.protocol}-{first.attack_family}-{epsilon}")
         + f"-{hashlib.sha256(_group_key(first).encode()).hexdigest()[:6]}",
-        title=f"{first.dataset}: {first.attack_family} at {norm_text(first.norm)} epsilon {epsilon}",
+        title=f"{first.dataset}: {attack_text(first.attack_family, first.epsilon, first.norm)}",
         facts=facts(shown),
         claim=claim(shown),
         categories=categories,
