@@ -308,14 +308,20 @@ class Attack(ABC):
         outside = ~threat.inside(images, x, how)
         # Only those: projecting an image that is already inside would move it by a rounding and away from its loss.
         if bool(outside.any()):
-            images = torch.where(outside[:, None, None, None], threat.brought_inside(images, x, how), images)
+            moved_images, how = threat.brought_inside(images, x, how)
+            images = torch.where(outside[:, None, None, None], moved_images, images)
         threat.assert_inside(images, x, how)
         best_loss, forwards = result.best_loss, result.forwards
         if bool(outside.any()):
             moved = self.compared_loss(detector, images, y, selection.sub(0))
             best_loss, forwards = torch.where(outside, moved, best_loss), forwards + 1
         return dataclasses.replace(
-            result, images=images, best_loss=best_loss, reprojected=result.reprojected | outside, forwards=forwards
+            result,
+            images=images,
+            best_loss=best_loss,
+            reprojected=result.reprojected | outside,
+            forwards=forwards,
+            transformation=None if how is None else how.parameters,
         )
 
     def _check_enough(self, enough: Tensor | None, detector: Detector, batch_size: int) -> None:

@@ -43,11 +43,12 @@ class CorruptionsSettings(AttackSettings):
     def __post_init__(self) -> None:
         """Raises AttackError for values that make no sense."""
         given: object = self.kinds
-        if isinstance(given, str) or not isinstance(given, Sequence) or not given or not set(given) <= set(KINDS):
+        is_list = isinstance(given, Sequence) and not isinstance(given, str)
+        if not is_list or not given or any(kind not in KINDS for kind in self.kinds):
             raise AttackError(
                 f"The kinds of corruptions must be some of {', '.join(KINDS)}, in a tuple; got {given!r}."
             )
-        object.__setattr__(self, "kinds", tuple(dict.fromkeys(given)))
+        object.__setattr__(self, "kinds", tuple(dict.fromkeys(self.kinds)))
         for field in ("search_draws", "selection_draws"):
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:

@@ -22,7 +22,7 @@ from detectors.noise import Noise
 SEVERITIES = 5
 # By severity, 1 to 5.
 NOISE = (0.02, 0.04, 0.06, 0.08, 0.10)  # standard deviation of Gaussian noise, on [0, 1]
-BLUR = (0.5, 1.0, 1.5, 2.0, 3.0)  # standard deviation of a Gaussian, in 256ths of the image's side
+BLUR = (1, 2, 3, 4, 6)  # standard deviation of a Gaussian, in 256ths of the image's side
 BRIGHTNESS = (0.05, 0.10, 0.15, 0.20, 0.30)  # added or taken away, on [0, 1]
 CONTRAST = (0.85, 0.70, 0.55, 0.40, 0.25)  # of the distance from each channel's mean is left; or its inverse
 JPEG = (80, 60, 40, 25, 10)  # quality, with colours at half the resolution

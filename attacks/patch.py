@@ -2,7 +2,8 @@
 
 Where it goes: the gradient at the clean image says of every place at once what the best square there gains to first
 order, which is all there is to know of a linear score. Places of a grid are tried beside these, in black, white and the
-gradient's colours, for a score whose gradient says little. From the best few, sign steps climb within the square.
+gradient's colours, for a score whose gradient says little. From the best few, sign steps climb within the square; at
+the best place once more from random pixels, since a square of black and white is a corner that steps may not leave.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from detectors.noise import Noise
 if TYPE_CHECKING:
     from detectors.base import Detector, Progress
 
-STEP_SIZES = (1 / 4, 1 / 100)  # the first and the last step, of a pixel's range
-_OF_THE_PLACES, _OF_THE_COMPARISON = -2, -3  # no run has these numbers, so their noise is their own
+FIRST_STEP, LAST_STEP = 1 / 4, 1 / 100  # of a pixel's range
+_OF_THE_PLACES, _OF_THE_COMPARISON, _OF_THE_PIXELS = -2, -3, -4  # no run has these numbers: noise of their own
 _DIFFERENTIATE = ("auto", "score", "surrogate", "map", "mean-map")
 
 
@@ -42,7 +43,7 @@ class PatchSettings(AttackSettings):
 
     Attributes:
         positions: rows, and columns, of the grid of places that are tried whatever the gradient says.
-        squares: the best places, from each of which the pixels climb.
+        squares: the best places, at each of which the pixels climb; at the best one a second time.
         steps: of each climb.
         differentiate: whose gradient is followed, as of APGD (`attacks.apgd.APGDSettings`). Candidates are compared by
             the score.
@@ -54,7 +55,7 @@ class PatchSettings(AttackSettings):
     """
 
     positions: int = 5
-    squares: int = 3
+    squares: int = 2
     steps: int = 40
     differentiate: Literal["auto", "score", "surrogate", "map", "mean-map"] = "auto"
     eot: int = 5
@@ -79,13 +80,20 @@ class Placed(NamedTuple):
     Attributes:
         images: with the squares in them, (B, 3, H, W).
         top, left: their corners, (B,).
-        loss: what they reach, (B,).
+        loss: what they reach, (B,); minus infinity where nobody has looked, as of images without a square.
     """
 
     images: Tensor
     top: Tensor
     left: Tensor
     loss: Tensor
+
+    def filled(self, x: Tensor, side: int, noise: Noise) -> Placed:
+        """The same squares with uniform pixels, of which it is not known what they reach."""
+        pixels = noise.uniform(x.shape[1:], stream="patch", like=x)
+        is_placed = (self.loss != -math.inf)[:, None, None, None]
+        images = torch.where(square(x, self.top, self.left, side) & is_placed, pixels, x)
+        return self._replace(images=images, loss=torch.full_like(self.loss, -math.inf))
 
 
 @register
@@ -118,7 +126,7 @@ class PatchAttack(Attack):
     def gradients(self, *, is_stochastic: bool, gradients_followed: int = 1) -> int:
         """As in `Attack`; one step more finds the places."""
         settings: PatchSettings = self.settings
-        steps = settings.squares * settings.steps + 1
+        steps = (settings.squares + 1) * settings.steps + 1
         return gradients_followed * steps * (settings.eot if is_stochastic else 1)
 
     def with_draws(self, factor: int) -> Self:
@@ -168,18 +176,20 @@ class PatchAttack(Attack):
         if highest is not None:
             highest.offer(x, clean[0], run=0)
         runs: list[Climb] = []
-        count = len(followed) * settings.squares * settings.steps
+        count = len(followed) * (settings.squares + 1) * settings.steps
         for objective in followed.values():
             wanting = torch.ones_like(y, dtype=torch.bool)
             if highest is not None and enough is not None:
                 wanting = ~(highest.loss > enough)
             starts = _places(objective, x, side, settings, noise, wanting.nonzero().flatten())
-            for start in starts:
+            again = starts[0].filled(x, side, noise.sub(_OF_THE_PIXELS))
+            sizes, smaller = step_sizes(settings.steps), step_sizes(settings.steps, first=2 / settings.steps)
+            for start, ladder in [*((start, sizes) for start in starts), (again, smaller)]:
                 run = Climb(objective, len(runs), noise.sub(len(runs)), settings.steps, highest, enough)
                 if highest is not None:
                     highest.offer(start.images, start.loss, run.number)
                 within, x_adv = square(x, start.top, start.left, side), start.images
-                for step, size in enumerate(step_sizes(settings.steps)):
+                for step, size in enumerate(ladder):
                     gradient = run.slope(x_adv, settings.eot).gradient
                     x_adv = torch.where(within, (x_adv + threat.steepest_step(gradient, size)).clamp(0, 1), x_adv)
                     progress(run.number * settings.steps + step + 1, count, self.name)
@@ -189,12 +199,12 @@ class PatchAttack(Attack):
         return ascent.with_enough(found, followed, enough)
 
 
-def step_sizes(steps: int) -> list[float]:
-    """They fall as a cosine from a quarter of a pixel's range to a hundredth: as PGD's do in the ball of radius 1/2
-    around grey, which is that range."""
-    first, last = STEP_SIZES
+def step_sizes(steps: int, *, first: float = FIRST_STEP) -> list[float]:
+    """They fall as a cosine from so much of a pixel's range, a quarter at most, to a hundredth. From 2 / steps on they
+    reach from one end of the range to the other together, and lead fewer pixels past a maximum to an end."""
+    first = max(min(first, FIRST_STEP), LAST_STEP)
     waves = [(1 + math.cos(math.pi * step / max(1, steps - 1))) / 2 for step in range(steps)]
-    return [last + (first - last) * wave for wave in waves]
+    return [LAST_STEP + (first - LAST_STEP) * wave for wave in waves]
 
 
 def _places(

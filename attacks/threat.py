@@ -105,9 +105,9 @@ class ThreatModel(ABC):
         in_ball = self.distance(x_adv, x) <= self.epsilon + self.tolerance(x)
         return in_ball & ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
 
-    def brought_inside(self, x_adv: Tensor, x: Tensor, how: How | None = None) -> Tensor:
-        """Images of the threat model in place of those that are none: projected ones."""
-        return self.project(x_adv, x)
+    def brought_inside(self, x_adv: Tensor, x: Tensor, how: How | None = None) -> tuple[Tensor, How | None]:
+        """Images of the threat model in place of those that are none, projected ones, and what was done to get them."""
+        return self.project(x_adv, x), how
 
     def assert_inside(self, x_adv: Tensor, x: Tensor, how: How | None = None) -> None:
         """Raise ThreatModelError unless every image of x_adv is one that this threat model allows for x."""
@@ -115,8 +115,9 @@ class ThreatModel(ABC):
         outside = ~self.inside(x_adv, x, how)
         if bool(outside.any()):
             worst = float(self.distance(x_adv, x).max())
+            limit = f"{self.norm} ball of radius" if self.is_ball else f"threat model {self.norm} with epsilon"
             raise ThreatModelError(
-                f"{int(outside.sum())} of {len(x)} adversarial images are outside the {self.norm} ball of radius "
+                f"{int(outside.sum())} of {len(x)} adversarial images are outside the {limit} "
                 f"{self.epsilon:g} or the range [0, 1] (largest distance {worst:g}, values {float(x_adv.min()):g} to "
                 f"{float(x_adv.max()):g}); the attack that made them must project."
             )

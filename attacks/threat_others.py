@@ -55,10 +55,11 @@ class Transformations(ThreatModel):
         is_allowed = (self.allowed(how.parameters) == how.parameters).all(dim=1)
         return is_allowed & (self._off(x_adv, x, how) <= self.tolerance(x)) & _in_range(x_adv)
 
-    def brought_inside(self, x_adv: Tensor, x: Tensor, how: How | None = None) -> Tensor:
+    def brought_inside(self, x_adv: Tensor, x: Tensor, how: How | None = None) -> tuple[Tensor, How | None]:
         """What the transformations that the attack speaks of make of x, with parameters that are allowed."""
         known = self._known(how)
-        return self.transformed(x, How(self.allowed(known.parameters), known.noise))
+        known = How(self.allowed(known.parameters), known.noise)
+        return self.transformed(x, known), known
 
     def tolerance(self, x: Tensor) -> float:
         """A transformation of a batch of another size rounds otherwise."""
