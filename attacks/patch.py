@@ -227,9 +227,10 @@ def _places(
     colours = torch.where(gradient > 0, 1, torch.where(gradient < 0, 0, clean))  # the best pixels of a linear score
     gain = means_in_squares((gradient * (colours - clean)).sum(dim=1), side)  # at least 0
     tried = [_Try(*at, colours) for at in _best_places(gain, side, settings.squares)]
+    fills = (colours, torch.zeros_like(clean), torch.ones_like(clean))
     for row, column in product(*(_evenly(size - side, settings.positions) for size in x.shape[-2:])):
         top, left = torch.full_like(rows, row), torch.full_like(rows, column)
-        tried += [_Try(top, left, fill) for fill in (colours, torch.zeros_like(clean), torch.ones_like(clean))]
+        tried += [_Try(top, left, fill) for fill in fills]
     common = noise.sub(_OF_THE_COMPARISON).pick(rows.tolist())
     losses = torch.stack(
         [

@@ -15,6 +15,7 @@ from bench import text
 from bench.cell import gate
 from bench.cell.attack import Draws, run_cell
 from bench.cell.results import indicators
+from bench.metrics import ranking
 from bench.records import store
 from bench.report import leaderboard, plots
 from bench.report.caveats import failure_flags
@@ -132,6 +133,29 @@ def test_which_corruption_was_the_worst_is_in_the_record_of_images_attacked_to_t
         else:
             assert told is not None and sum(told.values()) == pytest.approx(1, abs=1e-3)
             assert told["brightness"] + told["contrast"] >= 0.5
+
+
+@pytest.mark.parametrize("attack", TITLES)
+def test_an_early_stop_changes_no_figure_of_pairs(attack: str) -> None:
+    test, held_out = fakes.image_set(8, 8, side=32), fakes.image_set(4, 0, side=32)
+    detector = registry.get("mean-image")(registry.get("mean-image").settings_for("quick", 32), 32)
+    detector.fit(held_out.pixels(), seed=0)
+    labels = test.labels.numpy().astype("int64")
+    found = []
+    for early_stop in (False, True):
+        outcome = run_cell(
+            detector,
+            attacks.get(attack, image_size=32),
+            test,
+            held_out,
+            Draws(10, 0),
+            batch_size=5,
+            device=CPU,
+            tick=lambda done, what: None,
+            early_stop=early_stop,
+        )
+        found.append([figure(outcome.robust[0], labels) for figure in (ranking.auc, ranking.strict_auc)])
+    assert found[0] == found[1]
 
 
 def test_the_gate_looks_at_gradients_in_a_ball_of_its_own() -> None:
