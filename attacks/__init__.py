@@ -5,6 +5,7 @@ from attacks.errors import AttackError, ThreatModelError
 from attacks.pgd import PGD
 from attacks.registry import get, names, register
 from attacks.threat import L2, LInf, ThreatModel
+from attacks.threat_others import CorruptionsUpTo, Patch, SemanticRange
 
 __all__ = [
     "L2",
@@ -12,7 +13,10 @@ __all__ = [
     "Attack",
     "AttackError",
     "AttackResult",
+    "CorruptionsUpTo",
     "LInf",
+    "Patch",
+    "SemanticRange",
     "ThreatModel",
     "ThreatModelError",
     "get",

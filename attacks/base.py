@@ -18,7 +18,7 @@ from torch import Tensor
 
 from attacks import objective
 from attacks.errors import AttackError
-from attacks.threat import Threat, ThreatModel
+from attacks.threat import How, Threat, ThreatModel
 from detectors import noise as noise_module
 from detectors.errors import wrong_images
 from detectors.noise import Noise
@@ -60,6 +60,8 @@ class AttackResult:
         had_enough: whether the attack stopped on the image because its loss had passed `enough`, (B,) bool; None where
             it was not asked to.
         gradients_spent: backward passes of each image, (B,); None where all had `gradients`.
+        transformation: of an attack that transforms images, what was done to each, (B, P), as its threat model counts
+            it (`attacks.threat.How`); None of an attack in a ball.
     """
 
     images: Tensor
@@ -78,6 +80,7 @@ class AttackResult:
     late_gain: Tensor | None = None
     had_enough: Tensor | None = None
     gradients_spent: Tensor | None = None
+    transformation: Tensor | None = None
 
     @classmethod
     def without_gradients(
@@ -114,7 +117,8 @@ class Attack(ABC):
         name: the registry's name.
         title: the name as the field writes it.
         summary: what it does, in one line.
-        norm: the norm of its threat model ("linf", "l2") where the registry makes it.
+        norm: the norm of its threat model ("linf", "l2", or a kind of `attacks.threat_others`) where the registry makes
+            it.
         revision: raised whenever a change of code can change adversarial images.
         settings_class: its frozen settings.
         budget_settings: the settings that make its budget, how many gradients of an image it can follow.
@@ -221,7 +225,7 @@ class Attack(ABC):
                     f"{self.name} says that it can stop and not where it did; return `had_enough`, or set can_stop = "
                     "False."
                 )
-            return self._brought_inside(result, detector, clean, sign, threat, selection)
+            return self._brought_inside(result, detector, clean, sign, threat, noise, selection)
 
     @final
     def resolve(self, image_size: int) -> Self:
@@ -302,21 +306,36 @@ class Attack(ABC):
     # -- inside -------------------------------------------------------------------------------------------------------
 
     def _brought_inside(
-        self, result: AttackResult, detector: Detector, x: Tensor, y: Tensor, threat: ThreatModel, selection: Noise
+        self,
+        result: AttackResult,
+        detector: Detector,
+        x: Tensor,
+        y: Tensor,
+        threat: ThreatModel,
+        noise: Noise,
+        selection: Noise,
     ) -> AttackResult:
         """The result with every image inside the threat model, and with a true loss for those that had to be moved."""
         threat.assert_comparable(result.images, x)
         images = result.images.detach()
-        outside = ~threat.inside(images, x)
+        how = None if result.transformation is None else How(result.transformation, noise)
+        outside = ~threat.inside(images, x, how)
         # Only those: projecting an image that is already inside would move it by a rounding and away from its loss.
-        images = torch.where(outside[:, None, None, None], threat.project(images, x), images)
-        threat.assert_inside(images, x)
+        if bool(outside.any()):
+            moved_images, how = threat.brought_inside(images, x, how)
+            images = torch.where(outside[:, None, None, None], moved_images, images)
+        threat.assert_inside(images, x, how)
         best_loss, forwards = result.best_loss, result.forwards
         if bool(outside.any()):
             moved = self.compared_loss(detector, images, y, selection.sub(0))
             best_loss, forwards = torch.where(outside, moved, best_loss), forwards + 1
         return dataclasses.replace(
-            result, images=images, best_loss=best_loss, reprojected=result.reprojected | outside, forwards=forwards
+            result,
+            images=images,
+            best_loss=best_loss,
+            reprojected=result.reprojected | outside,
+            forwards=forwards,
+            transformation=None if how is None else how.parameters,
         )
 
     def _check_enough(self, enough: Tensor | None, detector: Detector, batch_size: int) -> None:

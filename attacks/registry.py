@@ -17,7 +17,8 @@ from attacks.threat import parse_epsilon, threat_model
 
 _REGISTRY: dict[str, type[Attack]] = {}
 _INFRASTRUCTURE = frozenset(
-    {"ascent", "base", "candidates", "errors", "known_noise", "merging", "objective", "registry", "starts", "threat"}
+    {"ascent", "base", "candidates", "errors", "image_changes", "known_noise", "merging", "objective", "registry"}
+    | {"search", "starts", "threat", "threat_others"}
 )
 A = TypeVar("A", bound=type[Attack])
 

@@ -1,7 +1,7 @@
 """Threat models: a norm ball around the clean image, intersected with the pictures' range [0, 1].
 
 Every epsilon is measured on [0, 1] (l-inf: 2/255, not 2). Three methods are all that an attack needs of a norm: a
-random start, the steepest step, and the projection.
+random start, the steepest step, and the projection. What is no ball is in `attacks.threat_others`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,16 +25,31 @@ _NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _EPSILON = re.compile(rf"\s*({_NUMBER})\s*(?:/\s*({_NUMBER})\s*)?")
 
 
+class How(NamedTuple):
+    """What an attack says that it did to each image, where the threat model is a set of transformations.
+
+    Attributes:
+        parameters: of the transformations, (B, P), as the threat model counts them.
+        noise: where those that draw noise take it from.
+    """
+
+    parameters: Tensor
+    noise: Noise
+
+
 @dataclass(frozen=True)
 class ThreatModel(ABC):
     """A norm ball around the clean image, intersected with [0, 1]. Images are (B, 3, H, W).
 
     Attributes:
-        epsilon: the ball's radius on [0, 1].
+        epsilon: the ball's radius on [0, 1]; of what is no ball, how far it goes in units of its own.
+        norm: the name of its norm, or of its kind where it is no ball.
+        is_ball: whether it is one.
     """
 
     epsilon: float
     norm: ClassVar[str]
+    is_ball: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Raises ThreatModelError for an epsilon that no ball on [0, 1] has."""
@@ -47,6 +62,11 @@ class ThreatModel(ABC):
         object.__setattr__(self, "epsilon", epsilon)  # 1 and 1.0 are the same cell in a record
         if not math.isfinite(self.epsilon) or self.epsilon <= 0:
             raise ThreatModelError(f"epsilon must be a number above 0; got {self.epsilon:g}.")
+
+    @property
+    def meaning(self) -> str:
+        """What an epsilon in units of its own allows, in words; "" of a ball, where it needs none."""
+        return ""
 
     @abstractmethod
     def at(self, image_size: int) -> ThreatModel:
@@ -79,19 +99,25 @@ class ThreatModel(ABC):
     def tolerance(self, x: Tensor) -> float:
         """By how much a projected image can exceed epsilon because pixels are rounded to x's dtype."""
 
-    def inside(self, x_adv: Tensor, x: Tensor) -> Tensor:
-        """Whether each image is in the ball (up to rounding) and, exactly, in [0, 1], (B,) bool; NaN is outside."""
+    def inside(self, x_adv: Tensor, x: Tensor, how: How | None = None) -> Tensor:
+        """Whether each image is in the ball (up to rounding) and, exactly, in [0, 1], (B,) bool; NaN is outside. `how`
+        is what the attack says that it did; a ball can be measured without."""
         in_ball = self.distance(x_adv, x) <= self.epsilon + self.tolerance(x)
         return in_ball & ((x_adv >= 0) & (x_adv <= 1)).flatten(1).all(1)
 
-    def assert_inside(self, x_adv: Tensor, x: Tensor) -> None:
+    def brought_inside(self, x_adv: Tensor, x: Tensor, how: How | None = None) -> tuple[Tensor, How | None]:
+        """Images of the threat model in place of those that are none, projected ones, and what was done to get them."""
+        return self.project(x_adv, x), how
+
+    def assert_inside(self, x_adv: Tensor, x: Tensor, how: How | None = None) -> None:
         """Raise ThreatModelError unless every image of x_adv is one that this threat model allows for x."""
         self.assert_comparable(x_adv, x)
-        outside = ~self.inside(x_adv, x)
+        outside = ~self.inside(x_adv, x, how)
         if bool(outside.any()):
             worst = float(self.distance(x_adv, x).max())
+            limit = f"{self.norm} ball of radius" if self.is_ball else f"threat model {self.norm} with epsilon"
             raise ThreatModelError(
-                f"{int(outside.sum())} of {len(x)} adversarial images are outside the {self.norm} ball of radius "
+                f"{int(outside.sum())} of {len(x)} adversarial images are outside the {limit} "
                 f"{self.epsilon:g} or the range [0, 1] (largest distance {worst:g}, values {float(x_adv.min()):g} to "
                 f"{float(x_adv.max()):g}); the attack that made them must project."
             )
@@ -222,17 +248,28 @@ class ScaledL2:
 Threat = ThreatModel | ScaledL2
 
 
+# What makes a threat model of an epsilon, or of None for the default one, by norm.
+_MAKERS: dict[str, Callable[[float | None], Threat]] = {
+    LInf.norm: lambda epsilon: LInf(LINF_EPSILON if epsilon is None else epsilon),
+    L2.norm: lambda epsilon: ScaledL2() if epsilon is None else L2(epsilon),
+}
+
+
+def register_norm(norm: str, make: Callable[[float | None], Threat]) -> None:
+    """From now on `threat_model` knows a norm, or a kind of what is no ball."""
+    _MAKERS[norm] = make
+
+
 def threat_model(norm: str, epsilon: float | None = None) -> Threat:
     """The threat model of a norm ("linf", "l2"): of this radius, or the default one (l2's depends on the image's side).
 
     Raises:
         ThreatModelError: an unknown norm or an epsilon that makes no sense.
     """
-    if norm == LInf.norm:
-        return LInf(LINF_EPSILON if epsilon is None else epsilon)
-    if norm == L2.norm:
-        return ScaledL2() if epsilon is None else L2(epsilon)
-    raise ThreatModelError(f"There is no norm {norm!r}; use 'linf' or 'l2'.")
+    if norm not in _MAKERS:
+        *others, last = map(repr, _MAKERS)
+        raise ThreatModelError(f"There is no norm {norm!r}; use {', '.join(others)} or {last}.")
+    return _MAKERS[norm](epsilon)
 
 
 def scaled_l2_epsilon(side: int) -> float:

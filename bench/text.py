@@ -152,6 +152,33 @@ def norm_text(norm: str) -> str:
     return {"linf": "l-inf", "l2": "l2"}.get(norm, norm)
 
 
+# Of threat models that are no balls: what their epsilon is, and how far one of them goes.
+_OTHER_SIZES = {"corruptions": "severity", "semantic": "strength", "patch": "side of the square"}
+_OTHER_THREATS = {"patch": "a square of {} of the side"}
+
+
+def is_ball(norm: str) -> bool:
+    """Whether a threat model of that name is a ball, as far as is known."""
+    return norm not in _OTHER_SIZES
+
+
+def size_text(norm: str) -> str:
+    """What epsilon measures: "l-inf epsilon"; "severity" of corruptions."""
+    return _OTHER_SIZES.get(norm, f"{norm_text(norm)} epsilon")
+
+
+def threat_text(epsilon: float, norm: str, *, short: bool = False) -> str:
+    """How far an attack may go: "l-inf epsilon 2/255" ("l-inf 2/255" where it must be short), "severity 3"."""
+    if short and is_ball(norm):
+        return f"{norm_text(norm)} {epsilon_text(epsilon, norm)}"
+    return _OTHER_THREATS.get(norm, f"{size_text(norm)} {{}}").replace("{}", epsilon_text(epsilon, norm))
+
+
+def attack_text(attack: str, epsilon: float, norm: str) -> str:
+    """An attack and how far it may go: "pgd-linf at l-inf epsilon 2/255", "corruptions, severity 3"."""
+    return f"{attack}{' at' if is_ball(norm) else ','} {threat_text(epsilon, norm)}"
+
+
 def interval_text(value: float | None, low: float | None = None, high: float | None = None) -> str:
     """ "93.1 [88.0, 96.2]" in per cent; a missing value is a dash, never a zero."""
     if value is None or value != value:

@@ -20,7 +20,7 @@ from bench.cell.attacking import Attacking, Floats, Tick
 from bench.cell.enough import Bounds
 from bench.cell.in_turn import attack_all, attack_to_the_end
 from bench.cell.known_noise import known_noise
-from bench.cell.looking import look_at
+from bench.cell.looking import look_at, transformations
 from bench.cell.more_draws import PER_CLASS, FoundMore, more_draws, own_gradient
 from bench.cell.verdict import Draws as Draws
 from bench.cell.verdict import Judge, threshold_of
@@ -43,8 +43,10 @@ class Outcome:
         late_gained: how much of that came in the last fifth of the steps, (N,).
         reprojected: how many images the attack had left outside the ball.
         forwards, gradients: passes per image of the attack.
-        rose: whether the attack raised its loss by more than rounding, bool (N,); None where there was no attack.
-        noise_won: whether plain noise of the ball's size did more than the attack, bool (N,); None as above.
+        rose: whether the attack raised its loss by more than rounding, bool (N,); None where there was no attack, or
+            where it chose among transformations.
+        noise_won: whether plain noise of the ball's size did more than the attack, bool (N,); None where there was no
+            attack, or no ball.
         more_draws: what four times the noise draws found on a few images; None for a deterministic detector.
         own_gradient: what the score's own gradient found on them; None where it was followed anyway.
         examples: tensors for the picture panel.
@@ -57,6 +59,7 @@ class Outcome:
         gradients_spent: backward passes of each image, (N,); None where all had `gradients`.
         members: of an ensemble, what each of its attacks did, ready for a record.
         known_noise: figures of a stochastic detector whose noise the attack has seen, ready for a record, or None.
+        transformations: of an attack that transforms images, what it did to them, likewise; None of another one.
     """
 
     clean: Floats
@@ -85,6 +88,7 @@ class Outcome:
     gradients_spent: Floats | None = None
     members: list[dict[str, Any]] = field(default_factory=list)
     known_noise: dict[str, Any] | None = None
+    transformations: dict[str, Any] | None = None
 
 
 def run_cell(
@@ -161,6 +165,7 @@ def run_cell(
         had_enough=found.had_enough,
         members=found.members,
         known_noise=known,
+        transformations=transformations(attack, found.result, found.had_enough),
     )
     for what, scores in (("clean", outcome.clean), ("attacked", outcome.robust), ("normal", outcome.calibration)):
         if not np.isfinite(scores).all():

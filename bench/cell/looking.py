@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from attacks import merging
 from attacks.base import Attack, AttackResult
+from attacks.threat_others import Transformations
 from bench.cell import plain_noise
 from bench.cell.attacking import Attacking, keys_of
 from bench.cell.verdict import Draws
@@ -27,8 +29,10 @@ class Looks:
     """What is seen of all N attacked images.
 
     Attributes:
-        rose: whether the attack raised its loss by more than rounding, bool (N,); None where there was no attack.
-        noise_won: whether plain noise of the ball's size did more than the attack, bool (N,); None as above.
+        rose: whether the attack raised its loss by more than rounding, bool (N,); None where there was no attack, or
+            where it chose among transformations: of an image that each of them helps, the clean one is the worst.
+        noise_won: whether plain noise of the ball's size did more than the attack, bool (N,); None where there was no
+            attack, or no ball.
         maps: clean and attacked anomaly maps under the first verdict draw, each (N, S, S), or None.
         examples: tensors for the picture panel.
     """
@@ -44,15 +48,17 @@ def look_at(attacking: Attacking, attack: Attack, found: AttackResult) -> Looks:
     test, detector, draws = attacking.test, attacking.detector, attacking.draws
     everything = range(len(test))
 
-    def signs(part: list[int]) -> tuple[Tensor, Tensor]:
-        x, y = test.pixels(part).to(attacking.device), test.labels[part].to(attacking.device)
+    def risen(part: list[int]) -> Tensor:
         result = merging.picked(found, part, attacking.device)
         kept = result.best_loss
         if result.gain is not None:  # not a number of an image that was found without steps
             kept = torch.where(result.gain.isnan(), kept, result.clean_loss + result.gain)
-        noise = NoiseSeed(draws.seed).source("plain-noise", keys_of(test, part))
-        won = plain_noise.noise_won(detector, attack.threat.at(x.shape[-1]), x, y, result.images, noise)
-        return plain_noise.rose(result.clean_loss, kept).cpu(), won.cpu()
+        return plain_noise.rose(result.clean_loss, kept).cpu()
+
+    def beaten(part: list[int]) -> Tensor:
+        x, y = test.pixels(part).to(attacking.device), test.labels[part].to(attacking.device)
+        noise, images = NoiseSeed(draws.seed).source("plain-noise", keys_of(test, part)), found.images[part].to(x)
+        return plain_noise.noise_won(detector, attack.threat.at(x.shape[-1]), x, y, images, noise).cpu()
 
     def maps(part: list[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         keys, pictures = keys_of(test, part), (test.pixels(part), found.images[part])
@@ -60,12 +66,24 @@ def look_at(attacking: Attacking, attack: Attack, found: AttackResult) -> Looks:
         return before, after
 
     rose = won = both = None
-    if detector.sees_pixels:
-        rose, won = (torch.cat(s).numpy() for s in zip(*attacking.in_batches(everything, signs), strict=True))
+    if detector.sees_pixels and found.transformation is None:
+        rose = torch.cat(list(attacking.in_batches(everything, risen))).numpy()
+    if detector.sees_pixels and attack.threat.at(test.images.shape[-1]).is_ball:
+        won = torch.cat(list(attacking.in_batches(everything, beaten))).numpy()
     if detector.has_map and test.masks is not None:
         both = tuple(np.concatenate(m) for m in zip(*attacking.in_batches(everything, maps), strict=True))
     chosen = example_places(test)
     return Looks(rose, won, both, _examples(attacking, found.images, chosen) if chosen else {})  # type: ignore[arg-type]
+
+
+def transformations(attack: Attack, found: AttackResult, had_enough: NDArray[np.bool_] | None) -> dict[str, Any] | None:
+    """What an attack that transforms images did to those that it attacked to the end, for a record; None of another
+    attack, or where there are none."""
+    threat = attack.threat.at(found.images.shape[-1])
+    if found.transformation is None or not isinstance(threat, Transformations):
+        return None
+    ended = np.ones(len(found.images), dtype=bool) if had_enough is None else ~had_enough
+    return threat.told(found.transformation[torch.as_tensor(ended)]) if ended.any() else None
 
 
 def example_places(test: ImageSet) -> list[int]:

@@ -66,6 +66,7 @@ def indicators(outcome: Outcome) -> dict[str, Any]:
         "gradients_per_image": outcome.gradients,
         **_early_stop(outcome),
         **({"members": outcome.members} if outcome.members else {}),
+        **({"transformations": outcome.transformations} if outcome.transformations else {}),
         **{name: _mean(values, spent > 0) for name, values in of_surrogate.items() if values is not None},
     }
 

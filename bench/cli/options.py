@@ -55,10 +55,11 @@ Out = Annotated[Path, typer.Option(help="Folder for records, leaderboards and pl
 
 
 def radius(option: str, text: str, attack: str) -> float:
-    """An epsilon or step size on [0, 1]; checked as l-inf unless every attack is l2."""
+    """An epsilon or step size on [0, 1], or in units of the attacks' own; checked as l-inf unless every attack has the
+    same other norm."""
     norms = set() if attack == "all" else {get_class(name).norm for name in names(attack)}
     try:
-        return parse_epsilon(text, norm="l2" if norms == {"l2"} else "linf")
+        return parse_epsilon(text, norm=norms.pop() if len(norms) == 1 else "linf")
     except AttackError as error:  # which speaks of an epsilon, whatever was parsed
         raise BenchError(f"{option}: {str(error).removeprefix('epsilon ')}") from None
 

@@ -21,15 +21,15 @@ from bench.records.record import Record, Revisions
 from bench.report import fits, folder, leaderboard, members, narrow, write
 from bench.report.plain_matplotlib import plain_matplotlib
 from bench.run.runner import RunResult
-from bench.text import LONGEST, one_line, plural
+from bench.text import LONGEST, is_ball, one_line, plural, threat_text
 from detectors import registry as detector_registry
 
 log = logging.getLogger(__name__)
 
 MEANING = (
     "AUC: how often an anomalous image scores above a normal one, in per cent (50 is chance). Robust: after every "
-    "image, normal or anomalous, was changed within the ball to mislead this very detector; a stronger attack can only "
-    "lower it."
+    "image, normal or anomalous, was changed within the threat model to mislead this very detector; a stronger attack "
+    "can only lower it."
 )
 
 
@@ -156,7 +156,9 @@ def show_plan(plan: Plan, estimates: Sequence[tuple[Job, str, float | None]], co
 def _attack_text(described: dict[str, object]) -> str:
     steps = described.get("steps")
     budget = f", {plural(steps, 'step')}" if isinstance(steps, int) else ""
-    return f"{described['name']} (epsilon {described['epsilon']:.6g}{budget})"
+    epsilon, norm = float(described["epsilon"]), str(described["norm"])  # type: ignore[arg-type]
+    size = f"epsilon {epsilon:.6g}" if is_ball(norm) else threat_text(epsilon, norm)
+    return f"{described['name']} ({size}{budget})"
 
 
 def duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.metrics import intervals, ranking
 from bench.metrics.ranking import Floats
-from bench.text import epsilon_text, escape_csv, norm_text, one_line
+from bench.text import attack_text, escape_csv, one_line
 
 FORMAT = 1
 CLEAN = "clean"  # how tables call the first row: images as they are
@@ -98,7 +98,7 @@ class TransferMatrix:
 
     @property
     def title(self) -> str:
-        return f"{one_line(self.attack, 60)}, {norm_text(self.norm)} epsilon {epsilon_text(self.epsilon, self.norm)}"
+        return attack_text(one_line(self.attack, 60), self.epsilon, self.norm)
 
     def ahead(self, target: str) -> list[str]:
         """The sources whose images did more to a target than its own, the strongest first."""

@@ -9,11 +9,12 @@ from typing import Any
 
 from attacks.errors import AttackError
 from attacks.registry import get_class
+from attacks.threat import threat_model
 from bench.metrics.intervals import Estimate, score_interval
 from bench.records.record import Record
 from bench.records.schema import Figures
 from bench.report import fits
-from bench.text import LONGEST, epsilon_text, norm_text, one_line
+from bench.text import LONGEST, one_line, threat_text
 
 # Above it a record is flagged (`failure_flags`, indicator `noise_won_share`). Measured on ELPV (PGD-20):
 # 0 on detectors of this package (0.01 at most on FreeRAD); in the l-inf ball 0.85, 0.55 and 0.50 on an AE behind 12, 64
@@ -174,7 +175,7 @@ def facts(records: Sequence[Record]) -> tuple[str, ...]:
         f"{first.image_size}x{first.image_size} pixels.",
         f"Test images per category: {counts}"
         + (f" (at most {subset.per_class} per class)." if subset.per_class else "."),
-        f"Attack {' and '.join(names)}: {norm_text(first.norm)} epsilon {epsilon_text(first.epsilon, first.norm)}"
+        f"Attack {' and '.join(names)}: {threat_text(first.epsilon, first.norm)}{_meaning(first)}"
         + "".join(f", {name} {_plain(value)}" for name, value in settings.items() if value is not None)
         + f"; robust AUC is {claim(records)}.",
         f"Verdict draws: {'/'.join(map(str, verdicts)) or 'none'} (1 where the detector is deterministic); an AUC is "
@@ -189,6 +190,15 @@ def facts(records: Sequence[Record]) -> tuple[str, ...]:
         )
     remarks = sorted({one_line(r.cell.remark) for r in records})
     return tuple(text for text in [*sentences, one_line(protocol.statement, LONGEST), *remarks] if text)
+
+
+def _meaning(record: Record) -> str:
+    """What epsilon allows, where it is in units of its own."""
+    try:
+        meaning = threat_model(record.norm, record.epsilon).at(record.image_size).meaning
+    except AttackError:  # a stranger's
+        return ""
+    return f" ({meaning})" if meaning else ""
 
 
 def _each(records: Sequence[Record], setting: str, *, but: float | None = None) -> str | None:

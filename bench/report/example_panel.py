@@ -25,7 +25,7 @@ from bench.records.record import Record
 from bench.report.fits import fit_seed
 from bench.report.fonts import drawable
 from bench.report.style import TEXT_WIDTH, is_drawn, save, style
-from bench.text import epsilon_text, norm_text, one_line
+from bench.text import one_line, threat_text
 from detectors.checkpoint import write_atomically
 from detectors.files import read_ordinary
 
@@ -183,10 +183,10 @@ def panel_figure(record: Record, examples: Examples) -> Figure:
         if mappable is not None:
             legend = figure.colorbar(mappable, cax=figure.add_axes(bar), extend="max")
             legend.ax.ticklabel_format(axis="y", scilimits=(-2, 3))  # long numbers would leave the figure
-        epsilon = epsilon_text(record.epsilon, record.norm)
+        threat = threat_text(record.epsilon, record.norm, short=True)
         figure.suptitle(
             f"{drawable(record.detector_title, 24)}, {drawable(record.dataset, 20)} {drawable(record.category, 24)}, "
-            f"{drawable(record.attack_name, 24)}, {drawable(norm_text(record.norm), 10)} {epsilon}, "
+            f"{drawable(record.attack_name, 24)}, {drawable(threat, 40)}, "
             f"fit {fit_seed(record)}",
             fontsize=8.5,
             y=1 - 0.06 / figure.get_figheight(),

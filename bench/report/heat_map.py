@@ -48,7 +48,7 @@ def heat_map_figure(board: Leaderboard, column: Column) -> Figure:
         if image is not None:
             figure.colorbar(image, ax=list(halves), label="AUC (%)", fraction=0.03, pad=0.01)
         has_fits = any(len(cell.records) > 1 for standing in standings.values() for cell in standing.cells.values())
-        title = drawable(f"{board.dataset}: {column.protocol}, {column.attack} at {board.ball}", 90)
+        title = drawable(f"{board.dataset}: {column.protocol}, {column.attack}{board.threat}", 90)
         figure.suptitle(title + (" – means over fits" if has_fits else ""), fontsize=8.5)  # noqa: RUF001
     return figure
 

@@ -23,7 +23,7 @@ from bench.report.marks import MARKS, MEANING, SHORTCUTS, shortcut_marks
 from bench.report.noise_worth import MEANING as NOISE_MEANING
 from bench.report.rows import rows_by_label, strongest
 from bench.report.standing import Cell, Standing, cell_of, images_of, most_usual
-from bench.text import epsilon_text, norm_text, one_line, plural
+from bench.text import attack_text, epsilon_text, one_line, plural
 
 _LIMITS = 8  # options that a note names
 
@@ -115,7 +115,7 @@ class Leaderboard:
     without an average last.
 
     Attributes:
-        dataset, ball: what was measured ("l-inf epsilon 2/255").
+        dataset, threat: what was measured (" at l-inf epsilon 2/255", ", severity 3").
         columns: the strongest protocol first.
         ranking: the strongest protocol under which some row has every category.
         categories: of all columns, sorted.
@@ -123,7 +123,7 @@ class Leaderboard:
     """
 
     dataset: str
-    ball: str
+    threat: str
     columns: tuple[Column, ...]
     ranking: str
     categories: tuple[str, ...]
@@ -139,7 +139,7 @@ class Leaderboard:
     def title(self) -> str:
         """What was measured: dataset, attack or protocols, and ball."""
         names = [c.protocol for c in self.columns] if len(self.columns) > 1 else [self.columns[0].attack]
-        return f"{self.dataset}: {', '.join(names)} at {self.ball}"
+        return f"{self.dataset}: {', '.join(names)}{self.threat}"
 
     @property
     def paragraphs(self) -> tuple[tuple[str, ...], ...]:
@@ -215,7 +215,7 @@ class Leaderboard:
 def build(records: Iterable[Record], revisions: Revisions | None = None) -> list[Leaderboard]:
     """The leaderboards of these records: by dataset and ball, and of each the one with most protocols first."""
     found = [_board(columns, revisions or Revisions()) for columns in grouping.boards(records)]
-    return sorted(found, key=lambda board: (board.dataset, board.ball, -len(board.columns), board.title, board.slug))
+    return sorted(found, key=lambda board: (board.dataset, board.threat, -len(board.columns), board.title, board.slug))
 
 
 def _board(columns: Sequence[list[Record]], revisions: Revisions) -> Leaderboard:
@@ -257,7 +257,7 @@ def _board(columns: Sequence[list[Record]], revisions: Revisions) -> Leaderboard
     first = columns[0][0]
     return Leaderboard(
         dataset=first.dataset,
-        ball=f"{norm_text(first.norm)} epsilon {epsilon_text(first.epsilon, first.norm)}",
+        threat=attack_text("", first.epsilon, first.norm),
         columns=tuple(made),
         ranking=next((p for p in protocols for row in rows if row.ranked_by == p and row.robust), protocols[0]),
         categories=categories,

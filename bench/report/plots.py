@@ -35,7 +35,7 @@ from bench.report.heat_map import heat_map_figure
 from bench.report.leaderboard import Column, Leaderboard, build
 from bench.report.rows import rows_by_label
 from bench.report.style import ANOMALOUS, COLOURS, LINES, MARKERS, NORMAL, TEXT_WIDTH, is_drawn, save, style
-from bench.text import epsilon_text, norm_text, one_line
+from bench.text import one_line, size_text, threat_text
 
 log = logging.getLogger(__name__)
 LARGEST_DRAWN = 1e300  # beyond it the axes' own arithmetic overflows
@@ -139,7 +139,7 @@ def security_curve_figure(records: Sequence[Record]) -> Figure:
             unit = " (1/255)" if first.norm == "linf" else ""
             # Not a supxlabel: it would be laid over a legend that is outside.
             for axes in grid.flat[max(0, len(categories) - columns) : len(categories)]:
-                axes.set_xlabel(f"{drawable(norm_text(first.norm), 10)} epsilon{unit}")
+                axes.set_xlabel(f"{drawable(size_text(first.norm), 20)}{unit}")
             figure.supylabel("AUC (%)", fontsize=8)
             title = f"{first.dataset}, {first.attack_family}, protocol {first.protocol}, {first.image_size} px"
             has_fits = len({fits.fit_seed(r) for r in usable}) > 1
@@ -206,10 +206,10 @@ def histogram_figure(record: Record, scores: Scores) -> Figure:
                 axes.set_xscale("log")
         panels[1].set_xlabel("anomaly score")
         figure.supylabel("share of the class", fontsize=8)
-        epsilon = epsilon_text(record.epsilon, record.norm)
+        threat = threat_text(record.epsilon, record.norm, short=True)
         figure.suptitle(
             f"{drawable(record.detector_title, 24)}, {drawable(record.category, 24)}\n"
-            f"{drawable(record.attack_name, 24)}, {drawable(norm_text(record.norm), 10)} {epsilon}, "
+            f"{drawable(record.attack_name, 24)}, {drawable(threat, 40)}, "
             f"fit {fits.fit_seed(record)}",
             fontsize=8.5,
         )

@@ -14,6 +14,7 @@ import pytest
 
 import attacks
 import detectors
+from attacks.registry import get_class
 from bench import cli
 from bench.cli import reproduce_command, shell
 from bench.data import registry as datasets
@@ -98,7 +99,8 @@ def test_a_dry_run_prints_the_plan_and_writes_and_fits_nothing(
     assert said.code == 0 and fakes.Fake.fits == 0 and list(tmp_path.iterdir()) == []
     assert too_wide(said.out) == []
     flat = " ".join(said.out.split())
-    assert "40 cells" in flat and "to be fitted" in flat and "Nothing was run" in flat
+    each = [name for name in attacks.names() if not get_class(name).for_stochastic]
+    assert f"{4 * len(each)} cells" in flat and "to be fitted" in flat and "Nothing was run" in flat
     assert "pgd-linf" in flat and "pgd-l2" in flat
 
 

@@ -117,7 +117,7 @@ def test_other_attacks_settings_and_trials_have_leaderboards_of_their_own() -> N
     assert len(boards) == 1 + len(others) + 1
     (main,) = (board for board in boards if len(board.columns) > 1)
     assert [row.robust.value for row in main.rows if row.robust] == [5], "a trial on four images ranks nothing"
-    at_this_ball = [board for board in boards if board.ball == main.ball]
+    at_this_ball = [board for board in boards if board.threat == main.threat]
     assert at_this_ball[0] is main
 
 

@@ -286,7 +286,7 @@ def test_the_command_prints_a_matrix_and_leaves_three_files(
     assert said.code == 2 and said.err == "" and too_wide(said.out) == []
     flat = " ".join(said.out.split())
     for text in (
-        "pgd-linf, l-inf epsilon 2/255",
+        "pgd-linf at l-inf epsilon 2/255",
         "made on",
         "clean",
         "[0.0]",
