@@ -1,4 +1,4 @@
-"""The command line: `python -m bench run | report | inspect | fit | score | list | reproduce`."""
+"""The command line: `python -m bench run | report | inspect | fit | score | diagnose | list | reproduce`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from typing import Annotated
 import typer
 from rich.logging import RichHandler
 
-from bench.cli import fit_command, inspect_command, reproduce_command, run_command, score_pictures, shell, summary
+from bench.cli import (
+    diagnose_command,
+    fit_command,
+    inspect_command,
+    reproduce_command,
+    run_command,
+    score_pictures,
+    shell,
+    summary,
+)
 from bench.cli.options import (
     BitDepth,
     Cache,
@@ -42,6 +51,7 @@ app = typer.Typer(
 )
 app.command(cls=shell.Once)(run_command.run)
 app.command(cls=shell.Once)(fit_command.fit)
+app.command("diagnose", cls=shell.Once)(diagnose_command.command)
 
 
 @app.command(cls=shell.Once)
