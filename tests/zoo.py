@@ -465,7 +465,7 @@ class LargeNoise(Noisy):
 
     def value(self, x: Tensor, noise: Noise) -> Tensor:
         ticket = noise.normal(x.shape[1:], stream="ticket", like=x)
-        return honest(x) + 1.0 * (ticket * x).mean(dim=(1, 2, 3))
+        return honest(x) + 10 * (ticket * x).mean(dim=(1, 2, 3))
 
 
 class FlatElsewhere(Fake):
