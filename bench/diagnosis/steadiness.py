@@ -53,8 +53,7 @@ def same_score(examined: Examined) -> Sign:
     spread = max(float(first.std()), 1e-6 * float(first.abs().max()), torch.finfo(torch.float32).tiny)
     share = apart / spread
     sentence = (
-        f"the score of the same image moves by {100 * share:.2g} % of the spread of clean scores with its batch, the "
-        "call or the gradient mode"
+        f"the same image's score moves by {100 * share:.2g} % of the spread of scores with batch, call or gradient mode"
     )
     return Sign(18, "same image, other score", share, f"<= {SAME:g}", not share <= SAME, sentence)
 
