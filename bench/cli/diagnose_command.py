@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated
@@ -38,7 +39,7 @@ from bench.cli.options import (
 )
 from bench.cli.progress import ConsoleReporter
 from bench.diagnosis import advice
-from bench.diagnosis.diagnosis import Diagnosis, diagnose
+from bench.diagnosis.diagnosis import Diagnosis, diagnose, questions
 from bench.errors import BenchError
 from bench.plan import plan as planning
 from bench.plan import presets
@@ -149,19 +150,21 @@ def _diagnosed(
 ) -> list[Diagnosis]:
     """A detector under each attack that is for its kind, printed as soon as it is known."""
     test, done = plan.dataset.test(category, plan.image_size, per_class=images), []
+    others = [source for source in sources if source.name != detector.name]
     for attack in plan.attacks_on(detector.name):
-        with reporter.attacking(detector.name, category, plan.run.fit_seed, attack.name, len(test)) as tick:
+        count = questions(detector, attack, others)
+        with reporter.attacking(detector.name, category, plan.run.fit_seed, attack.name, count) as tick:
             diagnosis = diagnose(
                 detector,
                 attack,
                 test,
                 data.held_out,
-                [source for source in sources if source.name != detector.name],
+                others,
                 category=category,
                 seed=plan.run.seed,
                 batch_size=presets.get(plan.run.preset).batch_size,
                 device=plan.run.torch_device(),
-                tell=lambda what, tick=tick: tick(0, what),  # type: ignore[misc]
+                tell=partial(tick, 1),
             )
         show(diagnosis, console)
         done.append(diagnosis)
@@ -187,7 +190,7 @@ def show(found: Diagnosis, console: Console) -> None:
         table.add_row(Text(one_line(sign.name, 80)), number, Text(sign.limit), verdict)
     console.print(table)
     if found.areas:
-        console.print(Text("AUC by epsilon: " + ", ".join(f"{e}: {area:.1f}" for e, area in found.areas.items())))
+        console.print(Text("AUC by epsilon: " + ", ".join(f"{e} {area:.1f}" for e, area in found.areas.items())))
     for sign in found.flags:
         console.print(Text(f"FLAG {sign.flag}: {one_line(sign.sentence, 600)}.", style="yellow"))
         console.print(Padding(Text(advice.BY_FLAG[sign.flag]), (0, 0, 0, 2)))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 _MORE = "Attack with more: --protocol strict-lite, or more --steps and --restarts; believe the lower figure."
 _SMOOTH = "Look for a rounding, an argmax or a very steep function; declare a smooth surrogate (has_surrogate)."
 _FLAT = "Look for a clamp, a rounding or a function that saturates; declare a surrogate; attack with --restarts 5."
 _OWN_GRADIENT = "Look for a detach(), a no_grad(), a hook or a step in NumPy on the way from the image to the score."
 
-BY_FLAG: dict[int, str] = {
+BY_FLAG: Mapping[int, str] = {
     0: "Ask the attack's author.",
     1: _FLAT,
     2: "Look for a surrogate that does not saturate: the logarithm of a score that does seldom will.",

@@ -18,14 +18,16 @@ from detectors.errors import ContractError
 
 # To the last bit or to 1e-4 of a gradient, which no network keeps at 128 pixels; of a fit and a checkpoint, which are
 # no part of an attack; the quick look, which is the gate's; and gradients of zero, which are counted at every step.
-LEFT_TO_CI = {
-    "gradient_is_finite_and_not_zero",
-    "gradient_is_the_derivative",
-    "score_ignores_the_gradient_mode",
-    "checkpoint_gives_the_same_scores",
-    "fit_repeats_itself",
-    "quick_look",
-}
+LEFT_TO_CI = frozenset(
+    {
+        "gradient_is_finite_and_not_zero",
+        "gradient_is_the_derivative",
+        "score_ignores_the_gradient_mode",
+        "checkpoint_gives_the_same_scores",
+        "fit_repeats_itself",
+        "quick_look",
+    }
+)
 
 
 def signs(detector: Detector, test: ImageSet, device: torch.device, attack: Attack) -> Iterator[Sign]:

@@ -146,6 +146,14 @@ def diagnose(
     )
 
 
+def questions(detector: Detector, attack: Attack, sources: Sequence[Detector]) -> int:
+    """How many times `tell` is called."""
+    if not detector.sees_pixels:
+        return 3
+    longer = others.with_more_steps(attack) is not None
+    return 5 + 2 + len(sources) + len(others.followed(detector)) + longer + len(sweep.PARTS) + 1
+
+
 def _figures(stated: dict[str, Any]) -> Figures:
     return Figures(**{name: stated[name] for name in Figures.__dataclass_fields__ if name in stated})
 

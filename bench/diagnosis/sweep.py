@@ -13,6 +13,7 @@ from attacks.threat import L2, ThreatModel
 from bench.cell.attacking import keys_of
 from bench.diagnosis.examined import Examined, Tell
 from bench.report.signs import Sign
+from bench.text import epsilon_text
 from detectors.noise import NoiseSeed
 
 PARTS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of epsilon; and all of [0, 1]
@@ -21,7 +22,7 @@ NEAR_ZERO = 5.0
 
 
 def signs(examined: Examined, tell: Tell, areas: dict[str, float]) -> Iterator[Sign]:
-    """The signs; `areas` is filled with the AUC in per cent by epsilon, as text on [0, 1]."""
+    """The signs; `areas` is filled with the AUC in per cent by epsilon, as tables write it."""
     side = examined.attacking.test.images.shape[-1]
     threat = examined.attack.threat.at(side)
     whole = _whole(threat, side)
@@ -29,13 +30,14 @@ def signs(examined: Examined, tell: Tell, areas: dict[str, float]) -> Iterator[S
     found = [examined.area(examined.clean)]
     areas["0"] = round(found[0], 2)
     for number, radius in enumerate(radii):
-        tell(f"epsilon {radius:.3g}")
+        named = epsilon_text(radius, threat.norm)
+        tell(f"epsilon {named}")
         if radius == threat.epsilon:
             losses = examined.kept
         else:
             losses = examined.losses(examined.run(at(examined.attack, type(threat)(radius)), 200 + number).images)
         found.append(examined.area(losses))
-        areas[f"{radius:.4g}"] = round(found[-1], 2)
+        areas[named] = round(found[-1], 2)
     rise = max(later - earlier for earlier, later in pairwise(found))
     sentence = f"the robust AUC rises by {rise:.1f} points with epsilon"
     yield Sign(21, "AUC that a larger ball adds", rise, f"<= {RISE}", rise > RISE, sentence)

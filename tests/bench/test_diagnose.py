@@ -23,6 +23,8 @@ from bench.cell.rivals import CLEARLY, is_clearly_ahead, optimality
 from bench.cell.selection_held import selection_held
 from bench.cli import exits
 from bench.diagnosis import advice, others, steadiness, sweep
+from bench.diagnosis.diagnosis import diagnose as diagnose_it
+from bench.diagnosis.diagnosis import questions
 from bench.diagnosis.examined import Examined
 from bench.records.schema import Figures
 from bench.report.signs import LATE_SHARE, of_record
@@ -143,7 +145,7 @@ def test_members_say_how_far_each_came_by_itself_and_a_black_box_that_beats_them
 def test_a_sweep_falls_to_zero_with_all_of_the_range() -> None:
     areas: dict[str, float] = {}
     rise, left = sweep.signs(examined(zoo.Smooth), lambda what: None, areas)
-    assert next(iter(areas)) == "0" and list(areas)[-1] == "1" and len(areas) == len(sweep.PARTS) + 2
+    assert next(iter(areas)) == "0" and list(areas)[-1] == "255/255" and len(areas) == len(sweep.PARTS) + 2
     assert list(areas.values()) == sorted(areas.values(), reverse=True)
     assert not rise.is_up and left.number == 0 and not left.is_up
 
@@ -179,12 +181,24 @@ def test_it_prints_a_table_and_writes_json_and_ends_with_0_where_nothing_is_up(
     said = diagnose(command, folder, tmp_path, "fake")
     assert said.code == 0, said.out + said.err
     assert max(map(len, said.out.splitlines())) <= 80
-    for word in ("indicator", "limit", "verdict", "zero gradients", "ahead: Square", "AUC by epsilon: 0: "):
+    for word in ("indicator", "limit", "verdict", "zero gradients", "ahead: Square", "AUC by epsilon: 0 "):
         assert word in said.out
     assert "FLAG" not in said.out
     (found,) = json.loads((tmp_path / "out.json").read_text())
     assert found["detector"] == "fake" and found["images"] == 6
     assert {"flag", "name", "number", "limit", "is_up", "sentence"} == found["signs"][0].keys()
+
+
+def test_each_question_is_told() -> None:
+    for cls in (zoo.MapMaximum, zoo.Declared, zoo.Blind):
+        told: list[str] = []
+        attack, detector = attacks.get("pgd-linf", image_size=SIDE, steps=2), zoo.fitted(cls, SIDE)
+        test = fakes.image_set(3, 3, side=SIDE)
+        sources = [zoo.fitted(zoo.Smooth, SIDE)]
+        diagnose_it(
+            detector, attack, test, test, sources, category="", seed=0, batch_size=6, device=CPU, tell=told.append
+        )
+        assert len(told) == questions(detector, attack, sources)
 
 
 def test_a_flag_is_an_exit_code_of_its_own_with_what_to_do(
