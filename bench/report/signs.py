@@ -73,7 +73,7 @@ def of_record(
             for flag in as_list(indicators.get("flags"))
         ),
         _gate(gate),
-        *_gradients(indicators, keep),
+        *_gradients(indicators, keep, has_lost=robust is not None and robust.auc <= 0),
         *_other_attacks(indicators),
         *_gain(indicators, is_stochastic=is_stochastic, has_something_left=has_something_left),
         *_members(indicators, has_something_left=has_something_left),
@@ -89,7 +89,7 @@ def _gate(gate: Mapping[str, Any]) -> Sign:
     return Sign(12, "the gate", None, "passed", bool(remark), sentence)
 
 
-def _gradients(indicators: Mapping[str, Any], keep: str) -> Iterator[Sign]:
+def _gradients(indicators: Mapping[str, Any], keep: str, *, has_lost: bool) -> Iterator[Sign]:
     zero = as_number(indicators.get("zero_gradient_share"))
     sentence = f"the gradient was zero in {_percent(zero)} % of the steps"
     if "surrogate_won_share" in indicators:
@@ -106,7 +106,8 @@ def _gradients(indicators: Mapping[str, Any], keep: str) -> Iterator[Sign]:
     if indicators.get("late_gain_share") is not None:
         late = as_number(indicators["late_gain_share"])
         sentence = f"not converged: {_percent(late)} % of the attack's gain came in the last fifth of its steps"
-        yield Sign(4, "gain in the last fifth of the steps", late, f"<= {LATE_SHARE}", late > LATE_SHARE, sentence)
+        up = late > LATE_SHARE and not has_lost
+        yield Sign(4, "gain in the last fifth of the steps", late, f"<= {LATE_SHARE}", up, sentence)
     if keep == "last":
         worse = as_number(indicators.get("last_worse_than_best_share"))
         sentence = "most last iterates were worse than the best one and the last was kept"

@@ -97,14 +97,15 @@ def test_a_selection_that_saw_what_was_not_there_is_told() -> None:
     assert nothing is not None and not nothing.speaks and nothing.held_share is None
 
 
-def signs_of(**indicators: Any) -> dict[int, bool]:
-    found = of_record(indicators, {"images": 4}, clean=None, robust=None, is_stochastic=True, keep="best")
+def signs_of(robust: Figures | None = None, **indicators: Any) -> dict[int, bool]:
+    found = of_record(indicators, {"images": 4}, clean=None, robust=robust, is_stochastic=True, keep="best")
     return {sign.flag: sign.is_up for sign in found}
 
 
 def test_an_attack_that_climbs_evenly_to_its_last_step_has_not_converged() -> None:
     """It has a fifth of its gain in the last fifth of the steps: the rate of a tenth in the last tenth."""
     assert signs_of(late_gain_share=0.2)[4] and not signs_of(late_gain_share=LATE_SHARE)[4]
+    assert not signs_of(Figures(auc=0.0, low=0.0, high=1.0), late_gain_share=0.2)[4], "nothing is left to overestimate"
 
 
 def test_a_best_known_gain_that_is_lost_on_the_verdicts_draws_is_a_flag() -> None:
