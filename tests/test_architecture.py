@@ -31,6 +31,7 @@ BENCH = {
     "cell": {"errors", "text", "files", "metrics", "data", "records", "inspection", "plan"},
     "run": {"errors", "text", "files", "data", "records", "inspection", "plan", "cell"},
     "report": {"errors", "text", "names", "files", "metrics", "records"},
+    "diagnosis": {"errors", "text", "metrics", "data", "records", "cell", "report"},
 }
 ABOVE = {"__init__", "__main__", "api", "cli"}  # may import all of it; nobody imports them
 # Which modules of the other two packages attacks and detectors may see: what an attack needs to know of a detector.

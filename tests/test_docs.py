@@ -26,7 +26,7 @@ from bench.cli.commands import app
 from bench.plan import protocols
 from bench.plan.build import OPEN_SETTING_REVISION
 from bench.records.record import Record
-from bench.report import caveats
+from bench.report import signs
 from bench.report.marks import MARKS, MEANING, SHORTCUTS
 from detectors import contract, registry
 
@@ -166,21 +166,34 @@ def constants(function: str, path: str) -> list[str]:
     ]
 
 
+def sentences(path: str) -> list[str]:
+    """What the signs of a module say: the texts that become a `sentence`, of an f-string its fixed parts."""
+    found = []
+    for node in ast.walk(ast.parse(text_of(path))):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if isinstance(node, ast.Assign | ast.AugAssign) and [getattr(t, "id", "") for t in targets] == ["sentence"]:
+            found += [n.value for n in ast.walk(node.value) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    return [words(text) for text in found if len(text.split()) > 2]
+
+
 def test_every_flag_is_explained() -> None:
     page = words(text_of("docs/flags.md"))
-    sentences = [words(text) for text in constants("signs", "bench/report/caveats.py") if len(text.split()) > 2]
-    assert len(sentences) > 10
-    for sentence in sentences:
+    of_a_record = sentences("bench/report/signs.py")
+    of_a_diagnosis = [s for name in ("steadiness", "sweep", "others") for s in sentences(f"bench/diagnosis/{name}.py")]
+    assert len(of_a_record) > 10 and len(of_a_diagnosis) > 6
+    for sentence in of_a_record + of_a_diagnosis:
         assert sentence in page, f"docs/flags.md lacks {sentence!r}"
 
 
 def test_thresholds_are_those_of_the_flags() -> None:
     told = {row[1]: row[2] for row in rows(settings_page.section(text_of("docs/flags.md"), "Flags")) if len(row) == 3}
     noise = told["plain noise of the attack's size did more than the attack on N % of the images"]
-    assert noise.endswith(f"above {caveats.NOISE_WON_SHARE}")
+    assert noise.endswith(f"above {signs.NOISE_WON_SHARE}")
     gained = told["the attack gained nothing on N % of the images"]
-    assert f"below {caveats.GAIN_SHARE};" in gained
-    assert gained.endswith(f"below {caveats.STOCHASTIC_GAIN_SHARE}")
+    assert f"below {signs.GAIN_SHARE};" in gained
+    assert gained.endswith(f"below {signs.STOCHASTIC_GAIN_SHARE}")
+    late = told["not converged: N % of the attack's gain came in the last fifth of its steps"]
+    assert late.endswith(f"above {signs.LATE_SHARE}")
 
 
 def test_every_flag_has_a_section_of_its_own() -> None:
@@ -195,6 +208,8 @@ def test_every_indicator_and_mark_is_explained() -> None:
         *constants("indicators", "bench/cell/results.py"),
         *constants("_early_stop", "bench/cell/results.py"),
         *constants("describe", "bench/cell/more_draws.py"),
+        *constants("describe", "bench/cell/selection_held.py"),
+        *constants("share_of", "bench/cell/in_turn.py"),
     ]
     for name in names:
         assert not re.fullmatch(r"[a-z_]{5,}", name) or f"`{name}`" in page, f"docs/flags.md lacks {name}"

@@ -300,6 +300,21 @@ class NoGraph(Fake):
         return squares(x.detach())
 
 
+class NaNToZero(Fake):
+    """A root whose gradient at zero is NaN, and a hook that hides it: images with a dark pixel have no gradient."""
+
+    name = "nan-to-zero"
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        if x.requires_grad:
+            x = x.clone()
+            x.register_hook(
+                lambda gradient: torch.where(gradient.isnan().flatten(1).any(1)[:, None, None, None], 0, gradient)
+            )
+        darkest = x.amin(dim=(1, 2, 3)) - 1 / 255
+        return honest(x) + 1e-3 * (darkest * (darkest > 0)).sqrt()
+
+
 class OtherNoiseBehind(Noisy):
     """The gradient is that of another draw than the score's."""
 
@@ -389,6 +404,23 @@ class Saturated(Fake):
         return torch.exp(-1e6 * squares(x))
 
 
+class Ties(Fake):
+    """Rounded to a few values, as a score in whole per cent: many images tie."""
+
+    name = "ties"
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        return (honest(x) * 50).round() / 50 + 0 * brightness(x)
+
+
+class TiesInDisguise(Ties):
+    """The same with a gradient: that of what was rounded."""
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        smooth = honest(x)
+        return smooth + ((smooth * 50).round() / 50 - smooth).detach()
+
+
 class Clamped(Fake):
     def value(self, x: Tensor, noise: Noise) -> Tensor:
         return squares(x).clamp(max=0.01)
@@ -424,6 +456,29 @@ class NarrowStairs(Fake):
         level = x * 63
         flat = level.floor() + torch.sigmoid((level - level.floor() - 0.5) * 2000)
         return honest(flat / 63) + LEAK * brightness(x)
+
+
+class LargeNoise(Noisy):
+    """Each draw adds a slope of its own, far steeper than the score's: its gradient is true, and nearly all noise."""
+
+    name = "large-noise"
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        ticket = noise.normal(x.shape[1:], stream="ticket", like=x)
+        return honest(x) + 10 * (ticket * x).mean(dim=(1, 2, 3))
+
+
+class FlatElsewhere(Fake):
+    """It knows the test images: at each it scores as it should, with the true gradient; anywhere else it is flat."""
+
+    name = "flat-elsewhere"
+    known: ClassVar[Tensor]
+    width = 1e-4  # root mean square of a pixel's difference
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        apart = (x[:, None] - self.known.to(x)[None]).square().mean(dim=(2, 3, 4)).amin(dim=1)  # (B,)
+        near = torch.exp(-apart / (2 * self.width**2))
+        return near * honest(x) + (1 - near) * 0.2
 
 
 # -- a surrogate that is not what it is said to be --------------------------------------------------------------------
@@ -519,6 +574,16 @@ class ReseedsTheWorld(Fake):
     def value(self, x: Tensor, noise: Noise) -> Tensor:
         torch.manual_seed(0)
         return squares(x)
+
+
+class ReseedsItself(Noisy):
+    """Its noise is the same at every call: what an attack averages over is what the verdict sees."""
+
+    name = "reseeds-itself"
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        torch.manual_seed(7)
+        return squares(x + 0.3 * torch.randn_like(x))
 
 
 class Learning(Fake):

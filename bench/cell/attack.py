@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attacks.base import Attack, AttackResult
+from attacks.merging import COMPARISON_DRAWS
 from bench.cell.attacking import Attacking, Floats, Tick
 from bench.cell.enough import Bounds
 from bench.cell.in_turn import attack_all, attack_to_the_end
 from bench.cell.known_noise import known_noise
 from bench.cell.looking import look_at, transformations
 from bench.cell.more_draws import PER_CLASS, FoundMore, more_draws, own_gradient
+from bench.cell.selection_held import SelectionHeld, selection_held
 from bench.cell.verdict import Draws as Draws
 from bench.cell.verdict import Judge, threshold_of
 from bench.data.base import ImageSet
@@ -49,6 +51,9 @@ class Outcome:
             attack, or no ball.
         more_draws: what four times the noise draws found on a few images; None for a deterministic detector.
         own_gradient: what the score's own gradient found on them; None where it was followed anyway.
+        selection_held: whether the gain that the attack saw is there on the verdict's draws; None for a deterministic
+            detector.
+        adversarial: the attacked images, (N, 3, S, S) in [0, 1], on the CPU.
         examples: tensors for the picture panel.
         seconds: of attack, verdict and indicators.
         surrogate_zero_gradients: share of the steps along the surrogate's gradient, (N,); None where it has none.
@@ -79,6 +84,8 @@ class Outcome:
     noise_won: NDArray[np.bool_] | None = None
     more_draws: FoundMore | None = None
     own_gradient: FoundMore | None = None
+    selection_held: SelectionHeld | None = None
+    adversarial: Tensor | None = None
     examples: dict[str, Tensor] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     surrogate_zero_gradients: Floats | None = None
@@ -159,6 +166,8 @@ def run_cell(
         noise_won=looks.noise_won,
         more_draws=more,
         own_gradient=own,
+        selection_held=_selection_held(detector, attack, found.result, test, clean, robust),
+        adversarial=found.result.images,
         examples=looks.examples,
         seconds={name: round(value, 2) for name, value in seconds.items()},
         early_stop=early_stop,
@@ -181,6 +190,23 @@ def run_cell(
                 f"overflow in {detector.name}."
             )
     return outcome
+
+
+def _selection_held(
+    detector: Detector, attack: Attack, result: AttackResult, test: ImageSet, clean: Floats, robust: Floats
+) -> SelectionHeld | None:
+    """The attack's own view of its gain beside the verdict's, which is of the score: candidates that were compared by a
+    surrogate cannot be put beside it."""
+    by_surrogate = detector.has_surrogate and detector.surrogate_is_monotone
+    if not detector.is_stochastic or not detector.sees_pixels or by_surrogate:
+        return None
+    keeps_last = getattr(attack.settings, "keep", "best") == "last"
+    kept = result.last_loss if keeps_last else result.best_loss
+    selected = (kept.double() - result.clean_loss.double()).numpy()
+    labels = test.labels.numpy().astype(np.int64)
+    return selection_held(
+        selected, clean, robust, labels, getattr(attack.settings, "selection_draws", COMPARISON_DRAWS)
+    )
 
 
 def _of_result(result: AttackResult) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from attacks.base import Attack, AttackResult
 from bench.cell.attacking import Attacking, Floats, Places, Tick
 from bench.cell.enough import Bounds
 from bench.cell.looking import example_places
+from bench.cell.rivals import is_clearly_ahead, optimality
 from bench.metrics import ranking
 
 CPU = torch.device("cpu")
@@ -71,12 +72,14 @@ def attack_all(attacking: Attacking, attack: Attack, bounds: Bounds | None, tick
                 best.add(number, wanting, attacking.attacked(member, wanting, enough, told, path=path), enough)
                 attacked += len(wanting)
         told(len(labels) - attacked)
-        said.append({"attack": member.describe(), "attacked_images": attacked, **best.describe()})
-    won = [round(float((best.winner == number).mean()), 4) for number in range(len(members))]
+        gradients = member.gradients(is_stochastic=detector.is_stochastic) if detector.sees_pixels else 0
+        said.append(
+            {"attack": member.describe(), "attacked_images": attacked, "gradients": gradients, **best.describe()}
+        )
     return Found(
         best.result,
         None if bounds is None else best.had_enough,
-        [{**known, "won_share": share} for known, share in zip(said, won, strict=True)] if is_ensemble else [],
+        [known | best.share_of(number) for number, known in enumerate(said)] if is_ensemble else [],
     )
 
 
@@ -123,6 +126,8 @@ class _Best:
         self._total: AttackResult | None = None
         self.had_enough = np.zeros(len(labels), dtype=bool)
         self.winner = np.zeros(len(labels), dtype=np.int64)
+        self._losses: dict[int, Floats] = {}  # what each member found by itself, (N,); NaN where it did not attack
+        self._ahead: dict[int, int] = {}
 
     @property
     def result(self) -> AttackResult:
@@ -148,18 +153,32 @@ class _Best:
     def add(self, number: int, images: NDArray[np.intp], found: AttackResult, enough: Tensor | None) -> None:
         """What a member found of some images; the first member's are of all, phase by phase."""
         rows = torch.as_tensor(images, dtype=torch.long)
+        own = self._losses.setdefault(number, np.full(len(self._labels), np.nan))
+        own[images] = found.best_loss.double().numpy()
         if number == 0:
             self._parts.append(found)
             self._order += images.tolist()
             losses = found.best_loss
         else:
             wins = self._attacking.are_better(images, self.result, found)
+            known, clean = self.result.best_loss[rows], self.result.clean_loss[rows]
+            clearly = wins & is_clearly_ahead(clean, known, found.best_loss)
+            self._ahead[number] = self._ahead.get(number, 0) + int(clearly.sum())
             self._total = merging.merged(self.result, found, rows, wins)
             self.winner[images[wins.numpy()]] = number
             losses = self.result.best_loss[rows]
         self._scores[images] = self._labels[images] * losses.double().numpy()
         if enough is not None:
             self.had_enough[images] = (losses > enough[rows].to(losses)).numpy()
+
+    def share_of(self, number: int) -> dict[str, float | None]:
+        """What a member has to do with the end: of which share of the images it found what is kept, on which share it
+        was clearly ahead of all before it, and how much of the best known gain it found by itself where it attacked."""
+        found: dict[str, float | None] = {"won_share": round(float((self.winner == number).mean()), 4)}
+        if number:
+            found["ahead_share"] = round(self._ahead.get(number, 0) / len(self._labels), 4)
+        clean, best = (v.double().numpy() for v in (self.result.clean_loss, self.result.best_loss))
+        return found | {"optimality": optimality(clean, self._losses.get(number, np.full(len(best), np.nan)), best)}
 
     def describe(self) -> dict[str, float]:
         """The robust AUC after the members so far, of a deterministic detector."""

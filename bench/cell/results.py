@@ -61,6 +61,7 @@ def indicators(outcome: Outcome) -> dict[str, Any]:
         "noise_won_share": None if outcome.noise_won is None else _mean(outcome.noise_won, ended),
         "more_draws": None if outcome.more_draws is None else outcome.more_draws.describe(),
         "own_gradient": None if outcome.own_gradient is None else outcome.own_gradient.describe(),
+        "selection_held": None if outcome.selection_held is None else outcome.selection_held.describe(),
         "reprojected_images": outcome.reprojected,
         "forward_passes_per_image": outcome.forwards,
         "gradients_per_image": outcome.gradients,
@@ -86,8 +87,8 @@ def _early_stop(outcome: Outcome) -> dict[str, float]:
 
 
 def late_gain(gained: Floats | None, late: Floats | None, ended: NDArray[np.bool_] | None = None) -> float | None:
-    """How much of the attack's gain came in the last fifth of its steps: near 0 where it has converged, 0.2 and more
-    where it was still on its way and more steps would find more.
+    """How much of the attack's gain came in the last fifth of its steps: near 0 where it has converged, 0.2 where it
+    went on evenly to the end, and more where it began to find something only then.
 
     Args:
         gained, late: what all steps, and what the last fifth of them, added to each image's loss, (N,).

@@ -1,4 +1,4 @@
-"""The command line: `python -m bench run | report | inspect | fit | score | distance | transfer | list | reproduce`."""
+"""The command line: `python -m bench run | report | inspect | fit | score | distance | transfer | diagnose | ...`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from rich.logging import RichHandler
 
 from bench.cli import (
+    diagnose_command,
     distance_command,
     fit_command,
     inspect_command,
@@ -54,6 +55,7 @@ app.command(cls=shell.Once)(run_command.run)
 app.command(cls=shell.Once)(fit_command.fit)
 app.command(cls=shell.Once)(distance_command.distance)
 app.command(cls=shell.Once)(transfer_command.transfer)
+app.command("diagnose", cls=shell.Once)(diagnose_command.command)
 
 
 @app.command(cls=shell.Once)

@@ -18,7 +18,7 @@ from attacks.threat import LInf
 from bench.cell import gate
 from bench.cell.plain_noise import noise_won, rose
 from bench.errors import CellError
-from bench.report.caveats import GAIN_SHARE, NOISE_WON_SHARE
+from bench.report.signs import GAIN_SHARE, NOISE_WON_SHARE
 from detectors.base import Detector
 from detectors.noise import NoiseSeed
 

@@ -14,7 +14,8 @@ from torch import Tensor
 import attacks
 from attacks.threat import L2, LInf, ThreatModel
 from bench.cell.plain_noise import DRAWS, noise_won
-from bench.report.caveats import GAIN_SHARE, NOISE_WON_SHARE, failure_flags
+from bench.report.caveats import failure_flags
+from bench.report.signs import GAIN_SHARE, NOISE_WON_SHARE
 from detectors.base import Detector
 from detectors.contract.ball import BLOCKS, block_noise, rose
 from detectors.noise import Noise, NoiseSeed
