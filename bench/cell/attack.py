@@ -55,6 +55,7 @@ class Outcome:
         had_enough: whether it did, bool (N,); None where it was not allowed to, or could not be told what is enough.
         gradients_spent: backward passes of each image, (N,); None where all had `gradients`.
         members: of an ensemble, what each of its attacks did, ready for a record.
+        adversarial: the attacked images, (N, 3, S, S) in [0, 1].
     """
 
     clean: Floats
@@ -82,6 +83,7 @@ class Outcome:
     had_enough: NDArray[np.bool_] | None = None
     gradients_spent: Floats | None = None
     members: list[dict[str, Any]] = field(default_factory=list)
+    adversarial: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 def run_cell(
@@ -95,6 +97,7 @@ def run_cell(
     device: torch.device,
     tick: Tick,
     early_stop: bool = False,
+    start: Tensor | None = None,
 ) -> Outcome:
     """Attack and judge every test image.
 
@@ -108,11 +111,12 @@ def run_cell(
         tick: told how many images are done, and of what.
         early_stop: attack an image no further when it has lost all its pairs (`bench.cell.enough`); for an attack that
             can, on a deterministic detector.
+        start: images that the attack starts from, (N, 3, S, S): those of a smaller ball, or None.
 
     Raises:
         CellError: scores or maps are not finite, or a single image does not fit into memory.
     """
-    attacking = Attacking(detector, test, draws, device, batch_size)
+    attacking = Attacking(detector, test, draws, device, batch_size, start)
     started = time.monotonic()
     bounds = attacking.bounds(attack.members(detector)[0], held_out) if early_stop else None
     found = attack_all(attacking, attack, bounds, tick)
@@ -130,11 +134,11 @@ def run_cell(
     judged = time.monotonic()
     looks = look_at(attacking, attack, found.result)
     more = own = None
-    if detector.sees_pixels:
+    if attacking.moves(attack):
         few = min(attacking.batch_size, 2 * PER_CLASS)
         adversarial = found.result.images
-        more = more_draws(detector, attack, test, adversarial, draws.seed, device, batch_size=few)
-        own = own_gradient(detector, attack, test, adversarial, draws.seed, device, batch_size=few)
+        more = more_draws(detector, attack, test, adversarial, draws.seed, device, batch_size=few, start=start)
+        own = own_gradient(detector, attack, test, adversarial, draws.seed, device, batch_size=few, start=start)
     seconds = {
         "attack": attacked - started,
         "verdict": judged - attacked,
@@ -156,6 +160,7 @@ def run_cell(
         early_stop=early_stop,
         had_enough=found.had_enough,
         members=found.members,
+        adversarial=found.result.images,
     )
     for what, scores in (("clean", outcome.clean), ("attacked", outcome.robust), ("normal", outcome.calibration)):
         if not np.isfinite(scores).all():

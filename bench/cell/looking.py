@@ -60,7 +60,7 @@ def look_at(attacking: Attacking, attack: Attack, found: AttackResult) -> Looks:
         return before, after
 
     rose = won = both = None
-    if detector.sees_pixels:
+    if attacking.moves(attack):
         rose, won = (torch.cat(s).numpy() for s in zip(*attacking.in_batches(everything, signs), strict=True))
     if detector.has_map and test.masks is not None:
         both = tuple(np.concatenate(m) for m in zip(*attacking.in_batches(everything, maps), strict=True))

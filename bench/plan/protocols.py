@@ -73,6 +73,10 @@ class Protocol:
         usual = {**self.attack_settings, **UNASKED}
         return {name: value for name, value in asked.items() if name not in usual or value != usual[name]}
 
+    def keeps_the_last(self, asked: Mapping[str, Any]) -> bool:
+        """Whether the last iterate is kept with these settings, however good another was."""
+        return bool(asked.get("keep", self.attack_settings.get("keep")) == "last")
+
     def stated(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """The same for a record. Whose gradient was followed is told with the attack: often it changes nothing."""
         return {name: value for name, value in self.changed(asked).items() if name != "differentiate"}

@@ -26,6 +26,10 @@ GAIN_SHARE = 0.5
 # A change that means nothing raises the mean of a stochastic loss on half of the images.
 STOCHASTIC_GAIN_SHARE = 0.75
 
+# Above it, too (indicator `auc_rise`: the robust AUC less that at the next smaller epsilon of a sweep, whose images lie
+# in this ball). Of a deterministic detector it is never positive, but for rounding.
+AUC_RISE = 0.5
+
 
 def estimate(record: Record, which: str) -> Estimate | None:
     """The figure that is ranked: the AUC, and under the strict protocol the strict AUC. None for a failed cell."""
@@ -115,6 +119,11 @@ def signs(
     if has_something_left and gained is not None and _number(gained) < least_gain:
         share = 100 - 100 * _number(indicators["gain_share"])
         flags.append(f"the attack gained nothing on {share:.0f} % of the images")
+    if _number(indicators.get("auc_rise")) > AUC_RISE:
+        points = _number(indicators["auc_rise"])
+        flags.append(
+            f"the AUC rises with epsilon, by {points:.1f} above that of the next smaller one: an attack failed"
+        )
     if clean and robust and robust.auc > clean.auc + 1.0:
         flags.append("the attack raised the AUC")
     if clean and clean.high < 50.0:
