@@ -15,7 +15,7 @@ from bench import files
 from bench.metrics.intervals import Estimate
 from bench.records.record import Record, Revisions, is_stale
 from bench.records.schema import Figures
-from bench.report import fits, narrow
+from bench.report import curves, fits, narrow
 from bench.report.caveats import estimate, failure_flags
 from bench.report.leaderboard import MARKS, Cell, Leaderboard, Row, build
 from bench.text import (
@@ -134,9 +134,11 @@ def texts(records: Sequence[Record], revisions: Revisions | None = None) -> dict
     for column in table.columns:
         if not pd.api.types.is_numeric_dtype(table[column]):
             table[column] = [escape_csv(v) if isinstance(v, str | list | dict) else v for v in table[column]]
+    crossings = (curves.markdown(found) for found in curves.groups(boards).values())
+    sections = [*map(markdown, boards), *filter(None, crossings)]
     return {
         "leaderboard.csv": table.to_csv(index=False, lineterminator="\n"),
-        "leaderboard.md": "# Leaderboards\n\n" + ("\n".join(map(markdown, boards)) or "There are no records yet.\n"),
+        "leaderboard.md": "# Leaderboards\n\n" + ("\n".join(sections) or "There are no records yet.\n"),
         "leaderboard.tex": "\n".join(map(latex, boards)),
     }
 
