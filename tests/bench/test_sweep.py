@@ -21,6 +21,7 @@ from bench.plan import plan as planning
 from bench.plan.request import RunConfig
 from bench.records.record import Record
 from bench.records.store import read_scores
+from bench.report import leaderboard
 from bench.report.caveats import failure_flags
 from bench.run import runner
 from detectors.noise import Noise
@@ -148,6 +149,8 @@ def test_the_first_ball_is_the_cold_cell_and_the_others_name_the_smaller_ones(
     rises = [r.indicators.get("auc_rise") for r in found]
     assert rises[:2] == [None, None] and all((rise or 0) <= 0 for rise in rises[2:])
     assert robust(found)[1:] == sorted(robust(found)[1:], reverse=True)
+    boards = leaderboard.build(found)
+    assert ["of a sweep" in " ".join(board.facts) for board in boards] == [bool(r.attack.warm_from) for r in found]
 
 
 @pytest.mark.parametrize("cls", [Wavy, NoisyWavy, Bright])
