@@ -194,7 +194,7 @@ def _cell(
     if known is not None:
         sweep.add(attack, known, None)
         return known, True
-    if sweep.has_ended and (cell.early_stop or fitted.detector.is_stochastic):  # else one class's figures would be less
+    if sweep.has_ended and (cell.early_stop or fitted.detector.is_stochastic):  # who wants all figures gets them
         assert sweep.last is not None
         record = contained(plan, cell, fitted.describe(), sweep.last, category.inspection)
         record = _write(record, read_scores(sweep.last), folder)

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.cell.fitting import Fitted
 from bench.cell.measure import Measured
-from bench.cell.sweep import indicators_of_the_smaller
+from bench.cell.sweep import indicators_in_a_larger, results_in_a_larger
 from bench.inspection.inspection import Inspection
 from bench.plan import request
 from bench.plan.plan import Plan
@@ -43,8 +43,8 @@ def contained(plan: Plan, cell: Cell, checkpoint: dict[str, Any], smaller: Recor
     return replace(
         _empty(plan, cell, checkpoint, seen),
         status="ok",
-        results=smaller.results,
-        indicators=indicators_of_the_smaller(smaller),
+        results=results_in_a_larger(smaller),
+        indicators=indicators_in_a_larger(smaller),
         gate=smaller.gate,
         seconds={"attack": 0.0, "verdict": 0.0, "indicators": 0.0, "total": 0.0},
     )

@@ -1,6 +1,6 @@
 """A sweep over epsilon: in each ball the attack starts from what was found in the next smaller one, which lies in it.
 
-Where that has left nothing, the sweep is at its end: the same images are in every larger ball. A sweep that was cut off
+Where the AUC has reached 0, the sweep is at its end: the same images are in every larger ball. A sweep that was cut off
 goes on with the same bits: of balls that have their record the attack is made once more, which finds the same images;
 nothing is kept on the disk for it.
 """
@@ -17,6 +17,7 @@ from attacks.base import Attack
 from bench.errors import CellError
 from bench.records.record import Record
 
+_AT_A_THRESHOLD = ("threshold", "threshold_rule", "robust_accuracy", "attack_success")
 Again = Callable[[Attack, Tensor | None], Tensor]
 
 
@@ -38,15 +39,9 @@ class Sweep:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing is left: every pair is lost, and every image on the wrong side of the threshold, where there
-        is one."""
+        """Whether nothing is left: every pair is lost, on every draw."""
         robust = None if self.last is None else self.last.robust
-        return (
-            self.last is not None
-            and robust is not None
-            and robust.auc == 0
-            and self.last.results.get("robust_accuracy") in (None, 0)
-        )
+        return robust is not None and robust.auc == 0
 
     def add(self, attack: Attack, record: Record, images: Tensor | None) -> None:
         """The next larger ball is done: what was found in it, (N, 3, S, S), or None where there is only its record."""
@@ -70,7 +65,17 @@ class Sweep:
         return self._images
 
 
-def indicators_of_the_smaller(smaller: Record) -> dict[str, Any]:
-    """What a record says whose images are those of a smaller ball."""
+def results_in_a_larger(smaller: Record) -> dict[str, Any]:
+    """What holds in a ball that was not attacked, of a smaller one's results: not what more of an attack could lower at
+    a threshold or in maps, where an AUC of 0 cannot be lowered."""
+    found = {name: value for name, value in smaller.results.items() if name not in _AT_A_THRESHOLD}
+    pixel = found.get("pixel")
+    if isinstance(pixel, dict):
+        found["pixel"] = {name: value for name, value in pixel.items() if not name.startswith("robust")}
+    return found
+
+
+def indicators_in_a_larger(smaller: Record) -> dict[str, Any]:
+    """That it was not attacked, and which ball's images its scores are of."""
     first = smaller.indicators.get("smaller_ball", smaller.epsilon)
     return {"smaller_ball": first, "forward_passes_per_image": 0, "gradients_per_image": 0}

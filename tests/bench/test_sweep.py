@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import attacks
+from bench.cell import verdict
 from bench.cell.attack import Draws, Outcome, run_cell
 from bench.errors import BenchError
 from bench.metrics import ranking
@@ -178,8 +179,7 @@ def test_a_sweep_ends_where_nothing_is_left_and_says_so(
     tmp_path: Path, folder: Path, register: Callable[..., None]
 ) -> None:
     register(Bright)
-    # Without a threshold: an AUC of 0 is all that there is to reach.
-    config = sweep(tmp_path, folder, "bright", epsilons=(0.004, 0.5, 0.7, 0.9), holdout=0)
+    config = sweep(tmp_path, folder, "bright", epsilons=(0.004, 0.5, 0.7, 0.9))
     found = fakes.run(config).records
     assert robust(found)[0] > 0 and robust(found)[1:] == [0, 0, 0]
     assert [r.indicators.get("smaller_ball") for r in found] == [None, None, 0.5, 0.5]
@@ -190,6 +190,21 @@ def test_a_sweep_ends_where_nothing_is_left_and_says_so(
     # A complete run wants every image attacked to the end, in every ball.
     whole = fakes.run(replace(config, complete=True, out=tmp_path / "complete")).records
     assert robust(whole)[1:] == [0, 0, 0] and not any("smaller_ball" in r.indicators for r in whole)
+
+
+def test_what_could_still_be_lowered_is_left_out_where_a_sweep_has_ended(
+    tmp_path: Path, folder: Path, register: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The robust accuracy at a threshold is of the smaller ball's images, and an attack might do more."""
+    register(Bright)
+    monkeypatch.setattr(verdict, "LEAST_HELD_OUT", 1)
+    found = fakes.run(sweep(tmp_path, folder, "bright", epsilons=(0.004, 0.5, 0.9))).records
+    assert ["robust_accuracy" in r.results for r in found] == [True, True, False]
+    assert found[2].results == {
+        name: value
+        for name, value in found[1].results.items()
+        if name not in ("robust_accuracy", "attack_success", "threshold", "threshold_rule")
+    }
 
 
 def test_what_starts_from_a_cell_that_failed_fails_and_is_done_again(
