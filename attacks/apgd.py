@@ -17,14 +17,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from attacks import ascent
+from attacks import ascent, starts
 from attacks.ascent import Climb
 from attacks.base import Attack, AttackResult, AttackSettings
 from attacks.candidates import Highest, mean_over_draws
 from attacks.errors import AttackError
 from attacks.objective import loss as loss_of
 from attacks.registry import register
-from attacks.starts import kind, start
 from attacks.threat import ThreatModel
 from detectors.noise import Noise
 
@@ -95,6 +94,7 @@ class APGD(Attack):
     settings_class: ClassVar[type[AttackSettings]] = APGDSettings
     budget_settings: ClassVar[tuple[str, ...]] = ("steps", "eot")
     can_stop: bool = True
+    can_start: ClassVar[bool] = True
 
     def settled(self, detector: Detector) -> Self:
         """As `ascent.settled_gradient` says; a deterministic detector has no noise to average."""
@@ -151,6 +151,7 @@ class APGD(Attack):
         selection: Noise,
         progress: Progress,
         enough: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> AttackResult:
         settings: APGDSettings = self.settled(detector).settings
         followed = ascent.objectives(settings.differentiate, detector, x, y, noise)
@@ -169,7 +170,10 @@ class APGD(Attack):
         for objective, restart in product(followed.values(), range(settings.restarts)):
             own = noise.sub(restart)
             run = Climb(objective, len(runs), own, settings.steps, highest, enough)
-            first = start(kind(restart), threat, x, own.sub(_OF_THE_START))
+            if restart == 0 and start is not None:
+                first = start
+            else:
+                first = starts.start(starts.kind(restart), threat, x, own.sub(_OF_THE_START))
             _ascend(run, first, x, threat, settings, lambda done: progress(done, count, self.name))
             runs.append(run)
         found = ascent.result(x, followed, runs, clean, compare, highest, keep_best=True)

@@ -91,6 +91,7 @@ class Ensemble(Attack):
     """Attacks one after the other. Each goes on with the images that do not have enough."""
 
     budget_settings: ClassVar[tuple[str, ...]] = ()
+    can_start: ClassVar[bool] = True
 
     def settled(self, detector: Detector) -> Self:
         """As in `Attack`. Raises AttackError for a detector that it is not for."""
@@ -113,6 +114,7 @@ class Ensemble(Attack):
         selection: Noise,
         progress: Progress,
         enough: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> AttackResult:
         members = self.members(detector)
         limit = torch.full_like(y, torch.inf) if enough is None else enough
@@ -126,6 +128,7 @@ class Ensemble(Attack):
                 noise=noise.sub(number).pick(some),
                 selection=selection.pick(some),
                 enough=limit[rows] if member.can_stop and not detector.is_stochastic else None,
+                start=None if start is None else start[rows],
             )
             if total is None:
                 total = replace(found, trace=found.best_loss[None])

@@ -124,6 +124,7 @@ class Attack(ABC):
         budget_settings: the settings that make its budget, how many gradients of an image it can follow.
         length_settings: the settings that are lengths in its norm, as epsilon is.
         can_stop: whether `run` takes `enough` with these settings, on a deterministic detector.
+        can_start: whether `_run` takes `start`; of an attack that does not, a start is one more candidate.
         for_stochastic: whether it is for stochastic detectors alone, or for deterministic ones alone; None: for all.
     """
 
@@ -137,6 +138,7 @@ class Attack(ABC):
     length_settings: ClassVar[tuple[str, ...]] = ()
     for_stochastic: ClassVar[bool | None] = None
     can_stop: bool = False  # may depend on the settings
+    can_start: ClassVar[bool] = False
 
     def __init__(self, threat: Threat, settings: AttackSettings | None = None) -> None:
         """Args: the threat model (one that depends on the image's side is settled at the call), and the settings."""
@@ -160,7 +162,8 @@ class Attack(ABC):
         progress: Progress,
     ) -> AttackResult:
         """Attack checked inputs. Images from the threat model; draws nested in `noise` and `selection` by `sub`. One
-        that `can_stop` takes `enough` (`run`), (B,) or None, as well."""
+        that `can_stop` takes `enough` (`run`), (B,) or None, as well; one that `can_start` takes `start`, (B, 3, H, W)
+        inside the threat model, or None."""
 
     # -- what everybody calls -----------------------------------------------------------------------------------------
 
@@ -180,8 +183,9 @@ class Attack(ABC):
         selection: Noise | None = None,
         progress: Progress | None = None,
         enough: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> AttackResult:
-        """Attack a batch; each image's result depends on that image and its noise alone.
+        """Attack a batch; each image's result depends on that image, its noise and its start alone.
 
         Args:
             detector: a fitted detector.
@@ -194,9 +198,17 @@ class Attack(ABC):
             enough: a loss for each image (`compared_loss`), (B,), above which it need not be attacked further
                 (infinity: never): the attack stops on an image as soon as its best candidate is above. For `can_stop`
                 alone.
+            start: images to start from, (B, 3, H, W) in [0, 1], such as those that were found in a smaller ball around
+                the same clean images; brought into the threat model first. Of a deterministic detector whose best
+                candidate is kept, the result is never worse than they are; of a stochastic one they are where the
+                first run begins, and nothing more. None: the attack starts as it is used to.
+
+        In a threat model that holds the clean images alone (epsilon 0) these are the result, to the last bit, and no
+        gradient is followed.
 
         Raises:
-            AttackError: inputs that are no such images or labels, or `enough` for an attack that cannot stop.
+            AttackError: inputs that are no such images or labels, a start that is none, or `enough` for an attack that
+                cannot stop.
             GradientCutError: the detector's score has no gradient with respect to the image.
             ThreatModelError: the attack returned something that is no such batch of images.
         """
@@ -210,6 +222,10 @@ class Attack(ABC):
         # can differentiate whatever mode it is called in.
         with torch.inference_mode(False), torch.no_grad(), detector.trusting():
             clean, sign = x.detach(), y.detach().to(device=x.device, dtype=x.dtype).clone()
+            limit = None if enough is None else enough.to(clean)
+            first = None if start is None else _checked_start(start, clean, threat)
+            if threat.is_a_point:
+                return self._nothing_to_find(detector, clean.clone(), sign, selection, limit)
             result = self._run(
                 detector,
                 clean.clone(),
@@ -218,14 +234,18 @@ class Attack(ABC):
                 noise=noise,
                 selection=selection,
                 progress=progress or _silent,
-                **({} if enough is None else {"enough": enough.to(clean)}),
+                **({} if limit is None else {"enough": limit}),
+                **({} if first is None or not self.can_start else {"start": first}),
             )
             if enough is not None and result.had_enough is None:
                 raise AttackError(
                     f"{self.name} says that it can stop and not where it did; return `had_enough`, or set can_stop = "
                     "False."
                 )
-            return self._brought_inside(result, detector, clean, sign, threat, noise, selection)
+            found = self._brought_inside(result, detector, clean, sign, threat, noise, selection)
+            if first is None or self.can_start or detector.is_stochastic:
+                return found
+            return self._or_start(found, detector, first, sign, selection, limit)
 
     @final
     def resolve(self, image_size: int) -> Self:
@@ -338,6 +358,39 @@ class Attack(ABC):
             transformation=None if how is None else how.parameters,
         )
 
+    def _nothing_to_find(
+        self, detector: Detector, x: Tensor, y: Tensor, selection: Noise, enough: Tensor | None
+    ) -> AttackResult:
+        """The clean images as the result, on a detector that the attack is for."""
+        self.settled(detector)
+        loss = self.compared_loss(detector, x, y, selection.sub(0))
+        return AttackResult.without_gradients(x, loss, clean_loss=loss, trace=loss[None], forwards=1, enough=enough)
+
+    def _or_start(
+        self,
+        found: AttackResult,
+        detector: Detector,
+        start: Tensor,
+        y: Tensor,
+        selection: Noise,
+        enough: Tensor | None,
+    ) -> AttackResult:
+        """The result of an attack that was not told of its start, or the start where that is better."""
+        loss = self.compared_loss(detector, start, y, selection.sub(0))
+        better = (loss > found.best_loss) | (found.best_loss.isnan() & ~loss.isnan())
+        best = torch.where(better, loss, found.best_loss)
+        return dataclasses.replace(
+            found,
+            images=torch.where(better[:, None, None, None], start, found.images),
+            best_loss=best,
+            forwards=found.forwards + 1,
+            had_enough=None if enough is None else best > enough,
+            reprojected=found.reprojected & ~better,
+            # No steps led to it.
+            gain=None if found.gain is None else torch.where(better, torch.nan, found.gain),
+            late_gain=None if found.late_gain is None else torch.where(better, torch.nan, found.late_gain),
+        )
+
     def _check_enough(self, enough: Tensor | None, detector: Detector, batch_size: int) -> None:
         if enough is None:
             return
@@ -374,6 +427,24 @@ def check_inputs(x: Tensor, y: Tensor) -> None:
     signs = y.double()  # bytes hold no -1, and compare 255 with it as equal
     if not bool(((signs == 1) | (signs == -1)).all()):
         raise AttackError("Labels must be +1 (normal) or -1 (anomalous); convert 0/1 labels by 1 - 2 * label.")
+
+
+def _checked_start(start: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
+    """Images to start from, inside the threat model. Raises AttackError where they are no such images."""
+    wrong = wrong_images(start)
+    if wrong or start.shape != x.shape or not bool(((start >= 0) & (start <= 1)).all()):
+        raise AttackError(
+            f"The start must be images in [0, 1], one for each clean image, {tuple(x.shape)}; got "
+            f"{wrong or f'{tuple(start.shape)}, values from {float(start.min()):g} to {float(start.max()):g}'}."
+        )
+    return _projected(start.detach().to(x, copy=True), x, threat)
+
+
+def _projected(images: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
+    """The images inside the threat model. Only those that are not: projecting an image that is would move it by a
+    rounding and away from its loss."""
+    outside = ~threat.inside(images, x)
+    return torch.where(outside[:, None, None, None], threat.project(images, x), images)
 
 
 def _selection_of(noise: Noise) -> Noise:

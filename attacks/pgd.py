@@ -129,6 +129,7 @@ class PGD(Attack):
     settings_class: ClassVar[type[AttackSettings]] = PGDSettings
     budget_settings: ClassVar[tuple[str, ...]] = ("steps", "eot")
     length_settings: ClassVar[tuple[str, ...]] = ("step_size",)
+    can_start: ClassVar[bool] = True
 
     @property
     def can_stop(self) -> bool:  # type: ignore[override]
@@ -214,6 +215,7 @@ class PGD(Attack):
         selection: Noise,
         progress: Progress,
         enough: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> AttackResult:
         attack = self.settled(detector)
         settings: PGDSettings = attack.settings
@@ -227,7 +229,7 @@ class PGD(Attack):
 
         highest = None if detector.is_stochastic else Highest(x)
         clean = None
-        if detector.is_stochastic or settings.random_start or enough is not None:
+        if detector.is_stochastic or settings.random_start or enough is not None or start is not None:
             clean = compare(x)
         if highest is not None and clean is not None:
             highest.offer(x, clean[0], run=0)
@@ -236,8 +238,8 @@ class PGD(Attack):
         # Both gradients are followed under the same noise and from the same starts: the result is, image by image, the
         # better one of two attacks that each follow one of them.
         for objective, restart in product(followed.values(), range(settings.restarts)):
-            starts_at_random = settings.random_start or restart > 0
-            x_adv = threat.random_start(x, noise.sub(restart)) if starts_at_random else x
+            starts_at_random = restart > 0 or (settings.random_start and start is None)
+            x_adv = threat.random_start(x, noise.sub(restart)) if starts_at_random else x if start is None else start
             run = Climb(objective, len(runs), noise.sub(restart), settings.steps, highest, enough)
             projected, direction = threat.around(x), torch.zeros_like(x)
             for step, size in enumerate(sizes):

@@ -68,6 +68,7 @@ class Square(Attack):
     settings_class: ClassVar[type[AttackSettings]] = SquareSettings
     budget_settings: ClassVar[tuple[str, ...]] = ("queries",)
     can_stop: bool = True
+    can_start: ClassVar[bool] = True
 
     def gradients(self, *, is_stochastic: bool, gradients_followed: int = 1) -> int:
         """None: it follows no gradient."""
@@ -92,6 +93,7 @@ class Square(Attack):
         selection: Noise,
         progress: Progress,
         enough: Tensor | None = None,
+        start: Tensor | None = None,
     ) -> AttackResult:
         settings: SquareSettings = self.settings
         objective = Objective(detector, y, differentiate="surrogate")  # as `compared_loss`
@@ -103,7 +105,12 @@ class Square(Attack):
         trace = [clean_loss if detector.is_stochastic else loss.clone()]
         limit = torch.full_like(loss, math.inf) if enough is None else enough
         rows = torch.arange(len(x), device=x.device)
-        here, there = x.clone(), x  # the best and the clean images of those rows
+        if start is not None:  # what the search starts from where it is better, or where losses would select luck
+            begun = objective.losses(start, first, 1)[0]
+            better = (begun > loss) | (loss.isnan() & ~begun.isnan()) | detector.is_stochastic
+            images[better] = start[better]
+            loss = torch.where(better, begun, loss)
+        here, there = images.clone(), x  # the best and the clean images of those rows
         for query in range(settings.queries):
             wanting = ~(loss[rows] > limit[rows])
             if not bool(wanting.all()):

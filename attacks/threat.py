@@ -42,7 +42,8 @@ class ThreatModel(ABC):
     """A norm ball around the clean image, intersected with [0, 1]. Images are (B, 3, H, W).
 
     Attributes:
-        epsilon: the ball's radius on [0, 1]; of what is no ball, how far it goes in units of its own.
+        epsilon: the ball's radius on [0, 1]; of what is no ball, how far it goes in units of its own. 0: the clean
+            image alone.
         norm: the name of its norm, or of its kind where it is no ball.
         is_ball: whether it is one.
     """
@@ -59,9 +60,14 @@ class ThreatModel(ABC):
             raise ThreatModelError(
                 f"epsilon must be a number; got {self.epsilon!r}; parse_epsilon reads texts."
             ) from None
-        object.__setattr__(self, "epsilon", epsilon)  # 1 and 1.0 are the same cell in a record
-        if not math.isfinite(self.epsilon) or self.epsilon <= 0:
-            raise ThreatModelError(f"epsilon must be a number above 0; got {self.epsilon:g}.")
+        object.__setattr__(self, "epsilon", epsilon + 0.0)  # 1 and 1.0, 0.0 and -0.0 are the same cell in a record
+        if not math.isfinite(self.epsilon) or self.epsilon < 0:
+            raise ThreatModelError(f"epsilon must be a number of at least 0; got {self.epsilon:g}.")
+
+    @property
+    def is_a_point(self) -> bool:
+        """Whether the clean image is all that it allows."""
+        return self.epsilon == 0
 
     @property
     def meaning(self) -> str:
@@ -281,11 +287,11 @@ def parse_epsilon(text: str, *, norm: str = "linf") -> float:
     """An epsilon as a user writes it, "2/255" or "0.0078", as a number on [0, 1].
 
     Raises:
-        ThreatModelError: it is no positive number, or an l-inf epsilon that looks like a 0-255 value.
+        ThreatModelError: it is no such number, or an l-inf epsilon that looks like a 0-255 value.
     """
     match = _EPSILON.fullmatch(text)
     if match is None or (match[2] is not None and float(match[2]) == 0):
-        raise ThreatModelError(f"epsilon {text!r} is no positive number; write a fraction or a decimal such as 2/255.")
+        raise ThreatModelError(f"epsilon {text!r} is no number from 0 up; write a fraction or a decimal such as 2/255.")
     epsilon = float(match[1]) / float(match[2] or 1)
     threat_model(norm, epsilon)  # raises where the norm has no such ball
     return epsilon

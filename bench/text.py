@@ -140,10 +140,10 @@ def latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, caption
 
 
 def epsilon_text(epsilon: float, norm: str) -> str:
-    """ "2/255" for l-inf where it is that, else the shortest decimal number."""
-    levels = epsilon * 255
-    if norm == "linf" and round(levels) >= 1 and abs(levels - round(levels)) < 1e-6:
-        return f"{round(levels)}/255"
+    """ "2/255" for l-inf where it is that, or half or a quarter of such a one, else the shortest decimal number."""
+    quarters = round(4 * 255 * epsilon) if norm == "linf" else 0
+    if quarters >= 1 and abs(255 * epsilon - quarters / 4) < 1e-6:
+        return f"{quarters / 4:g}/255"
     return f"{epsilon:.6g}"
 
 

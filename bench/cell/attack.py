@@ -85,7 +85,6 @@ class Outcome:
     more_draws: FoundMore | None = None
     own_gradient: FoundMore | None = None
     selection_held: SelectionHeld | None = None
-    adversarial: Tensor | None = None
     examples: dict[str, Tensor] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     surrogate_zero_gradients: Floats | None = None
@@ -96,6 +95,7 @@ class Outcome:
     members: list[dict[str, Any]] = field(default_factory=list)
     known_noise: dict[str, Any] | None = None
     transformations: dict[str, Any] | None = None
+    adversarial: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 def run_cell(
@@ -109,6 +109,7 @@ def run_cell(
     device: torch.device,
     tick: Tick,
     early_stop: bool = False,
+    start: Tensor | None = None,
 ) -> Outcome:
     """Attack and judge every test image.
 
@@ -122,11 +123,12 @@ def run_cell(
         tick: told how many images are done, and of what.
         early_stop: attack an image no further when it has lost all its pairs (`bench.cell.enough`); for an attack that
             can, on a deterministic detector.
+        start: images that the attack starts from, (N, 3, S, S): those of a smaller ball, or None.
 
     Raises:
         CellError: scores or maps are not finite, or a single image does not fit into memory.
     """
-    attacking = Attacking(detector, test, draws, device, batch_size)
+    attacking = Attacking(detector, test, draws, device, batch_size, start)
     started = time.monotonic()
     bounds = attacking.bounds(attack.members(detector)[0], held_out) if early_stop else None
     found = attack_all(attacking, attack, bounds, tick)
@@ -144,11 +146,11 @@ def run_cell(
     judged = time.monotonic()
     looks = look_at(attacking, attack, found.result)
     more = own = None
-    if detector.sees_pixels:
+    if attacking.moves(attack):
         few = min(attacking.batch_size, 2 * PER_CLASS)
         adversarial = found.result.images
-        more = more_draws(detector, attack, test, adversarial, draws.seed, device, batch_size=few)
-        own = own_gradient(detector, attack, test, adversarial, draws.seed, device, batch_size=few)
+        more = more_draws(detector, attack, test, adversarial, draws.seed, device, batch_size=few, start=start)
+        own = own_gradient(detector, attack, test, adversarial, draws.seed, device, batch_size=few, start=start)
     known = known_noise(attacking, attack, found.result.images)
     seconds = {
         "attack": attacked - started,

@@ -32,13 +32,19 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Attacking:
-    """Asks a detector about images of a test set; `batch_size` is halved when memory runs out."""
+    """Asks a detector about images of a test set; `batch_size` is halved when memory runs out. `start`: images that
+    every attack starts from, (N, 3, S, S) on the CPU, or None."""
 
     detector: Detector
     test: ImageSet
     draws: Draws
     device: torch.device
     batch_size: int
+    start: Tensor | None = None
+
+    def moves(self, attack: Attack) -> bool:
+        """Whether there is anything that the attack could do."""
+        return self.detector.sees_pixels and not attack.threat.at(self.test.images.shape[-1]).is_a_point
 
     def bounds(self, attack: Attack, held_out: ImageSet) -> Bounds | None:
         """What is enough, in what the attack compares; None where some image has no finite score, which the verdict
@@ -94,6 +100,7 @@ class Attacking:
                 noise=noise.sub(*path) if path else noise,
                 selection=selection,
                 enough=None if enough is None else enough[part],
+                start=None if self.start is None else self.start[part].to(self.device),
             )
 
         found = []

@@ -32,13 +32,14 @@ def check(detector: Detector, test: ImageSet, device: torch.device, threat: Thre
     """
     few = test.subset(contract.chosen(test.labels))
     settled = threat.at(few.images.shape[-1])
+    askable = settled.is_ball and not settled.is_a_point  # where nothing moves, nothing could be asked
     with _as_a_reason():
         return contract.check(
             detector,
             few.pixels().to(device),
             few.labels,
             names=few.ids,
-            ball=settled if settled.is_ball else None,
+            ball=settled if askable else None,
         )
 
 

@@ -10,22 +10,25 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from attacks.base import Attack
 from attacks.errors import AttackError
 from bench import files
 from bench.cell import fitting
 from bench.cell.attack import Draws, Outcome
+from bench.cell.attacking import Tick
 from bench.cell.fitting import Fitted
-from bench.cell.measure import measure
+from bench.cell.measure import Measured, measure
 from bench.cell.memory import OUT_OF_MEMORY, is_out_of_memory
 from bench.cell.pictures import Category
-from bench.cell.record_of import ALLOW_LEAKS, failed, judged
+from bench.cell.record_of import ALLOW_LEAKS, contained, failed, judged
+from bench.cell.sweep import Sweep
 from bench.errors import BenchError, RecordError
 from bench.inspection.inspection import Inspection
 from bench.plan import presets, protocols
@@ -34,11 +37,11 @@ from bench.plan.cells import cell_of, stops_early
 from bench.plan.checkpoints import stored_hash
 from bench.plan.plan import Job, Plan
 from bench.plan.split import TrainingData
-from bench.records.cell import Cell, Subset
+from bench.records.cell import Cell
 from bench.records.paths import EXAMPLES_SUFFIX, companion, folder_of, record_path
 from bench.records.record import Record
 from bench.records.score_table import Scores
-from bench.records.store import find, read, write
+from bench.records.store import find, read, read_scores, write
 from bench.text import one_line
 from detectors.base import Detector, Progress
 from detectors.checkpoint import write_atomically
@@ -124,8 +127,9 @@ class Group:
         done = []
         with _undisturbed():
             fitted = obtain(self.plan, category.name, category.training, self.detector, reporter)
+            sweep = Sweep()
             for attack in self._attacks:
-                record, was_there = _cell(self.plan, category, category.subset, self.detector, fitted, attack, reporter)
+                record, was_there = _cell(self.plan, category, self.detector, fitted, attack, sweep, reporter)
                 reporter.done(record, was_there)
                 done.append((record, was_there))
         return done
@@ -173,44 +177,68 @@ def obtain(plan: Plan, category: str, training: TrainingData, name: str, reporte
 def _cell(
     plan: Plan,
     category: Category,
-    subset: Subset,
     name: str,
     fitted: Fitted | str,
     attack: Attack,
+    sweep: Sweep,
     reporter: Reporter,
 ) -> tuple[Record, bool]:
-    """The cell's record, and whether it was there already."""
+    """The cell's record, and whether it was there already; from now on the sweep's last."""
     folder = plan.run.out / "records"
     if isinstance(fitted, str):
         return _failed_fit(plan, category, name, attack, fitted), False
-    cell = cell_of(plan, category.name, fitted.detector, attack, fitted.tensors_sha256, subset)
+    cell = cell_of(plan, category.name, fitted.detector, attack, fitted.tensors_sha256, category.subset)
+    if not cell.attack.warm_from:
+        sweep.forget()
     known = _known(folder, cell)
     if known is not None:
+        sweep.add(attack, known, None)
         return known, True
+    if sweep.has_ended and (cell.early_stop or fitted.detector.is_stochastic):  # who wants all figures gets them
+        assert sweep.last is not None
+        record = contained(plan, cell, fitted.describe(), sweep.last, category.inspection)
+        record = _write(record, read_scores(sweep.last), folder)
+        sweep.add(attack, record, None)
+        return record, False
     with reporter.attacking(name, category.name, plan.run.fit_seed, attack.name, len(category.test)) as tick:
         try:
             with files.guarded(plan.run.out):
-                found = measure(
-                    fitted.detector,
-                    attack,
-                    category.test,
-                    category.training.held_out,
-                    Draws(protocols.get(plan.run.protocol).verdict_draws, plan.run.seed),
-                    trained_on=category.training.fit.ids,
-                    batch_size=plan.run.batch_size or presets.get(plan.run.preset).batch_size,
-                    device=plan.run.torch_device(),
-                    tick=tick,
-                    early_stop=stops_early(fitted.detector, attack, complete=plan.run.complete),
-                )
-                record = judged(plan, cell, fitted, found, category.inspection)
+                start = sweep.start(partial(_again, plan, category, fitted, tick)) if cell.attack.warm_from else None
+                found = _measured(plan, category, fitted, attack, start, tick)
+                record = judged(plan, cell, fitted, found, category.inspection, sweep.last)
         except STRANGE as error:
             reason = reason_of(error, f"{attack.name} on {name}")
-            record = failed(plan, cell, fitted.describe(), reason, category.inspection)
-            return _write(record, None, folder), False
+            record = _write(failed(plan, cell, fitted.describe(), reason, category.inspection), None, folder)
+            sweep.add(attack, record, None)
+            return record, False
     _write_examples(record, found.outcome, folder)
     record = _write(record, found.scores, folder)
+    sweep.add(attack, record, found.outcome.adversarial)
     _clear(folder, _unfitted(plan, category, fitted.detector, attack))
     return record, False
+
+
+def _measured(
+    plan: Plan, category: Category, fitted: Fitted, attack: Attack, start: Tensor | None, tick: Tick
+) -> Measured:
+    return measure(
+        fitted.detector,
+        attack,
+        category.test,
+        category.training.held_out,
+        Draws(protocols.get(plan.run.protocol).verdict_draws, plan.run.seed),
+        trained_on=category.training.fit.ids,
+        batch_size=plan.run.batch_size or presets.get(plan.run.preset).batch_size,
+        device=plan.run.torch_device(),
+        tick=tick,
+        early_stop=stops_early(fitted.detector, attack, complete=plan.run.complete),
+        start=start,
+    )
+
+
+def _again(plan: Plan, category: Category, fitted: Fitted, tick: Tick, attack: Attack, start: Tensor | None) -> Tensor:
+    """The images of a ball whose record is there, found once more; the progress shown is that of the cell at hand."""
+    return _measured(plan, category, fitted, attack, start, lambda done, note: tick(0, note)).outcome.adversarial
 
 
 def _failed_fit(plan: Plan, category: Category, name: str, attack: Attack, reason: str) -> Record:

@@ -66,9 +66,9 @@ def look_at(attacking: Attacking, attack: Attack, found: AttackResult) -> Looks:
         return before, after
 
     rose = won = both = None
-    if detector.sees_pixels and found.transformation is None:
+    if attacking.moves(attack) and found.transformation is None:
         rose = torch.cat(list(attacking.in_batches(everything, risen))).numpy()
-    if detector.sees_pixels and attack.threat.at(test.images.shape[-1]).is_ball:
+    if attacking.moves(attack) and attack.threat.at(test.images.shape[-1]).is_ball:
         won = torch.cat(list(attacking.in_batches(everything, beaten))).numpy()
     if detector.has_map and test.masks is not None:
         both = tuple(np.concatenate(m) for m in zip(*attacking.in_batches(everything, maps), strict=True))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from attacks.base import Attack
 from bench.cell import gate
@@ -48,6 +49,7 @@ def measure(
     device: torch.device,
     tick: Tick,
     early_stop: bool,
+    start: Tensor | None = None,
 ) -> Measured:
     """Look at a fitted detector, attack every test image and judge it on fresh noise.
 
@@ -57,14 +59,23 @@ def measure(
         test, held_out: images to attack; normals that no fit has seen, for the threshold.
         draws: number of verdict draws at least, and the seed.
         trained_on: the ids of the training images, for how far the file order alone tells the classes apart.
-        batch_size, device, tick, early_stop: as of `run_cell`.
+        batch_size, device, tick, early_stop, start: as of `run_cell`.
 
     Raises:
         CellError: the detector breaks the contract, scores or maps are not finite, or an image needs too much memory.
     """
     passed = gate.check(detector, test, device, attack.threat)
     outcome = run_cell(
-        detector, attack, test, held_out, draws, batch_size=batch_size, device=device, tick=tick, early_stop=early_stop
+        detector,
+        attack,
+        test,
+        held_out,
+        draws,
+        batch_size=batch_size,
+        device=device,
+        tick=tick,
+        early_stop=early_stop,
+        start=start,
     )
     gate.confirm(passed, detector.name)
     labels = test.labels.numpy().astype(np.int64)

@@ -77,6 +77,7 @@ def more_draws(
     device: torch.device,
     *,
     batch_size: int = 2 * PER_CLASS,
+    start: Tensor | None = None,
 ) -> FoundMore | None:
     """Attack a few images with `FACTOR` times the draws.
 
@@ -86,6 +87,7 @@ def more_draws(
         test: the images that were attacked; adversarial: what came out, (N, 3, S, S), anywhere.
         seed: of the noise: its sources are neither the attack's nor the verdict's.
         batch_size: images at a time, where memory is short.
+        start: what the attack started from, (N, 3, S, S) anywhere, or None; this one does, too.
 
     Returns:
         None where the detector is deterministic or the attack averages no noise.
@@ -93,7 +95,7 @@ def more_draws(
     stronger = attack.with_draws(FACTOR) if detector.is_stochastic else None
     if stronger is None:
         return None
-    return _found(detector, stronger, FACTOR, "more-draws", test, adversarial, seed, device, batch_size)
+    return _found(detector, stronger, FACTOR, "more-draws", test, adversarial, seed, device, batch_size, start)
 
 
 def own_gradient(
@@ -105,6 +107,7 @@ def own_gradient(
     device: torch.device,
     *,
     batch_size: int = 2 * PER_CLASS,
+    start: Tensor | None = None,
 ) -> FoundMore | None:
     """Attack a few images along the score's own gradient, with as many draws; as `more_draws`.
 
@@ -114,7 +117,7 @@ def own_gradient(
     other = attack.along_the_score(detector)
     if other is None:
         return None
-    return _found(detector, other, 1, "own-gradient", test, adversarial, seed, device, batch_size)
+    return _found(detector, other, 1, "own-gradient", test, adversarial, seed, device, batch_size, start)
 
 
 def _found(
@@ -127,17 +130,19 @@ def _found(
     seed: int,
     device: torch.device,
     batch_size: int,
+    start: Tensor | None,
 ) -> FoundMore | None:
     chosen = few(test)
     if not chosen:
         return None
     root, parts = NoiseSeed(seed), []
-    for start in range(0, len(chosen), batch_size):
-        part = chosen[start : start + batch_size]
+    for place in range(0, len(chosen), batch_size):
+        part = chosen[place : place + batch_size]
         ids = [test.ids[i] for i in part]
         x, y = test.pixels(part).to(device), test.labels[part].to(device)
         noise, selection = root.source(purpose, ids), root.source(f"{purpose}-selection", ids)
-        more = other.run(detector, x, y, noise=noise, selection=selection)
+        first = None if start is None else start[part].to(device)
+        more = other.run(detector, x, y, noise=noise, selection=selection, start=first)
         source = root.source(f"{purpose}-verdict", ids)
         images_of = (x, adversarial[part].to(device), more.images)
         parts.append(torch.stack([_losses(detector, images, y, source) for images in images_of]))

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.cell.fitting import Fitted
 from bench.cell.measure import Measured
+from bench.cell.sweep import indicators_in_a_larger, results_in_a_larger
 from bench.inspection.inspection import Inspection
 from bench.plan import request
 from bench.plan.plan import Plan
@@ -18,16 +19,34 @@ from bench.records.record import Record
 ALLOW_LEAKS = "--allow-leaks"  # begins a limit of a record that a run without the option must not take over
 
 
-def judged(plan: Plan, cell: Cell, fitted: Fitted, found: Measured, seen: Inspection) -> Record:
-    """The record of a cell that came to an end."""
+def judged(
+    plan: Plan, cell: Cell, fitted: Fitted, found: Measured, seen: Inspection, smaller: Record | None = None
+) -> Record:
+    """The record of a cell that came to an end; `smaller`: that of the ball whose images it started from."""
     seconds = found.outcome.seconds
+    rise = {}
+    if smaller is not None and smaller.robust is not None:
+        rise["auc_rise"] = round(found.results["robust"]["auc"] - smaller.robust.auc, 4)
     return replace(
         _empty(plan, cell, fitted.describe(), seen),
         status="ok",
         results=found.results,
-        indicators=found.indicators,
+        indicators=found.indicators | rise,
         gate=found.gate,
         seconds={"fit": fitted.fit_seconds, **seconds, "total": round(sum(seconds.values()), 2)},
+    )
+
+
+def contained(plan: Plan, cell: Cell, checkpoint: dict[str, Any], smaller: Record, seen: Inspection) -> Record:
+    """The record of a ball that was not attacked, since in a smaller one nothing was left: it is of that one's images,
+    which lie in this ball, too, and belongs to the same scores."""
+    return replace(
+        _empty(plan, cell, checkpoint, seen),
+        status="ok",
+        results=results_in_a_larger(smaller),
+        indicators=indicators_in_a_larger(smaller),
+        gate=smaller.gate,
+        seconds={"attack": 0.0, "verdict": 0.0, "indicators": 0.0, "total": 0.0},
     )
 
 

@@ -58,6 +58,9 @@ def run(
     preset: PresetName = "quick",
     protocol: Annotated[str, typer.Option(help="quick, paper, strict-lite or strict: how hard it attacks.")] = "quick",
     epsilon: Annotated[str, typer.Option(help="Radius on the [0, 1] scale, e.g. 2/255; several with commas.")] = "",
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Start each epsilon from the next smaller one's images; end at an AUC of 0.")
+    ] = False,
     steps: Annotated[int | None, typer.Option(help="Gradient steps instead of the protocol's.")] = None,
     step_size: Annotated[str, typer.Option(help="On the [0, 1] scale (default 2.5 epsilon / steps).")] = "",
     restarts: Annotated[int, typer.Option(help="Starts; all but the first are random.")] = 1,
@@ -121,6 +124,7 @@ def run(
         preset=preset,
         protocol=protocol,
         epsilons=tuple(radius("--epsilon", e, attack) for e in names(epsilon)),
+        sweep=sweep,
         attack_settings=asked(
             steps=steps,
             step_size=radius("--step-size", step_size, attack) if step_size else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from attacks.base import Attack
 from bench.data.base import ANOMALOUS, NORMAL
@@ -70,7 +70,9 @@ def cell_of(plan: Plan, category: str, detector: Detector, attack: Attack, tenso
             frozen=detector.frozen_hashes(),
             is_stochastic=is_stochastic,
         ),
-        attack=CellAttack.from_document(attack.settled(detector).describe()),
+        attack=replace(
+            CellAttack.from_document(attack.settled(detector).describe()), warm_from=plan.warm_from(attack, detector)
+        ),
         draws=CellDraws(
             verdict=rules.verdict_draws if is_stochastic else 1, selection=rules.selection_draws if is_stochastic else 0
         ),

@@ -67,6 +67,14 @@ class Plan:
         """The attacks of a detector: those that are for its kind."""
         return tuple(a for a in self.attacks if a.is_for(is_stochastic=detector in self.stochastic))
 
+    def warm_from(self, attack: Attack, detector: Detector) -> list[float]:
+        """The smaller epsilons of the attack's sweep on a detector, rising; the last one's images are what it starts
+        from. Empty where it starts as usual."""
+        if not self.run.sweep or not detector.sees_pixels:
+            return []
+        epsilon = attack.threat.at(self.image_size).epsilon
+        return sorted({smaller for smaller in self.run.epsilons if 0 < smaller < epsilon})
+
     @property
     def jobs(self) -> list[Job]:
         """In the order in which they are done."""
@@ -157,6 +165,11 @@ def make(run: RunConfig) -> Plan:
     for category in categories:
         dataset.check_category(category)
     check_overrides(run.overrides, names, categories)
+    if run.sweep and protocols.get(run.protocol).keeps_the_last(run.attack_settings):
+        raise BenchError(
+            f"--sweep is for attacks that keep their best iterate, and {run.protocol} keeps the last one; leave it "
+            "out, or add --keep best."
+        )
     run.torch_device()
     image_size = run.image_size or preset.side(run.dataset)
     _check_radii(attack_names, run, image_size)
@@ -275,7 +288,9 @@ def _attacks(name: str, run: RunConfig, image_size: int) -> list[Attack]:
             )
     mine = {setting: value for setting, value in changed.items() if setting in known[name]}
     settings = settings_of(name, rules, protocols.as_settings(mine, _fields(name)))
-    radii: list[float | None] = [*dict.fromkeys(run.epsilons)] or [None]
+    # Of a sweep the smallest first: each starts from the one before.
+    asked = sorted(set(run.epsilons)) if run.sweep else dict.fromkeys(run.epsilons)
+    radii: list[float | None] = [*asked] or [None]
     return [attacks.get(name, image_size=image_size, epsilon=epsilon, **settings) for epsilon in radii]
 
 

@@ -83,6 +83,10 @@ class Protocol:
         usual = {**stand_ins, **self.attack_settings, **UNASKED}
         return {name: value for name, value in asked.items() if name not in usual or value != usual[name]}
 
+    def keeps_the_last(self, asked: Mapping[str, Any]) -> bool:
+        """Whether the last iterate is kept with these settings, however good another was."""
+        return bool(asked.get("keep", self.attack_settings.get("keep")) == "last")
+
     def stated(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """The same for a record. Whose gradient was followed, and what was forced, is told with the attack."""
         return {name: value for name, value in self.changed(asked).items() if name not in _TOLD_WITH_THE_ATTACK}

@@ -84,6 +84,7 @@ class RunConfig:
         dataset, data_root, categories: what is tested; categories None means all.
         preset, protocol: names.
         epsilons: per attack; empty means each attack's default. l-inf in [0, 1] units.
+        sweep: start each of several epsilons from what was found at the next smaller one.
         attack_settings: of the attacks' settings those that the user asked for; the others are the protocol's (the
             record says what was used).
         complete: attack every image to the end, also one that has lost all its pairs already.
@@ -111,6 +112,7 @@ class RunConfig:
     preset: str = "quick"
     protocol: str = "quick"
     epsilons: tuple[float, ...] = ()
+    sweep: bool = False
     attack_settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     complete: bool = False
     seed: int = 0
@@ -138,6 +140,8 @@ class RunConfig:
                 raise BenchError(f"--{name.replace('_', '-')} must be at least 1; got {value}.")
         if self.holdout is not None and self.holdout < 0:
             raise BenchError(f"--holdout is a number of images, 0 or more; got {self.holdout}.")
+        if self.sweep and len({epsilon for epsilon in self.epsilons if epsilon > 0}) < 2:
+            raise BenchError("--sweep needs several radii above 0: --epsilon 0.5/255,1/255,2/255.")
         if self.image_size is not None and not SMALLEST_SIDE <= self.image_size <= LARGEST_SIDE:
             raise BenchError(f"--image-size must lie in {SMALLEST_SIDE}..{LARGEST_SIDE} pixels; got {self.image_size}.")
         seeds = (self.seed, self.fit_seed, *self.fit_seeds)

@@ -109,12 +109,16 @@ class CellDetector(Entries):
 @dataclass(frozen=True)
 class CellAttack(Entries):
     """The attack, its ball (epsilon on [0, 1]), and the settings that it ran with on this detector: whatever else it
-    says of itself (`attacks.base.Attack.describe`)."""
+    says of itself (`attacks.base.Attack.describe`); `warm_from`: of a sweep, the smaller balls' epsilons, rising, from
+    the last of which it started."""
+
+    OPTIONAL: ClassVar[frozenset[str]] = frozenset({"warm_from"})
 
     name: str
     revision: int
     norm: str
     epsilon: float
+    warm_from: list[float] = field(default_factory=list)
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -203,9 +207,12 @@ def _fields(cls: type[Entries]) -> dict[str, tuple[Any, Any]]:
     if cls not in _KNOWN:  # type hints are slow to resolve
         kinds = get_type_hints(cls)
         own = [f for f in dataclasses.fields(cls) if f.name not in ("others", "lacking")]
-        missing = dataclasses.MISSING
-        _KNOWN[cls] = {f.name: (kinds[f.name], f.default if f.default_factory is missing else {}) for f in own}
+        _KNOWN[cls] = {f.name: (kinds[f.name], _default(f)) for f in own}
     return _KNOWN[cls]
+
+
+def _default(of: dataclasses.Field[Any]) -> Any:
+    return of.default if of.default_factory is dataclasses.MISSING else of.default_factory()
 
 
 _KNOWN: dict[type[Entries], dict[str, tuple[Any, Any]]] = {}

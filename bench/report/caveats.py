@@ -126,6 +126,9 @@ def facts(records: Sequence[Record]) -> tuple[str, ...]:
         sentences.append(
             f"Attacked along the gradients of score and surrogate, for each image the worse counts: {', '.join(both)}."
         )
+    warm = sorted({one_line(r.detector_title, 40) for r in records if r.attack.warm_from})
+    if warm:
+        sentences.append(f"Started from what was found at the next smaller epsilon of a sweep: {', '.join(warm)}.")
     remarks = sorted({one_line(r.cell.remark) for r in records})
     return tuple(text for text in [*sentences, one_line(protocol.statement, LONGEST), *remarks] if text)
 

@@ -203,7 +203,7 @@ class Leaderboard:
         if self.superseded:
             more, are = plural(self.superseded, "more record"), "is" if self.superseded == 1 else "are"
             notes.append(
-                f"{more} of the same cells {are} not shown: another EOT, momentum or "
+                f"{more} of the same cells {are} not shown: another EOT, momentum, start or "
                 "revision, or another fit with the same seed; of comparable ones the lowest robust AUC counts."
             )
         return notes

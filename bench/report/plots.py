@@ -1,4 +1,4 @@
-"""Plots from records: security curves, score histograms, and what `bench.report.heat_map` draws.
+"""Plots from records: score histograms, and what `bench.report.heat_map` and `bench.report.security_curves` draw.
 
 Each `*_figure` returns a figure for records that may be compared; `write_all` groups records and writes PNG, and PDF of
 what belongs into a paper (curves and heat maps).
@@ -6,36 +6,30 @@ what belongs into a paper (curves and heat maps).
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from bench.errors import DiskError, RecordError
-from bench.metrics.intervals import Estimate
 from bench.metrics.ranking import Floats
 from bench.records.paths import safe_name
 from bench.records.record import Record, Revisions
 from bench.records.score_table import Scores
 from bench.records.store import read_scores
-from bench.report import fits
+from bench.report import curves, fits
 from bench.report.example_panel import write_panel
 from bench.report.fonts import drawable
-from bench.report.grouping import curve_key
 from bench.report.heat_map import heat_map_figure
 from bench.report.leaderboard import Column, Leaderboard, build
-from bench.report.rows import rows_by_label
-from bench.report.style import ANOMALOUS, COLOURS, LINES, MARKERS, NORMAL, TEXT_WIDTH, is_drawn, save, style
-from bench.text import one_line, size_text, threat_text
+from bench.report.security_curves import write_curves
+from bench.report.style import ANOMALOUS, NORMAL, TEXT_WIDTH, is_drawn, save, style
+from bench.text import one_line, threat_text
 
 log = logging.getLogger(__name__)
 LARGEST_DRAWN = 1e300  # beyond it the axes' own arithmetic overflows
@@ -53,7 +47,7 @@ def write_all(
     """
     boards = build(records, revisions)
     drawings: list[Callable[[], list[Path]]] = [
-        *(partial(_write_curves, found, folder / f"security-curve--{k}") for k, found in _curve_groups(boards).items()),
+        *(partial(write_curves, found, folder / f"security-curve--{k}") for k, found in curves.groups(boards).items()),
         *(
             partial(_write_heat_map, board, c, folder / f"heat-map--{c.slug}")
             for board in boards
@@ -80,10 +74,6 @@ def write_all(
     return paths, problems
 
 
-def _write_curves(records: Sequence[Record], stem: Path) -> list[Path]:
-    return save(security_curve_figure(records), stem, vector=True)
-
-
 def _write_heat_map(board: Leaderboard, column: Column, stem: Path) -> list[Path]:
     return save(heat_map_figure(board, column), stem, vector=True)
 
@@ -102,84 +92,6 @@ def write_histogram(record: Record, folder: Path) -> list[Path]:
     if is_drawn(picture, record.stamp):
         return [picture]
     return save(histogram_figure(record, read_scores(record)), stem, source=record.stamp)
-
-
-def security_curve_figure(records: Sequence[Record]) -> Figure:
-    """Robust AUC over epsilon with its 95 % band, the clean AUC at 0; one panel per category, one line per detector:
-    the mean over its fits, and a thin line for each of several.
-
-    The records share dataset, preset, protocol and attack and differ in category, detector and epsilon; failed ones are
-    left out. l-inf epsilons are in units of 1/255.
-    """
-    usable = [r for r in records if r.ok]
-    categories = sorted({r.category for r in usable})
-    lines = rows_by_label(usable)
-    columns = min(3, max(1, len(categories)))
-    rows = max(1, math.ceil(len(categories) / columns))
-    legend_rows = math.ceil(len(lines) / 5)
-    with style():
-        figure = Figure(figsize=(TEXT_WIDTH, 2.1 * rows + 0.75 + 0.17 * legend_rows), layout="constrained")
-        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for axes in grid.flat[len(categories) :]:
-            axes.set_axis_off()
-        for axes, category in zip(grid.flat, categories, strict=False):
-            for index, (label, records_of_line) in enumerate(lines.items()):
-                own = [r for r in records_of_line if r.category == category]
-                if own:
-                    _curve(axes, own, label, index, band=0.14 if len(lines) <= 4 else 0.06)
-            axes.axhline(50, color="0.6", linewidth=0.7, zorder=0)
-            axes.set_title(drawable(category, 30))
-            axes.set_ylim(-3, 103)
-            axes.xaxis.set_major_locator(MaxNLocator(5))
-            axes.label_outer()
-        for axes in grid.flat[max(0, len(categories) - columns) : len(categories)]:
-            axes.tick_params(labelbottom=True)  # the lowest panel of its column, also above a panel that is not there
-        if usable:
-            first = usable[0]
-            unit = " (1/255)" if first.norm == "linf" else ""
-            # Not a supxlabel: it would be laid over a legend that is outside.
-            for axes in grid.flat[max(0, len(categories) - columns) : len(categories)]:
-                axes.set_xlabel(f"{drawable(size_text(first.norm), 20)}{unit}")
-            figure.supylabel("AUC (%)", fontsize=8)
-            title = f"{first.dataset}, {first.attack_family}, protocol {first.protocol}, {first.image_size} px"
-            has_fits = len({fits.fit_seed(r) for r in usable}) > 1
-            note = "95 % bands, thin: single fits, grey: chance" if has_fits else "95 % bands, grey line: chance"
-            figure.suptitle(drawable(f"{title} – {note}", 120), fontsize=8.5)  # noqa: RUF001
-            handles: dict[str, Artist] = {}
-            for axes in grid.flat:
-                handles |= {str(label): line for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-            names = sorted(handles)
-            figure.legend([handles[n] for n in names], names, loc="outside lower center", ncols=5, frameon=False)
-    return figure
-
-
-def _curve(axes: Axes, records: Sequence[Record], label: str, index: int, band: float) -> None:
-    at, value, low, high = np.array(_points(records)).T
-    colour = COLOURS[index % len(COLOURS)]
-    axes.fill_between(at, low, high, color=colour, alpha=band, linewidth=0)
-    axes.plot(
-        at,
-        value,
-        color=colour,
-        linestyle=LINES[index % len(LINES)],
-        marker=MARKERS[index % len(MARKERS)],
-        label=drawable(label, 40),
-        clip_on=False,
-    )
-    seeds = sorted({fits.fit_seed(r) for r in records})
-    for seed in seeds if len(seeds) > 1 else []:
-        of_fit = np.array(_points([r for r in records if fits.fit_seed(r) == seed]))
-        axes.plot(of_fit[:, 0], of_fit[:, 1], color=colour, alpha=0.5, linewidth=0.5)
-
-
-def _points(records: Sequence[Record]) -> list[tuple[float, float, float, float]]:
-    """Epsilon, AUC and its bounds (means over fits) at 0, where it is the clean one, and at each radius."""
-    by_epsilon = {e: [r for r in records if r.epsilon == e] for e in sorted({r.epsilon for r in records})}
-    scale = 255.0 if records[0].norm == "linf" else 1.0
-    figures = [(0.0, [r.clean for r in next(iter(by_epsilon.values()))])]
-    figures += [(epsilon * scale, [r.robust for r in found]) for epsilon, found in by_epsilon.items()]
-    means = [(at, fits.over_fits([Estimate(f.auc, f.low, f.high) for f in found if f])) for at, found in figures]
-    return [(at, *mean) for at, mean in means if mean is not None]
 
 
 def histogram_figure(record: Record, scores: Scores) -> Figure:
@@ -251,20 +163,6 @@ def _bins(values: Floats, count: int = 30) -> tuple[Floats, bool]:
         margin = max(abs(low), 1.0) * 0.5
         low, high = low - margin, high + margin
     return np.linspace(low, high, count + 1), False
-
-
-def _curve_groups(boards: Iterable[Leaderboard]) -> dict[str, list[Record]]:
-    """What the leaderboards show, grouped so that only epsilon (and with it the step size) differs."""
-    groups: dict[str, list[Record]] = {}
-    for board in boards:
-        for standing in (standing for row in board.rows for standing in row.standings.values()):
-            for cell in standing.cells.values():
-                r = cell.record  # the others are fits of the same
-                steps = r.attack.settings.get("steps")
-                parts = (r.dataset, r.preset, r.protocol, r.attack_family, f"{r.image_size}px", steps)
-                alike = hashlib.sha256(curve_key(r).encode()).hexdigest()[:6]
-                groups.setdefault(safe_name("-".join(map(str, (*parts, alike)))), []).extend(cell.records)
-    return {key: found for key, found in groups.items() if any(r.ok for r in found)}
 
 
 def _stem(record: Record) -> str:

@@ -30,6 +30,9 @@ GAIN_SHARE = 0.5
 # A change that means nothing raises the mean of a stochastic loss on half of the images.
 STOCHASTIC_GAIN_SHARE = 0.75
 BLACK_BOX_SHARE = 0.1  # of the images
+# Of the robust AUC over that at the next smaller epsilon of a sweep, whose images lie in this ball (indicator
+# `auc_rise`). Of a deterministic detector it is never positive, but for rounding.
+AUC_RISE = 0.5
 LEAST_OPTIMALITY = 0.8  # of the best known gain, by the best single member
 
 
@@ -77,6 +80,7 @@ def of_record(
         *_other_attacks(indicators),
         *_gain(indicators, is_stochastic=is_stochastic, has_something_left=has_something_left),
         *_members(indicators, has_something_left=has_something_left),
+        *_rise(indicators),
         *_areas(clean, robust),
     ]
 
@@ -165,6 +169,13 @@ def _members(indicators: Mapping[str, Any], *, has_something_left: bool) -> Iter
         sentence = f"no single attack of the ensemble found more than {_percent(best)} % of the best known gain"
         up = has_something_left and best < LEAST_OPTIMALITY
         yield Sign(16, "best single member's share of the gain", best, f">= {LEAST_OPTIMALITY}", up, sentence)
+
+
+def _rise(indicators: Mapping[str, Any]) -> Iterator[Sign]:
+    if indicators.get("auc_rise") is not None:
+        rise = as_number(indicators["auc_rise"])
+        sentence = f"the AUC rises with epsilon, by {rise:.1f} above that of the next smaller one: an attack failed"
+        yield Sign(27, "AUC above that of a smaller ball", rise, f"<= {AUC_RISE}", rise > AUC_RISE, sentence)
 
 
 def _areas(clean: Figures | None, robust: Figures | None) -> Iterator[Sign]:

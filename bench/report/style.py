@@ -18,7 +18,6 @@ from detectors.checkpoint import write_atomically
 
 # Okabe & Ito's palette (2008), told apart by the colour-blind; yellow is left out, it is too light for lines in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
 NORMAL, ANOMALOUS = COLOURS[0], COLOURS[1]
 

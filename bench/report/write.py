@@ -13,7 +13,7 @@ from rich.text import Text
 from bench import files
 from bench.metrics.intervals import Estimate
 from bench.records.record import Record, Revisions
-from bench.report import budget, narrow, noise_worth
+from bench.report import budget, curves, narrow, noise_worth
 from bench.report.leaderboard import Leaderboard, Row, build
 from bench.report.tables import figure, label, noise_figure, noise_figures, places, tables
 from bench.report.tidy import tidy
@@ -155,8 +155,10 @@ def texts(records: Sequence[Record], revisions: Revisions | None = None) -> dict
     for column in table.columns:
         if not pd.api.types.is_numeric_dtype(table[column]):
             table[column] = [escape_csv(v) if isinstance(v, str | list | dict) else v for v in table[column]]
+    crossings = (curves.markdown(found) for found in curves.groups(boards).values())
+    sections = [*map(markdown, boards), *filter(None, crossings)]
     return {
         "leaderboard.csv": table.to_csv(index=False, lineterminator="\n"),
-        "leaderboard.md": "# Leaderboards\n\n" + ("\n".join(map(markdown, boards)) or "There are no records yet.\n"),
+        "leaderboard.md": "# Leaderboards\n\n" + ("\n".join(sections) or "There are no records yet.\n"),
         "leaderboard.tex": "\n".join(map(latex, boards)),
     }

@@ -315,10 +315,25 @@ def test_a_registered_attack_refuses_a_score_without_a_gradient_where_it_needs_o
 
 
 @registered
-@pytest.mark.parametrize("epsilon", [0, -0.1, float("nan"), float("inf"), 200.0])
-def test_a_ball_that_is_none_is_a_sentence_also_that_of_no_radius(name, epsilon):
+@pytest.mark.parametrize("epsilon", [-0.1, "-1/255", float("nan"), float("inf"), 200.0])
+def test_a_ball_that_is_none_is_a_sentence(name, epsilon):
     with pytest.raises(AttackError, match="epsilon"):
         made(name, epsilon=epsilon)
+
+
+@registered
+@pytest.mark.parametrize("detector_class", [Wavy, NoisyWavy, Saturated, NaNWhereDark])
+def test_in_a_ball_of_no_radius_the_clean_images_come_back_to_the_last_bit(name, detector_class):
+    detector, x, y = detector_class(), saturated_images(3), labels(3)
+    attack = made(name, detector, epsilon=0)
+    result = attack.run(detector, x, y, start=x)
+    assert torch.equal(result.images, x) and result.images.data_ptr() != x.data_ptr()
+    assert result.gradients == 0 and result.zero_gradients.isnan().all()
+    assert torch.equal(result.best_loss, result.clean_loss) and not result.reprojected.any()
+    assert attack.describe()["epsilon"] == 0
+    if attack.can_stop and not detector.is_stochastic:
+        limits = result.best_loss + torch.tensor([-1.0, 1.0, 0.0])
+        assert attack.run(detector, x, y, enough=limits).had_enough.tolist() == [True, False, False]
 
 
 @registered

@@ -142,6 +142,8 @@ def test_random_starts_are_inside_belong_to_the_image_and_differ_by_draw(threat)
     [
         ("2/255", 2 / 255),
         (" 8 / 255 ", 8 / 255),
+        ("0", 0.0),
+        ("0/255", 0.0),
         ("0.0078", 0.0078),
         (".5", 0.5),
         ("1e-2", 0.01),
@@ -159,7 +161,7 @@ def test_epsilons_that_look_like_grey_levels_are_refused(text):
         parse_epsilon(text)
 
 
-NONSENSE = ["0", "-1", "abc", "nan", "inf", "", "2/0", "2/255/3", "1_0", "0/255", "1e999", "2/-255"]
+NONSENSE = ["-0", "-1", "abc", "nan", "inf", "", "2/0", "0/0", "2/255/3", "1_0", "1e999", "2/-255"]
 
 
 @pytest.mark.parametrize("text", NONSENSE)
@@ -169,7 +171,7 @@ def test_nonsense_epsilons_are_refused(text):
             parse_epsilon(text, norm=norm)
 
 
-@pytest.mark.parametrize("epsilon", [0, -0.1, math.nan, math.inf])
+@pytest.mark.parametrize("epsilon", [-1e-300, -0.1, math.nan, math.inf])
 @pytest.mark.parametrize("cls", [LInf, L2])
 def test_threat_models_refuse_nonsense(cls, epsilon):
     with pytest.raises(AttackError, match="epsilon"):
@@ -199,6 +201,6 @@ def test_default_threat_models():
 
 
 def test_whole_and_decimal_epsilons_are_the_same_cell():
-    assert repr(LInf(1).epsilon) == "1.0"
+    assert repr(LInf(1).epsilon) == "1.0" and repr(L2(-0.0).epsilon) == "0.0"
     with pytest.raises(dataclasses.FrozenInstanceError):
         LInf(1).epsilon = 0.5

@@ -71,8 +71,9 @@ def test_an_epsilon_that_looks_like_a_0_to_255_value(
     [
         ("--epsilon", "abc"),
         ("--epsilon", "-1"),
-        ("--epsilon", "0"),
+        ("--epsilon", "-1/255"),
         ("--epsilon", "1/0"),
+        ("--epsilon", "1/255", "--sweep"),
         ("--epsilon", "nan"),
         ("--step-size", "0"),
         ("--steps", "0"),

@@ -16,8 +16,10 @@ from rich.console import Console
 from bench.metrics.intervals import Estimate
 from bench.records.record import Record, Revisions
 from bench.report import fits, heat_map, leaderboard, plots, write
+from bench.report.curves import groups
 from bench.report.leaderboard import Leaderboard
 from bench.report.paper.reproduce import reproduce, sensitivity
+from bench.report.security_curves import security_curve_figure
 from bench.report.standing import Cell
 
 
@@ -206,7 +208,7 @@ def test_a_curve_is_the_mean_over_fits_with_a_thin_line_for_each() -> None:
         for seed, found in values.items()
         for e, robust in found.items()
     ]
-    figure = plots.security_curve_figure(records)
+    figure = security_curve_figure(records)
     mean, *single = figure.axes[0].get_lines()[:3]
     np.testing.assert_allclose(mean.get_ydata(), [92, 60, 35])
     np.testing.assert_allclose([np.asarray(line.get_ydata()) for line in single], [[90, 70, 40], [94, 50, 30]])
@@ -217,7 +219,7 @@ def test_a_curve_is_the_mean_over_fits_with_a_thin_line_for_each() -> None:
 def test_every_fit_of_a_row_is_in_its_curve_and_the_heat_map_shows_the_mean(tmp_path: Path) -> None:
     records = [of_fit(seed, 40 + 10 * seed) for seed in (0, 1, 2)]
     board = only(records)
-    (found,) = plots._curve_groups([board]).values()
+    (found,) = groups([board]).values()
     assert [fits.fit_seed(r) for r in found] == [0, 1, 2]
     figure = heat_map.heat_map_figure(board, board.columns[0])
     assert [t.get_text() for t in figure.axes[1].texts] == ["50.0", "50.0"]

@@ -68,7 +68,7 @@ def refused(two: tuple[Path, Path]) -> str:
     [
         ({"cell__attack__epsilon": 10**400}, "cell.attack.epsilon is a whole number of 1329 bits"),
         ({"cell__attack__epsilon": 1e308}, "cell.attack.epsilon should lie in"),
-        ({"cell__attack__epsilon": 0}, "cell.attack.epsilon should lie in"),
+        ({"cell__attack__epsilon": -1e-9}, "cell.attack.epsilon should lie in"),
         ({"cell__attack__steps": -(10**400)}, "cell.attack.steps is a whole number"),
         ({"cell__attack__steps": 1e308}, "cell.attack.steps should lie in"),
         ({"cell__protocol__name": "strict", "cell__subset__normals": 0}, "cell.subset.normals is 0 and its scores"),

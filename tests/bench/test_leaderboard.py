@@ -278,7 +278,14 @@ def test_the_terminal_table_fits_80_columns_and_reads_no_markup() -> None:
 
 @pytest.mark.parametrize(
     ("epsilon", "norm", "text"),
-    [(2 / 255, "linf", "2/255"), (0.5 / 255, "linf", "0.00196078"), (0.1, "l2", "0.1"), (1.0, "l2", "1")],
+    [
+        (2 / 255, "linf", "2/255"),
+        (0.5 / 255, "linf", "0.5/255"),
+        (0.3 / 255, "linf", "0.00117647"),
+        (0.0, "linf", "0"),
+        (0.1, "l2", "0.1"),
+        (1.0, "l2", "1"),
+    ],
 )
 def test_epsilons_read_as_the_field_writes_them(epsilon: float, norm: str, text: str) -> None:
     assert markup.epsilon_text(epsilon, norm) == text

@@ -6,7 +6,6 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from fake_records import make_failed, make_record, make_scores, with_auc, write_record
-from matplotlib.colors import to_hex
 from matplotlib.patches import StepPatch
 from safetensors.numpy import save_file
 
@@ -23,44 +22,6 @@ def curve(detector: str, category: str, values: dict[float, float], clean: float
         with_auc(make_record(detector=detector, category=category, epsilon=e / 255), clean=clean, robust=r)
         for e, r in values.items()
     ]
-
-
-def test_a_security_curve_starts_at_the_clean_auc_and_is_sorted_in_units_of_1_255() -> None:
-    figure = plots.security_curve_figure(curve("ae", "mono", {8: 0.0, 1: 70.0, 2: 40.0}))
-    line = figure.axes[0].get_lines()[0]
-    np.testing.assert_allclose(line.get_xdata(), [0, 1, 2, 8])
-    np.testing.assert_allclose(line.get_ydata(), [95, 70, 40, 0])
-    assert "1/255" in figure.axes[0].get_xlabel()
-
-
-def test_one_epsilon_is_a_curve_of_two_points_and_l2_has_no_unit() -> None:
-    record = with_auc(make_record(norm="l2", epsilon=0.1), clean=90.0, robust=30.0)
-    axes = plots.security_curve_figure([record]).axes[0]
-    np.testing.assert_allclose(axes.get_lines()[0].get_xdata(), [0, 0.1])
-    assert axes.get_xlabel() == "l2 epsilon"
-
-
-def test_each_category_is_a_panel_and_each_detector_keeps_its_look_in_all_of_them() -> None:
-    records = [r for d in ("ae", "cfa") for c in ("mono", "poly") for r in curve(d, c, {2: 40.0})]
-    records = [r for r in records if (r.detector_name, r.category) != ("ae", "mono")]  # absent in the first panel
-    figure = plots.security_curve_figure(records)
-    looks = {
-        (axes.get_title(), line.get_label()): (to_hex(line.get_color()), line.get_linestyle(), line.get_marker())
-        for axes in figure.axes
-        for line in axes.get_lines()
-    }
-    assert looks["mono", "CFA"] == looks["poly", "CFA"] != looks["poly", "AE"]
-    a, b = looks["poly", "CFA"], looks["poly", "AE"]
-    assert all(x != y for x, y in zip(a, b, strict=True))  # colour is not the only difference
-
-
-def test_two_settings_of_a_detector_are_two_curves() -> None:
-    records = [
-        with_auc(make_record(detector="freerad", settings={"k": k}), clean=90.0, robust=r)
-        for k, r in ((50, 20), (100, 60))
-    ]
-    labels = {line.get_label() for line in plots.security_curve_figure(records).axes[0].get_lines()}
-    assert {"FreeRAD (k=50)", "FreeRAD (k=100)"} <= labels
 
 
 def test_a_histogram_holds_every_score_of_a_class_as_its_share() -> None:
@@ -96,8 +57,8 @@ def test_hostile_names_and_the_callers_settings_survive_plotting(tmp_path: Path)
     before = dict(mpl.rcParams)
     record = write_record(tmp_path / "records", detector="$x_{", category="$\\frac{", attack="a$b")
     paths, problems = plots.write_all([record], tmp_path / "plots")
-    assert problems == [] and len(paths) == 5
-    assert all(p.is_relative_to(tmp_path / "plots") and p.stat().st_size > 1000 for p in paths)
+    assert problems == [] and len(paths) == 6
+    assert all(p.is_relative_to(tmp_path / "plots") and p.stat().st_size > 1000 for p in paths if p.suffix != ".csv")
     assert dict(mpl.rcParams) == before
 
 
@@ -139,7 +100,7 @@ def test_missing_scores_are_reported_and_the_other_plots_are_made(tmp_path: Path
     assert record.path is not None
     companion(record.path, ".scores.csv").unlink()
     paths, problems = plots.write_all([record], tmp_path / "plots")
-    assert len(paths) == 4 and len(problems) == 1
+    assert len(paths) == 5 and len(problems) == 1
 
 
 def test_the_palette_is_okabe_and_itos() -> None:
