@@ -224,7 +224,7 @@ class Attack(ABC):
             clean, sign = x.detach(), y.detach().to(device=x.device, dtype=x.dtype).clone()
             limit = None if enough is None else enough.to(clean)
             first = None if start is None else _checked_start(start, clean, threat)
-            if threat.is_a_point:
+            if threat.is_a_point:  # whatever the start
                 return self._nothing_to_find(detector, clean.clone(), sign, selection, limit)
             result = self._run(
                 detector,
@@ -436,6 +436,12 @@ def _checked_start(start: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
         raise AttackError(
             f"The start must be images in [0, 1], one for each clean image, {tuple(x.shape)}; got "
             f"{wrong or f'{tuple(start.shape)}, values from {float(start.min()):g} to {float(start.max()):g}'}."
+        )
+    if threat.is_a_point:
+        return x
+    if not threat.is_ball:
+        raise AttackError(
+            f"An attack can start from images in a ball alone, and {threat.norm} is none; leave start out."
         )
     return _projected(start.detach().to(x, copy=True), x, threat)
 

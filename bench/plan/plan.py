@@ -72,8 +72,8 @@ class Plan:
         from. Empty where it starts as usual."""
         if not self.run.sweep or not detector.sees_pixels:
             return []
-        epsilon = attack.threat.at(self.image_size).epsilon
-        return sorted({smaller for smaller in self.run.epsilons if 0 < smaller < epsilon})
+        threat = attack.threat.at(self.image_size)
+        return sorted({e for e in self.run.epsilons if 0 < e < threat.epsilon}) if threat.is_ball else []
 
     @property
     def jobs(self) -> list[Job]:

@@ -12,7 +12,8 @@ from attacks.base import Attack, AttackResult
 from attacks.errors import AttackError
 from attacks.registry import get_class
 
-registered = pytest.mark.parametrize("name", attacks.names())
+BALLS = [name for name in attacks.names() if get_class(name).norm in ("linf", "l2")]
+registered = pytest.mark.parametrize("name", BALLS)
 
 
 class Lazy(Attack):
@@ -143,3 +144,10 @@ def test_a_start_outside_of_the_ball_is_brought_into_it():
 def test_a_start_that_is_none_is_a_sentence(start):
     with pytest.raises(AttackError, match="The start must be images"):
         made("pgd-linf").run(Linear(), images(3), labels(3), start=start)
+
+
+@pytest.mark.parametrize("name", sorted(set(attacks.names()) - set(BALLS)))
+def test_where_there_is_no_ball_nothing_can_be_started_from(name):
+    x = images(2)
+    with pytest.raises(AttackError, match="is none; leave start out"):
+        made(name).run(Wavy(), x, labels(2), start=x)

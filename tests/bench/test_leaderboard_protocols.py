@@ -15,7 +15,7 @@ from rich.console import Console
 
 from bench.plan import protocols
 from bench.records.record import Record
-from bench.report import grouping, leaderboard, members, plots, tables, write
+from bench.report import curves, grouping, leaderboard, members, plots, tables, write
 from bench.report.leaderboard import Leaderboard
 
 ATTACKS = {"strict": "autoattack-linf", "strict-lite": "autoattack-linf", "quick": "pgd-linf", "paper": "pgd-linf"}
@@ -237,7 +237,7 @@ def test_each_protocol_has_its_heat_map_and_its_curve() -> None:
         shown[column.protocol] = [text.get_text() for text in figure.axes[1].texts]
         assert column.protocol in figure.get_suptitle()
     assert shown == {"strict": ["5.0", "5.0"], "quick": ["20.0", "20.0", "30.0", "30.0"]}
-    assert sorted(len(records) for records in plots._curve_groups([board]).values()) == [1, 2]
+    assert sorted(len(records) for records in curves.groups([board]).values()) == [1, 2]
     assert len({column.slug for column in board.columns}) == 2
 
 
