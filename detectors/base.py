@@ -313,6 +313,11 @@ class Detector(nn.Module, ABC):
         """Checkpoints that the detector's package brings."""
         return []
 
+    def lipschitz(self, norm: str) -> float | None:
+        """A constant L with |A(x) - A(x')| <= L |x - x'| for all images, in the norm "linf" or "l2": an exact
+        certificate. None where none is known. The contract checks it."""
+        return None
+
     def frozen_hashes(self) -> dict[str, str]:
         """Names and hashes of the pretrained weights that this detector stands on."""
         return {}
