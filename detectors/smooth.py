@@ -292,8 +292,11 @@ def _check_settings(settings: SmoothSettings, name: str) -> None:
 def _member(name: str) -> type[Detector]:
     """The class of `smooth:name`. Raises DetectorError."""
     inner = registry.get(name)
-    if issubclass(inner, Smoothed):
-        raise DetectorError(f"{PREFIX}:{name} would smooth twice; use {name} with a larger sigma.")
+    beneath: type[Detector] | None = inner
+    while beneath is not None:  # the members of families may have one inside
+        if issubclass(beneath, Smoothed):
+            raise DetectorError(f"{PREFIX}:{name} would smooth twice; use {name} with a larger sigma.")
+        beneath = getattr(beneath, "inner_class", None)
     if not inner.sees_pixels:
         raise DetectorError(f"{PREFIX}:{name} would add noise to pictures that {name} never sees; use {name}.")
     return _under_noise(inner)

@@ -66,6 +66,8 @@ FREERAD = {
 OCRGAN = {"epochs": 30, "patience": 30, "batch_size": 8}
 PURIFIER = {f"purifier.{key}": value for key, value in FREERAD.items() if not key.startswith("map_")}
 
+AE_BENEATH = {"inner.epochs": 30, "inner.patience": 30, "inner.work_size": 8, "samples": 6}
+
 ROWS = (
     Row("ae", floor=95, settings={"epochs": 60, "patience": 60}, change={"latent": 5}),
     Row("apae", floor=95, settings={"epochs": 60, "patience": 60, "steps": 4}, change={"steps": 5}),
@@ -122,25 +124,27 @@ ROWS = (
         change={"exceeds": 0.4},
         variant="exceedance",
     ),
+    # Few samples, each of which costs a pass; of six a surrogate is more than one of them.
     Row(
         "smooth:ae",
-        floor=90,
-        settings={"inner.epochs": 60, "inner.patience": 60, "samples": 8},
+        floor=75,
+        size=16,
+        settings=AE_BENEATH,
         change={"inner.latent": 5},
     ),
     Row(
         "smooth:ae",
         floor=60,
-        settings={"inner.epochs": 60, "inner.patience": 60, "sigma": 0.5, "rule": "exceedance"},
+        size=16,
+        settings={**AE_BENEATH, "sigma": 0.5, "rule": "exceedance", "exceeds": 0.5},
         defects=anomalous_pictures,
         variant="exceedance",
     ),
-    Row("smooth:spade", floor=75, size=64, settings={"samples": 6}, change={"sigma": 0.2}),
+    Row("smooth:spade", floor=75, settings={"samples": 3}, change={"sigma": 0.2}),
     Row(
         "smooth:spade",
         floor=60,
-        size=64,
-        settings={"samples": 12, "sigma": 0.3, "rule": "exceedance", "exceeds": 0.5},
+        settings={"samples": 6, "sigma": 0.3, "rule": "exceedance", "exceeds": 0.5},
         defects=anomalous_pictures,
         variant="exceedance",
     ),
