@@ -38,7 +38,7 @@ def test_it_is_fitted_asked_attacked_and_recorded(rule: str, command: Command, f
 
 def test_its_family_is_listed(command: Command) -> None:
     said = command("list", "detectors")
-    assert "smooth:NAME" in said.out and "has an l2 certificate" in " ".join(said.out.split())
+    assert "smooth:NAME" in said.out and "an l2 certificate" in " ".join(said.out.split())
 
 
 @pytest.mark.parametrize(
