@@ -157,17 +157,19 @@ def noise_is_honest(s: Subject) -> None:
     questions.check_noise_is_declared(s.detector, s.images, first, others.values(), tolerance=0)
     if not s.detector.is_stochastic:
         return
-    found = {which: scores(s.detector, s.images, noise) for which, noise in others.items()}
-    # Of a score in steps another draw may give some images the same one.
-    alike = torch.equal if _goes_in_steps(s) else _shares_one
-    for which, other in found.items():
-        moved = not alike(first, other)
-        _require(s, moved, f"it says is_stochastic = True and {which} changes nothing", "set is_stochastic = False")
-    repeats = alike(found["fresh noise"], found["fresh noise again"])
-    _require(s, not repeats, "without a noise source its score repeats itself", "leave score() as Detector has it")
+    # Of a score in steps another draw may give an image the same one: its surrogate sees the same noise.
+    ask = s.detector.surrogate_score if _goes_in_steps(s) else s.detector.score
     copies = s.images[:1].expand(4, -1, -1, -1).contiguous()
-    apart = len(set(scores(s.detector, copies, NoiseSeed(0).source("gate", "abcd")).tolist()))
-    apart = apart > 1 if _goes_in_steps(s) else apart == 4
+    with torch.no_grad():
+        first = ask(s.images, noise=s.noise)
+        found = {which: ask(s.images, noise=noise) for which, noise in others.items()}
+        of_copies = ask(copies, noise=NoiseSeed(0).source("gate", "abcd"))
+    for which, other in found.items():
+        moved = not bool((first == other).any())
+        _require(s, moved, f"it says is_stochastic = True and {which} changes nothing", "set is_stochastic = False")
+    repeats = bool((found["fresh noise"] == found["fresh noise again"]).any())
+    _require(s, not repeats, "without a noise source its score repeats itself", "leave score() as Detector has it")
+    apart = len(set(of_copies.tolist())) == 4
     _require(s, apart, "images of one batch share their noise", "draw an image's noise by noise.normal or .uniform")
 
 
@@ -315,10 +317,6 @@ def _require(s: Subject, kept: bool, what: str, todo: str) -> None:
 def _goes_in_steps(s: Subject) -> bool:
     """Whether the score has no gradient anywhere and says so: it declares a surrogate."""
     return s.detector.has_surrogate and s.everywhere("score").is_dead()
-
-
-def _shares_one(a: Tensor, b: Tensor) -> bool:
-    return bool((a == b).any())
 
 
 def _require_alive(place: Place, x: Tensor) -> None:

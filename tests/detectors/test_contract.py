@@ -136,7 +136,7 @@ ROWS = (
         "smooth:ae",
         floor=60,
         size=16,
-        settings={**AE_BENEATH, "sigma": 0.5, "rule": "exceedance", "exceeds": 0.5},
+        settings={**AE_BENEATH, "samples": 4, "sigma": 0.5, "rule": "exceedance", "exceeds": 0.5},
         defects=anomalous_pictures,
         variant="exceedance",
     ),
@@ -144,7 +144,7 @@ ROWS = (
     Row(
         "smooth:spade",
         floor=60,
-        settings={"samples": 6, "sigma": 0.3, "rule": "exceedance", "exceeds": 0.5},
+        settings={"samples": 3, "sigma": 0.3, "rule": "exceedance", "exceeds": 0.5},
         defects=anomalous_pictures,
         variant="exceedance",
     ),
