@@ -30,7 +30,7 @@ from detectors.smooth import Smoothed, noisy_scores
 SIGMA, RADIUS = 0.1, 0.1
 REJECTED = 1e-6  # of a test; there are some dozens here
 LABELS = torch.tensor([1, -1])
-SAMPLES = {"linear": (2000, 1500), "mean-image": (2000, 1500), "spade": (200, 150)}  # for bounds, and for the test
+SAMPLES = {"linear": (2000, 1500), "mean-image": (2000, 1500), "spade": (100, 80)}  # for bounds, and for the test
 
 
 def pictures(count: int, side: int, seed: int) -> Tensor:
@@ -67,7 +67,7 @@ def case(name: str) -> Case:
     inner = registry.create(name, image_size=side, **settings).fit(pictures(12, side, 0), seed=0)
     # Far from what it was fitted on: there a distance is nearly linear, and the theorem leaves an attack the most.
     images = torch.cat([0.5 * pictures(1, side, 1), 1 - 0.5 * pictures(1, side, 2)])
-    return Case(inner, images, *SAMPLES.get(name, (1000, 500)))
+    return Case(inner, images, *SAMPLES.get(name, (500, 300)))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -95,67 +95,71 @@ def attacked(detector: Detector, x: Tensor, y: Tensor, name: str, **settings: An
     return attack.run(detector, x, y, noise=NoiseSeed(1).source("attack", ids)).images
 
 
-def attack_and_ask(of: Case, image: int, rule: str, attack: str, *, believed: float = SIGMA) -> float:
-    """Attack one image, and return the probability of so many fresh samples beyond its bound, if the bound held. The
-    certificate takes the noise to have a standard deviation of `believed`."""
+@dataclass(frozen=True, eq=False)
+class Attacked:
+    """One image, and what an attack on a smoothed detector made of it."""
+
+    of: Case
+    rule: Percentile | Exceedance
+    image: Tensor
+    found: Tensor
+    label: int
+
+    def probability(self, believed: float = SIGMA) -> float:
+        """Of so many fresh samples beyond the bound, if it held. The certificate takes the noise to have a standard
+        deviation of `believed`."""
+        rule, count = self.rule, self.of.fresh
+        clean = self.of.scores(self.image, "certificate", self.of.samples)
+        bounds = rule.bounds(clean, sigma=believed, radii=(RADIUS,), alpha=rule.shares(0.001, (RADIUS,), 1))
+        fresh = self.of.scores(self.found, "fresh", count)[0]
+        upper, lower = float(bounds.upper[0, 0]), float(bounds.lower[0, 0])
+        if isinstance(rule, Percentile):
+            pushed_up = ((fresh > upper).sum(), 1 - rule.p)
+            beyond, allowed = pushed_up if self.label == 1 else ((fresh < lower).sum(), rule.p)
+        else:
+            hits = (fresh > rule.threshold).sum()
+            beyond, allowed = (hits, ndtr(upper)) if self.label == 1 else (count - hits, ndtr(-lower))
+        return float(binomtest(int(beyond), count, float(allowed), alternative="greater").pvalue)
+
+
+def attack_one(name: str, attack: str, rule: str, image: int) -> Attacked:
+    of = case(name)
     x, y = of.images[[image]], LABELS[[image]]
-    few = of.inner.name == "spade"
+    few = name == "spade"
     # A threshold that the image exceeds with half of its samples, so that these can tell.
     chosen = Percentile(0.4) if rule == "p" else Exceedance(float(np.median(of.scores(x, "threshold", 50))))
     budget = {"steps": 4, "eot": 1} if few else {"steps": 12, "eot": 2}
     found = attacked(smoothed(of, chosen, samples=4 if few else 10), x, y, attack, **budget)
     reached = float((found - x).norm())
     assert 0.9 * RADIUS < reached <= RADIUS * (1 + 1e-5), "an attack that stays inside says nothing"
-    alpha = chosen.shares(0.001, (RADIUS,), 1)
-    clean = of.scores(x, "certificate", of.samples)
-    bounds = chosen.bounds(clean, sigma=believed, radii=(RADIUS,), alpha=alpha)
-    fresh = of.scores(found, "fresh", of.fresh)[0]
-    upper, lower = float(bounds.upper[0, 0]), float(bounds.lower[0, 0])
-    if isinstance(chosen, Percentile):
-        pushed_up = ((fresh > upper).sum(), 1 - chosen.p)
-        beyond, allowed = pushed_up if y == 1 else ((fresh < lower).sum(), chosen.p)
-    else:
-        hits = (fresh > chosen.threshold).sum()
-        beyond, allowed = (hits, ndtr(upper)) if y == 1 else (of.fresh - hits, ndtr(-lower))
-    return float(binomtest(int(beyond), of.fresh, float(allowed), alternative="greater").pvalue)
+    return Attacked(of, chosen, x, found, int(y))
 
 
-each_attack = pytest.mark.parametrize("attack", ["pgd-l2", "apgd-l2"])
-each_rule = pytest.mark.parametrize("rule", ["p", "t"])
-each_class = pytest.mark.parametrize("image", [0, 1], ids=["normal", "anomalous"])
-
-
-@each_class
-@each_rule
-@each_attack
+@pytest.mark.parametrize("image", [0, 1], ids=["normal", "anomalous"])
+@pytest.mark.parametrize("rule", ["p", "t"])
+@pytest.mark.parametrize("attack", ["pgd-l2", "apgd-l2"])
 @pytest.mark.parametrize("name", ["linear", "mean-image"])
-def test_no_attack_crosses_a_certified_bound(name: str, attack: str, rule: str, image: int) -> None:
-    assert attack_and_ask(case(name), image, rule, attack) > REJECTED, "an attack crossed a bound"
+def test_no_attack_crosses_a_bound_and_one_for_other_noise_is_found_out(
+    name: str, attack: str, rule: str, image: int
+) -> None:
+    """Whoever adds half of the noise that he certifies promises bounds that are twice too narrow. On these detectors
+    the theorem leaves an attack next to nothing, so that it crosses those."""
+    found = attack_one(name, attack, rule, image)
+    assert found.probability() > REJECTED, "an attack crossed a bound"
+    assert found.probability(believed=2 * SIGMA) < REJECTED, "a certificate that is wrong passed"
 
 
 @pytest.mark.parametrize(
     ("name", "attack", "rule", "image"),
     [
         ("ae", "pgd-l2", "p", 0),
-        ("ae", "pgd-l2", "t", 1),
-        ("ae", "apgd-l2", "p", 1),
-        ("ae", "apgd-l2", "t", 0),
+        ("ae", "apgd-l2", "t", 1),
         ("spade", "pgd-l2", "p", 0),
         ("spade", "apgd-l2", "p", 1),
     ],
 )
-def test_nor_of_a_network(name: str, attack: str, rule: str, image: int) -> None:
-    assert attack_and_ask(case(name), image, rule, attack) > REJECTED, "an attack crossed a bound"
-
-
-@each_class
-@each_rule
-@each_attack
-@pytest.mark.parametrize("name", ["linear", "mean-image"])
-def test_a_certificate_for_other_noise_is_found_out(name: str, attack: str, rule: str, image: int) -> None:
-    """Whoever adds half of the noise that he certifies promises bounds that are twice too narrow. On these detectors
-    the theorem leaves an attack next to nothing, so that it crosses them."""
-    assert attack_and_ask(case(name), image, rule, attack, believed=2 * SIGMA) < REJECTED
+def test_no_attack_crosses_a_bound_of_a_network(name: str, attack: str, rule: str, image: int) -> None:
+    assert attack_one(name, attack, rule, image).probability() > REJECTED, "an attack crossed a bound"
 
 
 @pytest.mark.parametrize("attack", ["pgd-linf", "apgd-linf", "pgd-l2", "apgd-l2"])
