@@ -52,9 +52,31 @@ def silent(done: int, total: int, note: str = "") -> None:
     """A `Progress` that says nothing."""
 
 
+# Metadata of a setting that came when checkpoints and records were there without it: at its default they go on to be
+# what they were, since it is not named.
+CAME_LATER = {"came_later": True}
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """The settings of a detector; each detector derives its own frozen dataclass from this one."""
+
+
+def described(settings: Any) -> dict[str, Any]:
+    """Settings by name, parts as dictionaries, as checkpoints and records state them: what `CAME_LATER` is not named
+    where it is at its default."""
+    found = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if not (came_later(field) and value == field.default):
+            is_part = dataclasses.is_dataclass(value) and not isinstance(value, type)
+            found[field.name] = described(value) if is_part else value
+    return found
+
+
+def came_later(field: dataclasses.Field[Any]) -> bool:
+    """Whether a setting is named only where it is not the default's."""
+    return bool(field.metadata.get("came_later", False))
 
 
 class Detector(nn.Module, ABC):
@@ -264,7 +286,7 @@ class Detector(nn.Module, ABC):
                 "detector": self.name,
                 "revision": self.revision,
                 "image_size": self.image_size,
-                "settings": dataclasses.asdict(self.settings),
+                "settings": described(self.settings),
                 "frozen": self.frozen_hashes(),
                 "fit": self.fit_report,
                 **(extra or {}),
@@ -284,7 +306,7 @@ class Detector(nn.Module, ABC):
             detector=self.name,
             revision=self.revision,
             image_size=self.image_size,
-            settings=dataclasses.asdict(self.settings),
+            settings=described(self.settings),
             frozen=self.frozen_hashes(),
         )
         own = {k: self._stored(k, v) for k, v in self._own_state().items()}
@@ -312,6 +334,11 @@ class Detector(nn.Module, ABC):
     def shipped_checkpoints(cls) -> list[Path]:
         """Checkpoints that the detector's package brings."""
         return []
+
+    def lipschitz(self, norm: str) -> float | None:
+        """A constant L with |A(x) - A(x')| <= L |x - x'| for all images, in the norm "linf" or "l2": an exact
+        certificate. None where none is known. The contract checks it."""
+        return None
 
     def frozen_hashes(self) -> dict[str, str]:
         """Names and hashes of the pretrained weights that this detector stands on."""

@@ -49,6 +49,10 @@ class Brightness(Detector):
         ready, _ = self._ready(x, None)
         return self._signed(ready)
 
+    def lipschitz(self, norm: str) -> float | None:
+        """A mean moves by no more than its pixels do, and in l2 by the length of a change over that of (1, ..., 1)."""
+        return {"linf": 1.0, "l2": (3 * self.image_size**2) ** -0.5}.get(norm)
+
     def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
         self.mean_brightness.copy_(normals.double().mean())
 

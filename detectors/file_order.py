@@ -75,6 +75,10 @@ class FileOrder(Detector):
         """The same at every preset."""
         return presets.choose(preset, quick=FileOrderSettings(), paper=FileOrderSettings())
 
+    def lipschitz(self, norm: str) -> float | None:
+        """No picture moves it."""
+        return 0.0
+
     def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
         if self.training_names is None:
             raise DetectorError("file-order needs the names of the training images: call fit(normals, names=...).")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from detectors import checkpoint, registry
-from detectors.base import LARGEST_SIDE, Detector, Settings
+from detectors.base import LARGEST_SIDE, Detector, Settings, came_later
 from detectors.building import build
 from detectors.errors import CheckpointError, DetectorError, nearest
 
@@ -62,15 +62,15 @@ def shipped() -> dict[str, Path]:
 
 
 def _restored(default: Settings, stored: dict[str, Any]) -> Settings:
-    """The settings that `dataclasses.asdict` and JSON made this of; the default tells the types."""
+    """The settings that `base.described` and JSON made this of; the default tells the types."""
     return dataclasses.replace(default, **_values(default, stored))
 
 
 def _values(default: Any, stored: dict[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in dataclasses.fields(default)}
-    if stored.keys() != names:
-        raise KeyError(f"{sorted(stored.keys() ^ names)}")
-    values: dict[str, Any] = {}
+    known = {field.name: field for field in dataclasses.fields(default)}
+    values: dict[str, Any] = {name: f.default for name, f in known.items() if came_later(f) and name not in stored}
+    if stored.keys() | values.keys() != known.keys():
+        raise KeyError(f"{sorted((stored.keys() | values.keys()) ^ known.keys())}")
     for name, value in stored.items():
         current = getattr(default, name)
         if dataclasses.is_dataclass(current) and not isinstance(current, type):

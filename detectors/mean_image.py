@@ -47,6 +47,10 @@ class MeanImage(Detector):
         """The same at every preset."""
         return presets.choose(preset, quick=MeanImageSettings(), paper=MeanImageSettings())
 
+    def lipschitz(self, norm: str) -> float | None:
+        """The score is a distance in l2 over the root of the number of entries."""
+        return {"linf": 1.0, "l2": (3 * self.image_size**2) ** -0.5}.get(norm)
+
     def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
         total = torch.zeros_like(self.mean_image, dtype=torch.float64)
         for part in normals.split(256):  # type: ignore[no-untyped-call]

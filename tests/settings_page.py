@@ -19,7 +19,8 @@ from detectors.base import Detector
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 WIDTH = 120
-FAMILY_OF = {"purify": "spade"}  # the member that stands for a family whose members differ in the inner detector alone
+# The member that stands for a family whose members differ in the inner detector alone.
+FAMILY_OF = {"purify": "spade", "smooth": "spade"}
 NOT_SAID = "version"  # of an installed package: another one on each machine
 
 USUAL = "from Python"

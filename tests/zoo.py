@@ -214,6 +214,17 @@ class HonestStairs(Exponential):
         return (squares(x) * 1e4).floor() + 0 * squares(x)
 
 
+class Steady(Linear):
+    """Declares how fast it moves: by the l1 norm of its weights in l-inf, by their l2 norm in l2."""
+
+    share: ClassVar[float] = 1.0
+
+    def lipschitz(self, norm: str) -> float | None:
+        weights = linear_weights(self.image_size).double()
+        lengths = {"linf": float(weights.abs().sum()), "l2": float(weights.norm())}
+        return self.share * lengths[norm]
+
+
 class Blind(Fake):
     """Scores the names of the images, as `file-order`."""
 
@@ -763,13 +774,48 @@ class KeepsItsLevelToItself(Fake):
         return squares(x) - self.mine
 
 
+# -- liars about how fast they move -----------------------------------------------------------------------------------
+
+
+class HalfAsSteady(Steady):
+    """Random pairs never need so much; a steepest step does."""
+
+    share = 0.5
+
+
+class SteeperFarther(Fake):
+    """Keeps to its constant next to the images, and grows steeper the farther it is driven from them."""
+
+    name = "steeper-farther"
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        return (x - 0.5).pow(4).mean(dim=(1, 2, 3)) + brightness(x) / 10
+
+    def lipschitz(self, norm: str) -> float | None:
+        return 0.25 if norm == "linf" else None
+
+
+class SteadyAndNoisy(Noisy):
+    """Declares a constant of a score that moves where the image stays."""
+
+    def lipschitz(self, norm: str) -> float | None:
+        return 10.0
+
+
+class NegativeConstant(Smooth):
+    def lipschitz(self, norm: str) -> float | None:
+        return -1.0
+
+
 # -- what must be said of them ----------------------------------------------------------------------------------------
 
 HONEST: tuple[type[Fake], ...] = (
     *(Fake, Smooth, Linear, PureNoise, Noisy, NoiseInside, Kinky, SingleInside, Saturated, Exponential),
-    *(SaturatedExponential, FarAway, Declared, AdmittedCorner, HonestStairs, Blind, MapMaximum),
+    *(SaturatedExponential, FarAway, Declared, AdmittedCorner, HonestStairs, Steady, Blind, MapMaximum),
 )
-THOROUGHLY_HONEST: tuple[type[Fake], ...] = (Fake, Smooth, Linear, Noisy, NoiseInside, Exponential, Blind)
+THOROUGHLY_HONEST: tuple[type[Fake], ...] = (
+    *(Fake, Smooth, Linear, Noisy, NoiseInside, Exponential, HonestStairs, Steady, Blind),
+)
 
 
 @dataclass(frozen=True)
@@ -822,6 +868,10 @@ FAULTS = (
     Fault(MeanOfItsMap, "score is not the largest value of its anomaly map"),
     Fault(MaximumOfNoMap, "score_is_map_maximum is True and has_map is False"),
     *(Fault(cls, "anomaly map's gradient is wrong by") for cls in (MapWithoutGradient, PeakWithoutGradient)),
+    Fault(HalfAsSteady, "neighbouring images its score moves by 2 times what"),
+    Fault(SteeperFarther, "neighbouring images its score moves by .* certificate would be void"),
+    Fault(SteadyAndNoisy, "declares a Lipschitz constant and its score draws noise"),
+    Fault(NegativeConstant, r"its lipschitz\('linf'\) is -1.0; return a number"),
     # What a closer look finds, each by the case that is there for it.
     *(
         Fault(cls, _WRONG, "gradient_is_the_derivative")
@@ -852,6 +902,7 @@ FAULTS = (
     Fault(TakesAnything, "it accepts a .* as 16x16 images", "what_is_no_image_is_refused"),
     Fault(SecretSurrogate, "set has_surrogate = True", "surrogate_is_declared"),
     Fault(SurrogateInNameAlone, "set has_surrogate = False", "surrogate_is_declared"),
+    Fault(HalfAsSteady, "so its certificate would be void", "lipschitz_constant_holds"),
     Fault(SmallMap, r"its anomaly map is \(2, 8, 8\)", "map_has_the_size_of_the_image"),
     Fault(SecretMap, "has_map = False and has a map", "map_has_the_size_of_the_image"),
     Fault(GreyReconstruction, r"its reconstruction is \(5, 1, 16, 16\)", "reconstruction_has_the_size_of_the_image"),

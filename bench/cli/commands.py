@@ -162,7 +162,7 @@ def list_names(
 
 @app.command("reproduce", cls=shell.Once)
 def reproduce_table(
-    table: Annotated[str, typer.Argument(help="table1, table2, table3 or table14")],
+    table: Annotated[str, typer.Argument(help="table1, table2, table3, table6 or table14")],
     records: Annotated[
         Path | None,
         typer.Option(help="Folder of records (default: results/records, and those of a clone).", callback=expanded),

@@ -24,7 +24,7 @@ def reproduce_table(
     """Print and write the table; what is missing is marked as not run, with the command that runs it.
 
     Args:
-        table: "table1", "table2", "table3" or "table14".
+        table: "table1", "table2", "table3", "table6" or "table14".
         records: folder of records; None: the user's own (results/records), and those that the source tree brings.
         preset, protocol, image_size: whose records are compared; None: the preset's own size.
         out: where the table is written.
@@ -34,8 +34,11 @@ def reproduce_table(
         BenchError: a table, preset or protocol that is not there, or a folder without records.
     """
     # Not at the top: they need pandas, and no other command does.
-    from bench.report.paper import render, reproduce, tables
+    from bench.report.paper import certified, render, reproduce, tables
 
+    if table == certified.TABLE:
+        _certified(out, console)
+        return
     recipe = tables.recipe_of(table)
     if (preset, protocol) != (recipe.preset, recipe.protocol) or image_size is not None:
         recipe = recipe.at_size(
@@ -58,6 +61,23 @@ def reproduce_table(
         for command in commands:
             console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
     for path in render.write(found, out):
+        console.print(f"Written: {path}", markup=False, highlight=False)
+
+
+def _certified(out: Path, console: Console) -> None:
+    """Table 6, whose figures are none of an attack."""
+    from bench.report.paper import certified
+
+    found = certified.rows()
+    console.print(certified.terminal(found, console.width))
+    for note in certified.NOTES:
+        console.print(f"- {one_line(note, LONGEST)}", style="dim", markup=False, highlight=False)
+    missing = certified.commands(found)
+    if missing:
+        console.print("To run what is missing:", highlight=False)
+    for command in missing:
+        console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
+    for path in certified.write(found, out):
         console.print(f"Written: {path}", markup=False, highlight=False)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from attacks.base import Attack
 from bench.data.base import ANOMALOUS, NORMAL
@@ -12,7 +12,7 @@ from bench.plan.plan import Plan
 from bench.plan.request import RunConfig
 from bench.records.cell import Cell, CellAttack, CellDetector, CellDraws, CellProtocol, Subset
 from bench.records.score_table import ids_sha256
-from detectors.base import Detector
+from detectors.base import Detector, described
 
 
 def subset_of(
@@ -65,7 +65,7 @@ def cell_of(plan: Plan, category: str, detector: Detector, attack: Attack, tenso
             name=detector.name,
             title=detector.title,
             revision=detector.revision,
-            settings=asdict(detector.settings),
+            settings=described(detector.settings),
             checkpoint_sha256=tensors_sha256,
             frozen=detector.frozen_hashes(),
             is_stochastic=is_stochastic,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from bench.plan.build import OPEN_SETTING_REVISION, open_setting
 from bench.plan.request import RunConfig
 from bench.plan.split import fit_ids
 from detectors import checkpoint
-from detectors.base import Detector
+from detectors.base import Detector, described
 from detectors.errors import CheckpointError
 
 
@@ -34,7 +33,7 @@ def dependencies(
         "image_size": detector.image_size,
         "detector": detector.name,
         "revision": detector.revision,
-        "settings": asdict(detector.settings),
+        "settings": described(detector.settings),
         "frozen": detector.frozen_hashes(),
         "auto": OPEN_SETTING_REVISION if open_setting(detector) else 0,
         "seed": run.fit_seed,

@@ -7,6 +7,7 @@ from detectors.contract import gradients
 from detectors.contract import scores as questions
 from detectors.contract.ball import Ball
 from detectors.contract.findings import NO_PIXELS, NOT_FINITE, Gradient, Passed
+from detectors.contract.lipschitz import check_lipschitz
 from detectors.contract.place import Place
 from detectors.contract.scores import scores
 from detectors.contract.subject import Subject
@@ -15,8 +16,8 @@ from detectors.errors import ContractError
 
 def look(subject: Subject) -> Passed:
     """Whether its score repeats itself under the same noise (under any noise, unless it says that it is stochastic),
-    depends on the image alone, is the same in float32 and float64, and has a gradient that an attack can follow, as its
-    surrogate must (`contract.gradients`).
+    depends on the image alone, is the same in float32 and float64, moves no faster than it declares
+    (`contract.lipschitz`), and has a gradient that an attack can follow, as its surrogate must (`contract.gradients`).
 
     Raises:
         ContractError: the detector breaks the contract; the sentence says how.
@@ -41,6 +42,7 @@ def look(subject: Subject) -> Passed:
     questions.check_noise_is_declared(detector, x.float(), single, [noise.at(1)])
     questions.check_neighbours(detector, x[:2], noise.pick(slice(2)))
     questions.check_float32(detector, single, here)
+    check_lipschitz(place)
     return _look_at_gradients(detector, place, subject.ball)
 
 

@@ -19,6 +19,7 @@ from detectors.contract import fits, gradients, quick
 from detectors.contract import scores as questions
 from detectors.contract.ball import far_corners
 from detectors.contract.findings import NO_PIXELS
+from detectors.contract.lipschitz import check_lipschitz
 from detectors.contract.place import Place, Which
 from detectors.contract.scores import scores
 from detectors.contract.subject import CLEAN, Subject
@@ -34,20 +35,25 @@ _FROM_THE_SOURCE = "draw all randomness from the noise source"
 
 
 def score_has_one_number_per_image(s: Subject) -> None:
-    """Finite, in the images' dtype, another one for another image; the images stay as they are."""
+    """Finite, in the images' dtype, another one for another image (of a score in steps: for some other image); the
+    images stay as they are."""
     found = questions.check_shape(s.detector, s.images, s.noise)
     given = s.images.clone()
     scores(s.detector, given, s.noise)
     _require(s, torch.equal(s.images, given), "score() changes its input", "compute on a copy")
     _require(s, found.dtype == s.images.dtype, f"its score is {found.dtype}", "return it in the dtype of the images")
     _require(s, bool(found.isfinite().all()), "a score is not finite", "look for a logarithm or a division by zero")
-    _require(s, len(set(found.tolist())) == len(found), "different images get the same score", "look at the image")
+    apart = len(set(found.tolist()))
+    enough = apart > 1 if _goes_in_steps(s) else apart == len(found)
+    _require(s, enough, "different images get the same score", "look at the image")
 
 
 def gradient_is_finite_and_not_zero(s: Subject) -> None:
-    """At the images and at corners of a ball around them; the surrogate's, too, at the images."""
-    _require_alive(s.everywhere("score"), s.images)
-    _require_alive(s.everywhere("score"), far_corners(s.images))
+    """At the images and at corners of a ball around them; the surrogate's, too, at the images; the surrogate's alone of
+    a score in steps."""
+    if not _goes_in_steps(s):
+        _require_alive(s.everywhere("score"), s.images)
+        _require_alive(s.everywhere("score"), far_corners(s.images))
     _require_alive(s.everywhere("surrogate"), s.images)
 
 
@@ -151,14 +157,19 @@ def noise_is_honest(s: Subject) -> None:
     questions.check_noise_is_declared(s.detector, s.images, first, others.values(), tolerance=0)
     if not s.detector.is_stochastic:
         return
-    found = {which: scores(s.detector, s.images, noise) for which, noise in others.items()}
+    # Of a score in steps another draw may give an image the same one: its surrogate sees the same noise.
+    ask = s.detector.surrogate_score if _goes_in_steps(s) else s.detector.score
+    copies = s.images[:1].expand(4, -1, -1, -1).contiguous()
+    with torch.no_grad():
+        first = ask(s.images, noise=s.noise)
+        found = {which: ask(s.images, noise=noise) for which, noise in others.items()}
+        of_copies = ask(copies, noise=NoiseSeed(0).source("gate", "abcd"))
     for which, other in found.items():
         moved = not bool((first == other).any())
         _require(s, moved, f"it says is_stochastic = True and {which} changes nothing", "set is_stochastic = False")
     repeats = bool((found["fresh noise"] == found["fresh noise again"]).any())
     _require(s, not repeats, "without a noise source its score repeats itself", "leave score() as Detector has it")
-    copies = s.images[:1].expand(4, -1, -1, -1).contiguous()
-    apart = len(set(scores(s.detector, copies, NoiseSeed(0).source("gate", "abcd")).tolist())) == 4
+    apart = len(set(of_copies.tolist())) == 4
     _require(s, apart, "images of one batch share their noise", "draw an image's noise by noise.normal or .uniform")
 
 
@@ -198,6 +209,11 @@ def nan_never_becomes_an_ordinary_score(s: Subject) -> None:
         gap = float((found[1:] - clean[1:]).abs().max())
         is_alone = gap <= IN_A_BATCH[torch.float32] * float(clean.abs().max())
         _require(s, is_alone, "a NaN in one image changes its neighbours' scores", "take no statistic over the batch")
+
+
+def lipschitz_constant_holds(s: Subject) -> None:
+    """Where one is declared; at all images, as they are, and after longer ascents."""
+    check_lipschitz(s.everywhere("score"), steps=40)
 
 
 def map_has_the_size_of_the_image(s: Subject) -> None:
@@ -284,6 +300,7 @@ CASES = (
     Case(gradient_is_the_derivative),
     Case(gradient_in_float32_is_the_one_in_float64),
     Case(surrogate_is_declared),
+    Case(lipschitz_constant_holds),
     Case(map_has_the_size_of_the_image),
     Case(reconstruction_has_the_size_of_the_image, is_of_pixels=False),
     Case(quick_look, is_of_pixels=False),
@@ -295,6 +312,11 @@ CASES = (
 def _require(s: Subject, kept: bool, what: str, todo: str) -> None:
     if not kept:
         raise ContractError(f"{s.detector.name} breaks the contract: {what}; {todo}.")
+
+
+def _goes_in_steps(s: Subject) -> bool:
+    """Whether the score has no gradient anywhere and says so: it declares a surrogate."""
+    return s.detector.has_surrogate and s.everywhere("score").is_dead()
 
 
 def _require_alive(place: Place, x: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from detectors.errors import DetectorError
@@ -27,6 +28,7 @@ def check_settings(settings: FreeRADSettings, choices_of_k: Sequence[int]) -> No
     for name in ("score_draws", "map_draws", "scales"):
         _at_least_one(name, getattr(settings, name))
     _check_map_images(settings.map_images)
+    _check_given_noise(settings)
     if settings.storage not in ("float32", "float16"):
         raise DetectorError(f"freerad's storage must be float32 or float16; got {settings.storage!r}.")
     _check_unet(settings)
@@ -41,6 +43,20 @@ def check_denoising_steps(settings: FreeRADSettings, k: int) -> None:
             f"freerad's denoising_steps must lie in 0..{k} (0 means all) to denoise from k = {k}; "
             f"got {settings.denoising_steps}."
         )
+
+
+def _check_given_noise(settings: FreeRADSettings) -> None:
+    given = settings.given_noise
+    if not (isinstance(given, int | float) and math.isfinite(given) and given >= 0):
+        raise DetectorError(
+            f"freerad's given_noise must be a number from 0 on, a standard deviation on [0, 1]; got {given!r}."
+        )
+    for name in ("denoising_steps", "score_draws"):
+        if given > 0 and getattr(settings, name) != 1:
+            raise DetectorError(
+                f"freerad's {name} must be 1 where images carry the noise (given_noise = {given:g}) and nothing is "
+                f"drawn; got {getattr(settings, name)}."
+            )
 
 
 def _check_map_images(value: object) -> None:

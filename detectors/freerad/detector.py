@@ -3,6 +3,11 @@
 "Robustness for Free: Adversarially Robust Anomaly Detection Through Diffusion Model" (ICLR 2023 submission),
 Algorithms 1 to 4. The image is diffused to timestep k and denoised in one step (Algorithm 2, the default), in k steps
 (Algorithm 1) or in any number between (Algorithm 3). The noise is fresh at every call: it is part of the defence.
+
+Under randomised smoothing an image comes with noise already. With `given_noise` that takes the place of the
+diffusion's (the model works on [-1, 1], where the noise is twice as large as on [0, 1], and at `work_size`, where
+averaged pixels have less of it): the score is then a function of the noisy image alone, which it compares with its own
+reconstruction.
 """
 
 from __future__ import annotations
@@ -20,8 +25,8 @@ from detectors import checkpoint
 from detectors.base import Detector, Progress, evaluation
 from detectors.errors import DetectorError
 from detectors.freerad.checks import check_denoising_steps, check_settings
-from detectors.freerad.diffusion import process, shots
-from detectors.freerad.reconstruction import denoise
+from detectors.freerad.diffusion import matched_timestep, process, shots
+from detectors.freerad.reconstruction import denoise, denoise_given
 from detectors.freerad.scoring import image_score, multiscale_error
 from detectors.freerad.settings import FreeRADSettings, quick_settings
 from detectors.freerad.training import TrainingSettings, remove_snapshot, train_unet
@@ -52,6 +57,9 @@ class FreeRAD(Detector):
     def __init__(self, settings: FreeRADSettings, image_size: int) -> None:
         super().__init__(settings, image_size)
         check_settings(settings, self.auto_choices["k"])
+        if settings.given_noise > 0:
+            self.is_stochastic = False
+            self.auto_choices = {}  # type: ignore[misc]  # k follows
         self.unet = UNet(settings.unet, settings.work_size)
         self.process = process(settings.schedule)
         self.register_buffer("normal_map", torch.zeros(settings.work_size, settings.work_size))
@@ -143,8 +151,10 @@ class FreeRAD(Detector):
             normals: the normal images that the fit saw, (N, 3, H, W).
             seed: of the fit.
         """
-        if setting not in self.auto_choices:
-            raise DetectorError(f"freerad can choose {', '.join(self.auto_choices)} after the fit, not {setting!r}.")
+        if self.settings.given_noise > 0 and value != self.k:
+            raise DetectorError(f"freerad's k follows from given_noise and is {self.k}; there is nothing to choose.")
+        if setting != "k":
+            raise DetectorError(f"freerad can choose k after the fit, not {setting!r}.")
         self._require_fitted()
         self._check(normals)
         with torch.inference_mode(False):  # a map born in inference mode could never again carry a gradient
@@ -154,19 +164,40 @@ class FreeRAD(Detector):
         return self
 
     def _initial_k(self) -> int:
+        if self.settings.given_noise > 0:
+            return self._matched_k()
         return self.settings.k if isinstance(self.settings.k, int) else DEFAULT_K
 
+    def _matched_k(self) -> int:
+        """The timestep of the noise that images carry. Raises DetectorError where there is none."""
+        settings: FreeRADSettings = self.settings
+        # Resizing is linear in rows and in columns: on the diagonal stand the squares of the weights of each.
+        kept = float(self._work(torch.eye(self.image_size)[None, None])[0, 0].diagonal().mean())
+        try:
+            k = matched_timestep(settings.schedule, 2 * kept * settings.given_noise)
+        except ValueError as error:
+            raise DetectorError(f"freerad's given_noise of {settings.given_noise:g} has no match. {error}") from None
+        if k > settings.training.largest_timestep:
+            raise DetectorError(
+                f"freerad's given_noise of {settings.given_noise:g} is that of timestep {k}, which is not trained; "
+                f"raise training.largest_timestep from {settings.training.largest_timestep}, or have less noise."
+            )
+        return k
+
     def _measure_normals(self, normals: Tensor, seed: int) -> None:
-        """The mean error map of the normals at the present k."""
+        """The mean error map of the normals at the present k, with the noise that images will carry."""
         count = min(self.settings.map_images or len(normals), len(normals))
         chosen = torch.randperm(len(normals), generator=generator(seed, "freerad-map-images"))[:count].sort().values
         source = NoiseSeed(seed).source("freerad-normal-map", [str(int(i)) for i in chosen])
         total = torch.zeros_like(self.normal_map, dtype=torch.float64)
         with evaluation(self), torch.no_grad():
             for start in range(0, count, 16):
-                batch = self._work(normals[chosen[start : start + 16].to(normals.device)])
+                images = normals[chosen[start : start + 16].to(normals.device)]
+                batch = self._work(images)
                 for draw in range(self.settings.map_draws):
                     noise = source.pick(slice(start, start + 16)).at(draw)
+                    if self.settings.given_noise > 0:
+                        batch = self._work(images + self.settings.given_noise * _given(images, noise))
                     total += self._errors(batch, noise).sum(dim=0).double()
             self.normal_map = (total / (count * self.settings.map_draws)).to(self.normal_map)
 
@@ -191,6 +222,9 @@ class FreeRAD(Detector):
         return self._rebuilt(self._work(x), noise)
 
     def _rebuilt(self, x: Tensor, noise: Noise) -> Tensor:
+        if self.settings.given_noise > 0:
+            chain = process(self.settings.schedule, [self.k])
+            return (denoise_given(self.unet, x * 2 - 1, chain, self.k) + 1) / 2
         count = self.settings.denoising_steps or self.k
         # One chain of timesteps 1..k or a subsequence; one-shot is the chain with the single timestep k.
         chain = self.process if count == self.k else process(self.settings.schedule, shots(self.k, count))
@@ -227,3 +261,7 @@ class FreeRAD(Detector):
 
     def _after_load(self) -> None:
         self._set_k(int(self.chosen_k))
+
+
+def _given(images: Tensor, noise: Noise) -> Tensor:
+    return noise.normal(images.shape[1:], stream="given", like=images)

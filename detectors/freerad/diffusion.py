@@ -96,6 +96,21 @@ def process(schedule: Schedule, timesteps: Sequence[int] | None = None) -> Proce
     )
 
 
+def matched_timestep(schedule: Schedule, noise: float) -> int:
+    """The timestep t whose noise stands to its signal, sqrt(1 - alpha_bar_t) / sqrt(alpha_bar_t), most nearly as the
+    noise of an image on [-1, 1] with this standard deviation does.
+
+    Raises:
+        ValueError: the noise is less than half of that of the first timestep, or more than that of the last.
+    """
+    bars = schedule.alpha_bars()
+    ratios = ((1 - bars) / bars).sqrt()
+    least, most = float(ratios[0]) / 2, float(ratios[-1])
+    if not least <= noise <= most:
+        raise ValueError(f"No timestep has a noise of {noise:.3g} on [-1, 1]; set one from {least:.2g} to {most:.3g}.")
+    return int((ratios - noise).abs().argmin()) + 1
+
+
 def shots(k: int, count: int) -> list[int]:
     """A subsequence of 1..k with `count` steps, evenly spaced and ending at k (Algorithm 3): S_1 < ... < S_m = k."""
     if not 1 <= count <= k:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from detectors.base import Settings
+from detectors.base import CAME_LATER, Settings
 from detectors.freerad.diffusion import Schedule
 from detectors.freerad.training import TrainingSettings
 from detectors.freerad.unet import UNetSettings
@@ -23,6 +23,9 @@ class FreeRADSettings(Settings):
         map_draws: noise draws per training image for the mean map of the normals.
         map_images: training images used for it at most; None means all, as in the paper's Algorithm 4.
         work_size: side at which the U-Net works; the input is resized to it differentiably.
+        given_noise: standard deviation, on [0, 1], of Gaussian noise that every image carries already, as a smoothed
+            detector's samples do; 0: none. It takes the place of the diffusion's: k is the timestep that has as much,
+            nothing is drawn, and the score is deterministic. One shot, one draw.
         storage: dtype that the fitted weights are rounded to ("float32"; "float16" halves the checkpoint).
         unet, training, schedule: see there.
     """
@@ -35,6 +38,7 @@ class FreeRADSettings(Settings):
     map_draws: int = 4
     map_images: int | None = None
     work_size: int = 256
+    given_noise: float = field(default=0.0, metadata=CAME_LATER)
     storage: str = "float32"
     unet: UNetSettings = field(default_factory=UNetSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)

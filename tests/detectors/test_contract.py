@@ -69,6 +69,8 @@ FREERAD = {
 OCRGAN = {"epochs": 30, "patience": 30, "batch_size": 8}
 PURIFIER = {f"purifier.{key}": value for key, value in FREERAD.items() if not key.startswith("map_")}
 
+AE_BENEATH = {"inner.epochs": 30, "inner.patience": 30, "inner.work_size": 8, "samples": 6}
+
 ROWS = (
     Row("ae", floor=95, settings={"epochs": 60, "patience": 60}, change={"latent": 5}),
     Row("apae", floor=95, settings={"epochs": 60, "patience": 60, "steps": 4}, change={"steps": 5}),
@@ -108,6 +110,46 @@ ROWS = (
         change={"inner.neighbours": 3},
         variant="map",
         settings={**PURIFIER, "purifier.denoising_steps": 2, "fit_on": "purified", "inner.pixel_map": True},
+    ),
+    Row(
+        "smooth:mean-image",
+        floor=90,
+        settings={"sigma": 0.2, "samples": 16},
+        defects=anomalous_pictures,
+        change={"p": 0.6},
+    ),
+    # So much noise that none of the pictures exceeds the threshold with all of its samples.
+    Row(
+        "smooth:mean-image",
+        floor=60,
+        settings={"sigma": 2.0, "samples": 64, "rule": "exceedance", "exceeds": 0.5},
+        defects=anomalous_pictures,
+        change={"exceeds": 0.4},
+        variant="exceedance",
+    ),
+    # Few samples, each of which costs a pass; of six a surrogate is more than one of them.
+    Row(
+        "smooth:ae",
+        floor=75,
+        size=16,
+        settings=AE_BENEATH,
+        change={"inner.latent": 5},
+    ),
+    Row(
+        "smooth:ae",
+        floor=60,
+        size=16,
+        settings={**AE_BENEATH, "samples": 4, "sigma": 0.5, "rule": "exceedance", "exceeds": 0.5},
+        defects=anomalous_pictures,
+        variant="exceedance",
+    ),
+    Row("smooth:spade", floor=75, settings={"samples": 3}, change={"sigma": 0.2}),
+    Row(
+        "smooth:spade",
+        floor=60,
+        settings={"samples": 3, "sigma": 0.3, "rule": "exceedance", "exceeds": 0.5},
+        defects=anomalous_pictures,
+        variant="exceedance",
     ),
     Row("spade", floor=98, size=64, change={"neighbours": 2}),
     Row(
