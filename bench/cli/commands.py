@@ -1,4 +1,4 @@
-"""The command line: `python -m bench run | report | inspect | fit | score | list | reproduce`."""
+"""The command line: `python -m bench run | certify | report | inspect | fit | score | list | reproduce`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from typing import Annotated
 import typer
 from rich.logging import RichHandler
 
-from bench.cli import fit_command, inspect_command, reproduce_command, run_command, score_pictures, shell, summary
+from bench.cli import (
+    certify_command,
+    fit_command,
+    inspect_command,
+    reproduce_command,
+    run_command,
+    score_pictures,
+    shell,
+    summary,
+)
 from bench.cli.options import (
     BitDepth,
     Cache,
@@ -32,6 +41,7 @@ from bench.cli.options import (
 from bench.cli.screen import Screen
 from bench.errors import BenchError
 from bench.plan.request import Override, RunConfig, default_cache
+from bench.records import certificate_store
 
 app = typer.Typer(
     cls=shell.Commands,
@@ -42,6 +52,7 @@ app = typer.Typer(
 )
 app.command(cls=shell.Once)(run_command.run)
 app.command(cls=shell.Once)(fit_command.fit)
+app.command(cls=shell.Once)(certify_command.certify)
 
 
 @app.command(cls=shell.Once)
@@ -101,9 +112,11 @@ def report(
 ) -> None:
     """Draw leaderboards and plots again, from records alone."""
     console = Screen()
-    if not (folder / "records").is_dir():
+    has_records, has_certificates = ((folder / name).is_dir() for name in ("records", certificate_store.FOLDER))
+    if not (has_records or has_certificates):
         raise BenchError(f"There is no folder {folder / 'records'}; name the folder that a run wrote to (--out).")
-    for path in summary.write_results(folder, console, anew=True):
+    written = summary.write_results(folder, console, anew=True) if has_records else []
+    for path in [*written, *certify_command.write_certificates(folder, console)]:
         console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -89,14 +89,15 @@ def check(cell: Cell, results: Mapping[str, Any], scores: Scores) -> None:
         computed = absent | figures(scores, threshold, complete=not cell.early_stop, in_turn=cell.in_turn)
     except CellError as error:
         raise RecordError(f"no figure follows from its scores ({error}); run the cell again.") from None
-    _compare("results", results, computed)
+    compare("results", results, computed)
 
 
-def _compare(where: str, claimed: Mapping[str, Any], computed: Mapping[str, Any]) -> None:
+def compare(where: str, claimed: Mapping[str, Any], computed: Mapping[str, Any]) -> None:
+    """Raises RecordError where a claimed figure is not the computed one; it names the figure and both values."""
     for name, value in computed.items():
         claim = claimed.get(name)
         if isinstance(value, dict):
-            _compare(f"{where}.{name}", claim if isinstance(claim, Mapping) else {}, value)
+            compare(f"{where}.{name}", claim if isinstance(claim, Mapping) else {}, value)
         elif not _alike(claim, value):
             raise RecordError(
                 f"{where}.{name} is {_shown(claim)} and its scores give {_shown(value)}; believe neither and run the "
