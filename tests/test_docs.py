@@ -114,9 +114,11 @@ def test_commands_are_found_where_they_are_shown() -> None:
 
 
 def test_code_cites_documents_that_are_there() -> None:
-    written_by_a_run = {"leaderboard.md", "TABLE.md"}
+    written_by_a_run = {"certificates.md", "leaderboard.md", "TABLE.md"}
     for path in [
-        p for package in ("attacks", "bench", "detectors", "examples") for p in (ROOT / package).rglob("*.py")
+        p
+        for package in ("attacks", "bench", "certificates", "detectors", "examples")
+        for p in (ROOT / package).rglob("*.py")
     ]:
         for cited in re.findall(r"[\w./-]*\w\.md\b", path.read_text(encoding="utf-8")):
             assert cited in written_by_a_run or (ROOT / cited).is_file(), f"{path} cites {cited}"
@@ -126,7 +128,9 @@ def test_files_that_documents_name_are_there() -> None:
     made_by_the_reader = {"detectors/contrast.py", "attacks/uniform.py", "bench/data/table.py"}
     made_by_the_reader |= {"tests/detectors/test_contrast.py"}
     for page in [*ROOT.glob("*.md"), *DOCS.glob("*.md"), ROOT / "results" / "README.md"]:
-        named = re.findall(r"\b(?:attacks|bench|detectors|tests)/[\w/]+\.py\b", page.read_text(encoding="utf-8"))
+        named = re.findall(
+            r"\b(?:attacks|bench|certificates|detectors|tests)/[\w/]+\.py\b", page.read_text(encoding="utf-8")
+        )
         for name in {*named} - made_by_the_reader:
             assert (ROOT / name).is_file(), f"{page.name} names {name}"
 
@@ -225,7 +229,7 @@ def test_the_import_table_is_the_one_that_is_kept() -> None:
 
 def test_every_package_is_on_the_map() -> None:
     drawn = settings_page.section(text_of("docs/architecture.md"), "The map")
-    for package in ("attacks", "bench", "detectors"):
+    for package in ("attacks", "bench", "certificates", "detectors"):
         for path in (ROOT / package).rglob("__init__.py"):
             name = path.parent.relative_to(ROOT)
             known = name.name if name.parts[-2:-1] in ((), ("bench",), ("detectors",)) else "/".join(name.parts[-2:])

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench import files
-from bench.cell import choose_percentile, smoothed_attack
+from bench.cell import choose_percentile, gate, smoothed_attack
 from bench.cell.attacking import Tick
 from bench.cell.fitting import Fitted
 from bench.cell.group import STRANGE, Reporter, obtain, reason_of
@@ -107,6 +107,10 @@ class Certifying:
             return [], [self._problem(fitted)]
         found: list[Certificate] = []
         problems: list[str] = []
+        try:
+            gate.check_scores(fitted.detector, self._test, self._device)
+        except STRANGE as error:
+            return [], [self._problem(reason_of(error, f"certifying {job.detector}"))]
         for sigma in (None, *(self.asked.sigmas if fitted.detector.sees_pixels else ())):
             try:
                 with files.guarded(self.plan.run.cache):

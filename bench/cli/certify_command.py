@@ -238,10 +238,11 @@ def _show_costs(plan: planning.Plan, asked: CertifyConfig, console: Screen) -> N
     table.add_column("passes left", justify="right", no_wrap=True)
     table.add_column("about", justify="right", no_wrap=True)
     lines: list[tuple[int, str]] = []
-    seconds = 0.0
+    seconds, noise = 0.0, costs.noise_seconds(plan.image_size)
     for job in plan.jobs:
         total, done = planned(plan, asked, job)
         each = estimates.forward_seconds(job.detector)
+        each = None if each is None else each + noise
         about = "not known" if each is None else summary.duration(each * (total - done))
         seconds += 0.0 if each is None else each * (total - done)
         of = f"{total - done:,}" + (f" of {total:,}" if done else "")

@@ -98,9 +98,11 @@ def _line(axes: Axes, row: Certificate, colour: str, marker: str) -> set[str]:
     """Draws one certificate. Returns what there is to explain of it."""
     rule, radii = row.claim.smoothing.rule, list(row.claim.radii)
     values = [estimate(row, radius).value for radius in radii]
-    axes.plot(radii, values, color=colour, linestyle=STYLES[rule], clip_on=False, linewidth=1.2)
+    # In steps: between two radii what is certified at the larger one holds, and no more.
+    axes.plot(radii, values, color=colour, linestyle=STYLES[rule], drawstyle="steps-pre", clip_on=False, linewidth=1.2)
     points = attacked(row)
     if points:
         at, found = zip(*((radius, under.value) for radius, under in points), strict=True)
-        axes.plot(at, found, color=colour, marker=marker, linestyle="none", markersize=4, clip_on=False)
+        face = colour if rule == "percentile" else "none"
+        axes.plot(at, found, color=colour, marker=marker, markerfacecolor=face, linestyle="none", clip_on=False)
     return {rule, *(["attacked"] if points else [])}

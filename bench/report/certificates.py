@@ -11,13 +11,14 @@ from bench.records.certificate import EXACT, PAPER, Certificate, best_of
 from bench.records.record import Record, Revisions
 from bench.text import norm_text, plural
 
-MARKS = {"partial": "†", "stale": "‡", "flagged": "!", "uncertified": "°"}
+MARKS = {"partial": "†", "stale": "‡", "flagged": "!"}
 MEANING = {
     "partial": "less than a full certificate (fewer samples or images, other settings): its record says what",
     "stale": "made with an older revision of the detector",
     "flagged": "an attack has found more than the certificate allows: one of the two is wrong",
-    "uncertified": "the paper's rule, whose claim does not follow: no certificate",
 }
+
+UNCERTIFIED = "the paper's rule, whose claim does not follow: no certificate."
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,6 @@ class Board:
             "partial": not row.full_run,
             "stale": row.key in self.stale,
             "flagged": bool(flags(row)),
-            "uncertified": row.claim.smoothing.rule == PAPER,
         }
         return "".join(MARKS[name] for name, is_so in found.items() if is_so)
 
@@ -66,6 +66,7 @@ class Board:
             sentences = [*flags(row), *abstentions(row)]
             sentences += [f"p was chosen on {row.choice.get('judged_on')}."] if row.choice else []
             sentences += [attack_text(row)] if row.claim.attack else []
+            sentences += [UNCERTIFIED] if row.claim.smoothing.rule == PAPER else []
             for sentence in sentences:
                 told.setdefault(sentence, []).append(label(row))
         everywhere = len([row for row in self.rows if row.claim.smoothing.rule != EXACT])
@@ -195,7 +196,8 @@ def label(certificate: Certificate, *, detector: bool = True) -> str:
         parts.append("exact" if made.norm == "l2" else f"exact in {norm_text(made.norm)}")
     else:
         parts.append(f"sigma {made.sigma:g}")
-        parts.append(f"p {made.p:g}" if made.rule == "percentile" else made.rule)
+        names = {"percentile": f"p {made.p:g}" if made.p is not None else "", PAPER: "paper (uncertified)"}
+        parts.append(names.get(made.rule, made.rule))
     if detector and certificate.claim.fit_seed:
         parts.append(f"fit {certificate.claim.fit_seed}")
     return ", ".join(parts)

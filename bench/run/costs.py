@@ -22,6 +22,7 @@ from bench.plan import protocols
 from bench.plan.plan import Job, Plan
 from bench.records.record import Record
 from bench.records.store import read_all
+from detectors.noise import NoiseSeed
 
 TABLE = Path(__file__).with_name("costs.json")
 
@@ -55,6 +56,15 @@ def matrix_gflops() -> float:
         a @ a
         count += 1
     return 2 * 1024**3 * count / (time.perf_counter() - started) / 1e9
+
+
+def noise_seconds(image_size: int) -> float:
+    """Of drawing the noise of one image, on this machine's CPU (a few milliseconds)."""
+    like = torch.empty(8, 3, image_size, image_size)
+    source = NoiseSeed(0).source("costs", [str(number) for number in range(len(like))])
+    started = time.perf_counter()
+    source.normal(like.shape[1:], stream="costs", like=like)
+    return (time.perf_counter() - started) / len(like)
 
 
 def from_records(records: Sequence[Record], gflops: float) -> list[Cost]:
