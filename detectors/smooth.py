@@ -9,14 +9,16 @@ The noisy image is not cut to [0, 1]: the certificate is of x + d. A detector th
 afresh for each sample, and the quantile is that over both.
 
 What an attack follows: a quantile of N samples has the gradient of one of them, and a share has none. So both declare a
-surrogate, the mean of the samples around the quantile, and a share with soft edges.
+surrogate, the mean of the samples around the quantile, and a share with soft edges; of the inner detector's surrogate,
+where it has one.
 """
 
 from __future__ import annotations
 
+import atexit
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
@@ -34,7 +36,7 @@ from detectors.noise import Noise, NoiseSeed
 PREFIX = "smooth"
 RULES = ("percentile", "exceedance")
 _CHUNK, _STREAM, _NORMALS = 16, "smoothing", "smoothing-normals"
-WIDTH = 0.1  # of the window around the quantile that the surrogate averages, as a share of the samples
+WIDTH = 0.1  # of the window on either side of the quantile that the surrogate averages, as a share of the samples
 SOFTNESS = 0.25  # of the surrogate's edge, in standard deviations of a training normal's samples
 
 
@@ -68,7 +70,8 @@ def noisy_scores(
     many at a time, changes nothing. Memory for a gradient is that of one sample.
 
     Args:
-        score: of images (B, 3, H, W), which leave [0, 1], under a source of noise.
+        score: of images (B, 3, H, W), which leave [0, 1], under a source of noise. For a gradient it is asked again on
+            the way back, long after this has returned.
         x: images (B, 3, H, W) in [0, 1].
         noise: their source.
         sigma: standard deviation on [0, 1].
@@ -77,13 +80,24 @@ def noisy_scores(
 
     def one(images: Tensor, number: int) -> Tensor:
         own = noise.sub(number)
-        return score(images + sigma * own.normal(images.shape[1:], stream=_STREAM, like=images), own)
+        noisy = torch.add(images, own.normal(images.shape[1:], stream=_STREAM, like=images), alpha=sigma)
+        return score(noisy, own)
 
     if not (torch.is_grad_enabled() and x.requires_grad):
         return torch.stack([one(x, number) for number in samples])
+    _empty_the_queue_at_exit()
     # Each sample is computed again on the way back: its noise is the same, since it is drawn from its own source.
     found = [checkpoint(one, x, number, use_reentrant=False, preserve_rng_state=False) for number in samples]
     return torch.stack(found)
+
+
+@cache
+def _empty_the_queue_at_exit() -> None:
+    """A backward pass that an exception ends (Ctrl-C, too little memory) leaves the samples whose turn had not come in
+    PyTorch's queue, which frees them when Python is gone already: the process would crash at its very end. Work that is
+    older than they are comes after them, so doing some at exit empties the queue in time."""
+    leaf = torch.zeros((), requires_grad=True)
+    atexit.register(torch.autograd.grad, 1 * leaf, leaf)
 
 
 class Smoothed(Detector):
@@ -91,9 +105,9 @@ class Smoothed(Detector):
 
     inner_class: ClassVar[type[Detector]]
     is_stochastic = True
-    has_surrogate = True
-    threshold: Tensor
-    edge: Tensor
+    threshold: Tensor  # of the exceedance, in units of the inner detector's score
+    soft_threshold: Tensor  # the same quantile of what the surrogate follows, in its units
+    edge: Tensor  # half the width of the surrogate's edge, in the same units
 
     def __init__(self, settings: SmoothSettings, image_size: int) -> None:
         """Raises DetectorError for settings that cannot be, and what the inner detector raises."""
@@ -101,67 +115,98 @@ class Smoothed(Detector):
         _check_settings(settings, self.name)
         self.inner = self.inner_class(settings.inner, image_size)
         self.min_normals = self.inner.min_normals
-        self.register_buffer("threshold", torch.zeros(()))
-        self.register_buffer("edge", torch.ones(()))
+        # Of few samples the mean around the quantile is that of the quantile alone.
+        self.has_surrogate = settings.rule == "exceedance" or self._half > 0 or self.inner.has_surrogate
+        for name in ("threshold", "soft_threshold", "edge"):
+            self.register_buffer(name, torch.ones(()))
 
     @classmethod
     def settings_for(cls, preset: str, image_size: int) -> SmoothSettings:
-        """The median at sigma 0.1 of the inner detector at the preset."""
-        return SmoothSettings(cls.inner_class.settings_for(preset, image_size))
+        """The median at sigma 0.1 of the inner detector at the preset; what the suite would choose for that one is the
+        middle one of its choices here."""
+        inner = cls.inner_class.settings_for(preset, image_size)
+        middle = {name: choices[len(choices) // 2] for name, choices in cls.inner_class.auto_choices.items()}
+        return SmoothSettings(replace(inner, **{name: middle[name] for name in _open(inner, cls.inner_class)}))
+
+    # -- fitting ------------------------------------------------------------------------------------------------------
 
     def _fit(self, normals: Tensor, *, seed: int, progress: Progress, workdir: Path | None) -> None:
+        settings: SmoothSettings = self.settings
+        # The suite chooses settings of the outermost detector alone: "auto" would stay what it happens to be.
+        for name in _open(settings.inner, self.inner_class):
+            choice = self.inner_class.auto_choices[name][0]
+            raise DetectorError(
+                f"{self.name} cannot have its inner.{name} chosen; set it to a number, e.g. "
+                f"--set {self.name}.inner.{name}={choice}."
+            )
         self.inner.may_take_shipped = self.may_take_shipped
         self.inner.fit(normals, seed=seed, progress=progress, workdir=workdir, store=self.store)
         self.fit_report |= {"inner": self.inner.fit_report}
-        if self.settings.rule == "exceedance":
-            self._set_threshold(self._of_normals(normals, seed))
+        if settings.rule == "exceedance":
+            scores = self._of_normals(self.inner.score, normals, seed)
+            has_other = self.inner.has_surrogate
+            self._set_threshold(
+                scores, self._of_normals(self.inner.surrogate_score, normals, seed) if has_other else scores
+            )
 
-    def _set_threshold(self, scores: Tensor) -> None:
-        """From normals' scores under noise, (D, N)."""
-        found = scores.double()
-        threshold = float(np.quantile(found.numpy(force=True), self.settings.exceeds))
-        spread = float(found.std(dim=0).mean()) if len(found) > 1 else float(found.std())
-        self.threshold.fill_(threshold)
+    def _set_threshold(self, scores: Tensor, followed: Tensor) -> None:
+        """From normals' scores under noise, and from what an attack follows of them, (D, N)."""
+        share = self.settings.exceeds
+        self.threshold.fill_(_quantile(scores, share))
+        self.soft_threshold.fill_(_quantile(followed, share))
+        found = followed.double()
+        spread = float(found.std(dim=0).mean() if len(found) > 1 else found.std(correction=0))
         self.edge.fill_(max(SOFTNESS * spread, torch.finfo(torch.float32).tiny))
 
     @torch.no_grad()
-    def _of_normals(self, normals: Tensor, seed: int) -> Tensor:
+    def _of_normals(self, score: Callable[..., Tensor], normals: Tensor, seed: int) -> Tensor:
         """The training normals' scores under noise, (D, N)."""
-        few = range(self.settings.samples)
         source = NoiseSeed(seed).source(_NORMALS, [str(i) for i in range(len(normals))])
         parts = [slice(start, start + _CHUNK) for start in range(0, len(normals), _CHUNK)]
-        found = [self._samples(self.inner.score, normals[part], source.pick(part), few) for part in parts]
-        return torch.cat(found, dim=1)
+        return torch.cat([self._samples(score, normals[part], source.pick(part)) for part in parts], dim=1)
 
-    def _samples(self, score: Callable[..., Tensor], x: Tensor, noise: Noise, samples: range) -> Tensor:
+    # -- scoring ------------------------------------------------------------------------------------------------------
+
+    def _samples(self, score: Callable[..., Tensor], x: Tensor, noise: Noise) -> Tensor:
+        """(D, B)."""
+
         def trusted(images: Tensor, own: Noise) -> Tensor:
-            with self.inner.trusting():  # in here: a sample may be computed again, long after
+            with self.inner.trusting():  # in here: a sample is computed again when the caller's context is gone
                 return score(images, noise=own)
 
-        return noisy_scores(trusted, x, noise, sigma=self.settings.sigma, samples=samples)
+        settings: SmoothSettings = self.settings
+        return noisy_scores(trusted, x, noise, sigma=settings.sigma, samples=range(settings.samples))
 
     def _score(self, x: Tensor, noise: Noise) -> Tensor:
-        found = self._samples(self.inner.score, x, noise, range(self.settings.samples))
         if self.settings.rule == "percentile":
-            middle: Tensor = found.sort(dim=0).values[self._place]
+            middle: Tensor = self._samples(self.inner.score, x, noise).sort(dim=0).values[self._place]
             return middle
+        with torch.no_grad():  # it goes in steps: there is no gradient that a graph could lead to
+            found = self._samples(self.inner.score, x, noise)
         share = ((found > self.threshold).to(found).sum(dim=0) + 0.5) / (len(found) + 1)
-        # Flat, but of the image all the same: a score without a graph would be taken for one that was cut off.
-        return torch.special.ndtri(share) + 0 * found.sum(dim=0)
+        exceedance: Tensor = torch.special.ndtri(share.where(~found.isnan().any(dim=0), torch.nan))
+        # Of the image all the same: a score without a graph would be taken for one that was cut off.
+        return exceedance + 0 * x.sum(dim=(1, 2, 3))
 
     def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
-        found = self._samples(self.inner.surrogate_score, x, noise, range(self.settings.samples))
+        found = self._samples(self.inner.surrogate_score, x, noise)
         if self.settings.rule == "percentile":
-            half = round(WIDTH * len(found))
-            return found.sort(dim=0).values[max(self._place - half, 0) : self._place + half + 1].mean(dim=0)
+            window = found.sort(dim=0).values[max(self._place - self._half, 0) : self._place + self._half + 1]
+            return window.mean(dim=0)
         # An edge whose slope dies away slowly: that of a sigmoid is zero to the last bit where all samples lie far off.
-        return (0.5 + torch.atan((found - self.threshold) / self.edge) / math.pi).mean(dim=0)
+        return (0.5 + torch.atan((found - self.soft_threshold) / self.edge) / math.pi).mean(dim=0)
 
     @property
     def _place(self) -> int:
         """Of the quantile among the sorted samples."""
         settings: SmoothSettings = self.settings
         return max(math.ceil(settings.p * settings.samples), 1) - 1
+
+    @property
+    def _half(self) -> int:
+        """How many samples on either side of the quantile the surrogate averages."""
+        samples: int = self.settings.samples
+        return round(WIDTH * samples)
 
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -187,26 +232,49 @@ class Smoothed(Detector):
         report = self.fit_report.get("inner")
         self.inner._take_over(report if isinstance(report, dict) else {})
 
-    def around(self, inner: Detector, scores: Tensor | None = None) -> Smoothed:
+    def around(self, inner: Detector, scores: Tensor | None = None, followed: Tensor | None = None) -> Smoothed:
         """This one, fitted, with a fitted detector in the place of its own.
 
         Args:
             inner: fitted; it stays as it is.
             scores: of the exceedance: normals' scores under noise, (D, N), of which its threshold is a quantile.
+            followed: the same of `inner.surrogate_score`, where the inner detector has one.
 
         Raises:
-            DetectorError: another detector than it smooths, or one that is not fitted.
+            DetectorError: another detector than it smooths, one of another size or not fitted, or scores that lack.
         """
         if not isinstance(inner, self.inner_class):
             raise DetectorError(f"{self.name} smooths {self.inner_class.name}, not {inner.name}.")
-        if not inner.is_fitted:
-            raise DetectorError(f"{inner.name} is not fitted yet; call fit(normals, seed=...) or load(path) first.")
+        if inner.image_size != self.image_size:
+            raise DetectorError(
+                f"{self.name} was built for {self.image_size} pixels and this {inner.name} for {inner.image_size}; "
+                "build it at the same size."
+            )
+        inner._require_fitted()
+        if self.settings.rule == "exceedance":
+            followed = followed if inner.has_surrogate else scores
+            if scores is None or followed is None:
+                lacking = "scores" if scores is None else "surrogate_score"
+                raise DetectorError(
+                    f"The exceedance of {self.name} needs a threshold; give {inner.name}'s {lacking} of normals under "
+                    "noise."
+                )
+            self._set_threshold(scores, followed)
+        self.settings = replace(self.settings, inner=inner.settings)
         self.inner = inner
-        if scores is not None:
-            self._set_threshold(scores)
-        self.fit_report = {"inner": inner.fit_report}
+        told = {key: inner.fit_report[key] for key in ("normals", "seed") if key in inner.fit_report}
+        self.fit_report = told | {"inner": inner.fit_report}
         self._freeze()
         return self
+
+
+def _open(settings: Settings, cls: type[Detector]) -> list[str]:
+    """The settings that the suite would choose."""
+    return [name for name in cls.auto_choices if getattr(settings, name) == "auto"]
+
+
+def _quantile(scores: Tensor, share: float) -> float:
+    return float(np.quantile(scores.double().numpy(force=True), share))
 
 
 def _check_settings(settings: SmoothSettings, name: str) -> None:
@@ -224,8 +292,11 @@ def _check_settings(settings: SmoothSettings, name: str) -> None:
 def _member(name: str) -> type[Detector]:
     """The class of `smooth:name`. Raises DetectorError."""
     inner = registry.get(name)
-    if issubclass(inner, Smoothed):
-        raise DetectorError(f"{PREFIX}:{name} would smooth twice; use {name} with a larger sigma.")
+    beneath: type[Detector] | None = inner
+    while beneath is not None:  # the members of families may have one inside
+        if issubclass(beneath, Smoothed):
+            raise DetectorError(f"{PREFIX}:{name} would smooth twice; use {name} with a larger sigma.")
+        beneath = getattr(beneath, "inner_class", None)
     if not inner.sees_pixels:
         raise DetectorError(f"{PREFIX}:{name} would add noise to pictures that {name} never sees; use {name}.")
     return _under_noise(inner)
@@ -239,7 +310,7 @@ def _under_noise(inner: type[Detector]) -> type[Detector]:
         title = f"Smoothed {inner.title}"
         paper = f"randomised smoothing (Cohen et al. 2019; Chiang et al. 2020) of {inner.paper}"
         training_is_chaotic = inner.training_is_chaotic
-        fit_is_seeded = inner.fit_is_seeded
+        # fit_is_seeded stays True: the noise under which an exceedance's threshold is measured comes from the seed.
         revision = inner.revision  # the family's own is added once it has changed
 
     Member.__qualname__ = Member.__name__ = f"Smoothed{inner.__name__}"

@@ -6,12 +6,9 @@ threshold, the threshold of certified accuracy) comes from held-out normals; tes
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,26 +20,21 @@ from numpy.typing import NDArray
 from bench import files
 from bench.cell import choose_percentile, gate, smoothed_attack
 from bench.cell.attacking import Tick
+from bench.cell.certificate_of import claim_of, written
 from bench.cell.fitting import Fitted
 from bench.cell.group import STRANGE, Reporter, obtain, reason_of
 from bench.cell.pictures import Category
-from bench.cell.record_of import ALLOW_LEAKS
-from bench.cell.samples import Pictures, SampleSet, dependencies
-from bench.cell.verdict import CALIBRATION_FPR, threshold_of
+from bench.cell.planned_samples import sample_set
+from bench.cell.samples import Pictures, scores_under_noise
 from bench.data.base import ImageSet
 from bench.metrics.ranking import refuse_nan
-from bench.plan import presets, request
+from bench.plan import presets
 from bench.plan.certify import AUTO, CertifyConfig, percentile
-from bench.plan.checkpoints import stored_hash
 from bench.plan.plan import Job, Plan
-from bench.plan.split import fit_ids
-from bench.records import certificate_store, environment
-from bench.records.bounds_table import BoundsTable
-from bench.records.cell import CellDetector
+from bench.records import certificate_store
 from bench.records.certificate import EXACT, NORMS, Certificate, Claim, Smoothing
-from bench.records.certificate_figures import figures
 from certificates.lipschitz import exact_bounds
-from certificates.rules import Bounds, PaperMean, Rule
+from certificates.rules import PaperMean, Rule
 from detectors.base import Detector
 from detectors.noise import NoiseSeed
 from detectors.smooth import Smoothed
@@ -133,24 +125,16 @@ class Certifying:
             if constant is None:
                 continue
             radii = self.asked.all_radii if norm == "l2" else self.asked.linf_radii
-            claim = self._claim(fitted, Smoothing(rule=EXACT, norm=norm, constant=float(constant)), radii, 0.0)
+            told = Smoothing(rule=EXACT, norm=norm, constant=float(constant))
+            claim = claim_of(self.plan, self.category, fitted, told, radii, 0.0, {})
             known = certificate_store.find(self._folder, claim)
             if known is None:
                 started = time.monotonic()
                 clean, held_out = (self._scores(detector, images) for images in (self._test, self._held_out))
-                known = self._write(
-                    fitted,
-                    claim,
-                    clean,
-                    exact_bounds(clean, constant, radii),
-                    held_out,
-                    {},
-                    seconds={"bounds": time.monotonic() - started},
-                )
-                self.reporter.certified(known, False)
-            else:
-                self.reporter.certified(known, True)
-            found.append(known)
+                bounds = exact_bounds(clean, constant, radii)
+                made = self._written(fitted, claim, clean, bounds, held_out, {}, seconds={"bounds": _since(started)})
+            self.reporter.certified(made if known is None else known, known is not None)
+            found.append(made if known is None else known)
         return found
 
     def _scores(self, detector: Detector, images: ImageSet) -> Floats:
@@ -171,12 +155,11 @@ class Certifying:
     def _smoothed(self, fitted: Fitted, sigma: float) -> list[Certificate]:
         rules = self._rules(fitted, sigma)
         attack = smoothed_attack.described(self.asked, self.plan.image_size)
-        claims = [
-            self._claim(
-                fitted, each.told, self.asked.all_radii, self.asked.alpha, attack if each.smooth is not None else {}
-            )
-            for each in rules
-        ]
+        claims = []
+        for each in rules:
+            ours = attack if each.smooth is not None else {}
+            radii, alpha = self.asked.all_radii, self.asked.alpha
+            claims.append(claim_of(self.plan, self.category, fitted, each.told, radii, alpha, ours))
         known = [certificate_store.find(self._folder, claim) for claim in claims]
         samples, seconds, found = None, 0.0, []
         for each, claim, there in zip(rules, claims, known, strict=True):
@@ -185,7 +168,7 @@ class Certifying:
                     started = time.monotonic()
                     pictures = Pictures("test", self._test.ids, self._test.pixels)
                     samples = self._drawn(fitted, pictures, sigma, self.asked.samples)
-                    seconds = time.monotonic() - started
+                    seconds = _since(started)
                 made = self._judged(fitted, each, claim, samples, seconds)
             else:
                 made = there
@@ -203,13 +186,30 @@ class Certifying:
                 for p in asked.ps:
                     found.append(self._percentile(fitted, sigma, p, held_out))
             elif name == "exceedance":
-                rule, smooth = smoothed_attack.exceedance(fitted.detector, sigma, held_out)
+                followed = self._followed(fitted.detector, sigma)
+                rule, smooth = smoothed_attack.exceedance(fitted.detector, sigma, held_out, followed)
                 told = self._told(name, sigma, threshold=rule.threshold)
                 found.append(Ruled(rule, told, {}, rule.estimate(held_out), smooth))
             else:
                 found.append(Ruled(PaperMean(), self._told(name, sigma), {}, PaperMean().estimate(held_out), None))
         alike = {each.told.p: each for each in reversed(found) if each.told.rule == "percentile"}
         return [each for each in found if each.told.p is None or alike[each.told.p] is each]
+
+    def _followed(self, detector: Detector, sigma: float) -> Floats | None:
+        """Of a detector with a surrogate its scores of held-out normals under noise, (M, n): no bound depends on them,
+        so they are few, and only what an attack follows does."""
+        if not detector.has_surrogate:
+            return None
+        source = NoiseSeed(self.plan.run.seed).source("surrogate-threshold", self._held_out.ids)
+        found = []
+        for first in range(0, len(self._held_out), self.batch_size):
+            part = slice(first, first + self.batch_size)
+            x = self._held_out.pixels(part).to(self._device)
+            numbers = range(smoothed_attack.SAMPLES)
+            found.append(
+                scores_under_noise(detector, x, source.pick(part), sigma=sigma, samples=numbers, of_surrogate=True)
+            )
+        return np.asarray(torch.cat(found, dim=1).double().numpy().T)
 
     def _percentile(self, fitted: Fitted, sigma: float, p: float | str, held_out: Floats) -> Ruled:
         choice: dict[str, Any] = {}
@@ -248,10 +248,18 @@ class Certifying:
                         device=self._device,
                         tick=tick,
                     )
-        seconds = {"samples": drawing, "bounds": bounded - started, "attack": time.monotonic() - bounded}
-        scores = each.rule.estimate(samples)
-        return self._write(
-            fitted, claim, scores, bounds, each.held_out, under, seconds=seconds, choice=each.choice, samples=samples
+        seconds = {"samples": drawing, "bounds": bounded - started, "attack": _since(bounded)}
+        return self._written(
+            fitted,
+            claim,
+            each.rule.estimate(samples),
+            bounds,
+            each.held_out,
+            under,
+            seconds=seconds,
+            limits=asked.limits,
+            choice=each.choice,
+            samples=samples,
         )
 
     def _drawn(self, fitted: Fitted, pictures: Pictures, sigma: float, count: int) -> Floats:
@@ -266,91 +274,10 @@ class Certifying:
                 fitted.detector, pictures, count, batch_size=self.batch_size, device=self._device, tick=tick
             )
 
-    # -- records ------------------------------------------------------------------------------------------------------
-
-    def _claim(
-        self,
-        fitted: Fitted,
-        smoothing: Smoothing,
-        radii: Sequence[float],
-        alpha: float,
-        attack: dict[str, Any] | None = None,
-    ) -> Claim:
-        plan, run, name, detector = self.plan, self.plan.run, self.job.category, fitted.detector
-        return Claim(
-            dataset=plan.dataset.name,
-            fingerprint=plan.dataset.fingerprint(name),
-            remark=plan.dataset.remark(name),
-            category=name,
-            subset=self.category.subset,
-            preset=run.preset,
-            image_size=plan.image_size,
-            detector=CellDetector(
-                name=detector.name,
-                title=detector.title,
-                revision=detector.revision,
-                settings=asdict(detector.settings),
-                checkpoint_sha256=fitted.tensors_sha256,
-                frozen=detector.frozen_hashes(),
-                is_stochastic=detector.is_stochastic,
-            ),
-            smoothing=smoothing,
-            radii=[float(radius) for radius in radii],
-            alpha=alpha,
-            seed=run.seed,
-            fit_seed=run.fit_seed,
-            holdout=None if run.holdout == presets.get(run.preset).holdout else run.holdout,
-            attack=attack or {},
-        )
-
-    def _write(
-        self,
-        fitted: Fitted,
-        claim: Claim,
-        scores: Floats,
-        bounds: Bounds,
-        held_out: Floats,
-        under: dict[float, smoothed_attack.Attacked],
-        *,
-        seconds: dict[str, float],
-        choice: dict[str, Any] | None = None,
-        samples: Floats | None = None,
-    ) -> Certificate:
-        plan, seen = self.plan, self.category.inspection
-        nothing = np.full(len(scores), np.nan)
-        columns = [
-            np.stack([getattr(under[radius], name) if radius in under else nothing for radius in claim.radii])
-            for name in ("score", "low", "high")
-        ]
-        labels = self._test.labels.numpy().astype(np.int64)
-        table = BoundsTable(self._test.ids, labels, scores, tuple(claim.radii), bounds.lower, bounds.upper, *columns)
-        threshold = threshold_of(held_out[None])
-        results = figures(table, threshold)
-        if threshold is not None:
-            rule = f"{100 * CALIBRATION_FPR:.0f} % of {len(held_out)} held-out training normals above it"
-            results |= {"threshold": threshold, "threshold_rule": rule}
-        limits = plan.limits_of(claim.detector.name, claim.category)
-        limits += [f"{ALLOW_LEAKS}: {sentence}" for sentence in seen.refusals]
-        limits += self.asked.limits if samples is not None else []
-        certificate = Certificate(
-            key=claim.key,
-            claim=claim,
-            full_run=not limits,
-            limits=limits,
-            remarks=seen.remarks,
-            written=datetime.now(UTC).isoformat(timespec="seconds"),
-            results=results,
-            checkpoint=fitted.describe(),
-            choice=choice or {},
-            licence=plan.dataset.licence,
-            environment={str(k): v for k, v in environment.describe(self._device).items()},
-            command=request.command_line(),
-            seconds={name: round(value, 2) for name, value in seconds.items()},
-            samples_sha256="" if samples is None else hashlib.sha256(np.ascontiguousarray(samples).data).hexdigest(),
-        )
-        return certificate_store.read(certificate_store.write(certificate, table, self._folder))
-
     # -- what is at hand ----------------------------------------------------------------------------------------------
+
+    def _written(self, *what: Any, **more: Any) -> Certificate:
+        return written(self.plan, self.category, *what, folder=self._folder, **more)
 
     @property
     def _folder(self) -> Path:
@@ -376,35 +303,5 @@ class Certifying:
         return shown
 
 
-def sample_set(
-    plan: Plan, detector: Detector, tensors_sha256: str, category: str, name: str, ids: tuple[str, ...], sigma: float
-) -> SampleSet:
-    """Where the samples of some of a category's pictures are kept; `name` as of `Pictures`."""
-    depends = dependencies(detector, tensors_sha256, plan.dataset, category, name, ids, sigma=sigma, seed=plan.run.seed)
-    return SampleSet(plan.run.cache, depends, len(ids))
-
-
-def planned(plan: Plan, asked: CertifyConfig, job: Job) -> tuple[int, int]:
-    """Forward passes (of one image) that the samples of a job take in all, and how many of them are in the cache; the
-    attack's are not among them. Nothing is decoded."""
-    plan = plan.at(job.fit_seed)
-    detector = plan.built[job.detector, job.category]
-    if not detector.sees_pixels:
-        return 0, 0
-    tensors = stored_hash(detector, plan.dataset, job.category, plan.run)
-    ids = plan.dataset.train_ids(job.category, limit=plan.run.limit)
-    held_out = tuple(name for name in ids if name not in set(fit_ids(plan.dataset, job.category, plan.run)))
-    sets = {
-        "test": (tuple(plan.dataset.test_labels(job.category, per_class=plan.per_class)), asked.samples),
-        "held-out": (held_out, asked.held_out_samples),
-    }
-    if asked.is_auto:
-        sets["painted"] = (choose_percentile.painted_ids(held_out), asked.held_out_samples)
-    total = done = 0
-    for sigma in asked.sigmas:
-        for name, (own, count) in sets.items():
-            total += len(own) * count
-            if tensors is not None and own:
-                found = sample_set(plan, detector, tensors, job.category, name, own, sigma)
-                done += len(own) * found.known(count)
-    return total, done
+def _since(started: float) -> float:
+    return time.monotonic() - started

@@ -240,12 +240,16 @@ class SampleSet:
         return len(list(self._paths()))
 
 
-def scores_under_noise(detector: Detector, x: Tensor, noise: Noise, *, sigma: float, samples: range) -> Tensor:
-    """Scores of images under their noise, (len(samples), B), on the CPU. Raises CellError where some are NaN."""
+def scores_under_noise(
+    detector: Detector, x: Tensor, noise: Noise, *, sigma: float, samples: range, of_surrogate: bool = False
+) -> Tensor:
+    """Scores of images under their noise, (len(samples), B), on the CPU, or those of the surrogate. Raises CellError
+    where some are NaN."""
+    score = detector.surrogate_score if of_surrogate else detector.score
 
     def trusted(images: Tensor, own: Noise) -> Tensor:
         with detector.trusting():  # noisy images leave [0, 1]
-            return detector.score(images, noise=own)
+            return score(images, noise=own)
 
     with torch.no_grad():
         found = noisy_scores(trusted, x, noise, sigma=sigma, samples=samples).cpu()

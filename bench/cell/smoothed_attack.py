@@ -47,7 +47,12 @@ Floats = NDArray[np.float64]
 
 
 def smoothed(
-    detector: Detector, rule: Percentile | Exceedance, sigma: float, *, held_out: Floats | None = None
+    detector: Detector,
+    rule: Percentile | Exceedance,
+    sigma: float,
+    *,
+    held_out: Floats | None = None,
+    followed: Floats | None = None,
 ) -> Smoothed:
     """`smooth:NAME` around a fitted detector, with this rule.
 
@@ -56,6 +61,7 @@ def smoothed(
         rule: whose p is taken; the exceedance's threshold is that of `held_out`.
         sigma: of the noise.
         held_out: scores of held-out normals under noise, (M, N), for the exceedance's threshold.
+        followed: the same of the surrogate's scores, where the detector has one, for what an attack follows.
     """
     is_percentile = isinstance(rule, Percentile)
     settings = SmoothSettings(
@@ -67,12 +73,18 @@ def smoothed(
     )
     made = build(registry.get(f"{PREFIX}:{detector.name}"), settings, detector.image_size)
     assert isinstance(made, Smoothed)
-    return made.around(detector, None if held_out is None else torch.from_numpy(np.ascontiguousarray(held_out.T)))
+    scores, others = (
+        None if found is None else torch.from_numpy(np.ascontiguousarray(found.T)) for found in (held_out, followed)
+    )
+    return made.around(detector, scores, others)
 
 
-def exceedance(detector: Detector, sigma: float, held_out: Floats) -> tuple[Exceedance, Smoothed]:
-    """The exceedance with the threshold that `smooth:NAME` has of these samples of held-out normals, (M, N)."""
-    made = smoothed(detector, Exceedance(0.0), sigma, held_out=held_out)
+def exceedance(
+    detector: Detector, sigma: float, held_out: Floats, followed: Floats | None
+) -> tuple[Exceedance, Smoothed]:
+    """The exceedance with the threshold that `smooth:NAME` has of these samples of held-out normals, and of what its
+    surrogate says of them, (M, N) each."""
+    made = smoothed(detector, Exceedance(0.0), sigma, held_out=held_out, followed=followed)
     return Exceedance(float(made.threshold)), made
 
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench import files
-from bench.cell.certify import planned
+from bench.cell.planned_samples import planned
 from bench.cli import cache_folder, shell, summary
 from bench.cli.options import (
     BitDepth,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import Said
 from torch import Tensor
-from zoo import BatchMaximum, PretendsToBeDeterministic
+from zoo import BatchMaximum, Declared, PretendsToBeDeterministic
 
 from bench.cell import samples, smoothed_attack
 from bench.data import registry
@@ -53,6 +53,12 @@ class Skewed(fakes.Linear):
         return super().value(x, noise).div(LENGTH * SIGMA).exp()
 
 
+class Jumping(Declared):
+    """Attacks follow its surrogate, and so the exceedance's threshold of that."""
+
+    name = "jumping"
+
+
 class Noisy(fakes.Noisy):
     """Draws noise of its own, and claims a Lipschitz constant that means nothing then."""
 
@@ -75,7 +81,7 @@ def certify(
     small: Path,
     tmp_path: Path,
 ) -> Callable[..., Said]:
-    register(fakes.Linear, Steady, Skewed, Noisy, fakes.NotANumber)
+    register(fakes.Linear, Steady, Skewed, Noisy, Jumping, fakes.NotANumber)
     monkeypatch.setattr(certificate_plots, "write_all", lambda *_: [])  # seconds; test_certificate_report draws
 
     def call(*more: object, names: str = "linear") -> Said:
@@ -199,6 +205,19 @@ def test_one_set_of_samples_serves_all_rules_percentiles_and_radii(
     rules = {c.claim.smoothing.rule: c for c, _ in made(tmp_path / "out")}
     assert rules.keys() == {"percentile", "exceedance", "paper"}
     assert rules["paper"].claim.smoothing.is_certified is False
+
+
+@pytest.mark.parametrize("rule", ["percentile", "exceedance"])
+def test_a_detector_with_a_surrogate_is_certified_and_attacked(
+    certify: Callable[..., Said], tmp_path: Path, rule: str
+) -> None:
+    assert certify("--rule", rule, "--attack-radii", "0.01", "--attack-steps", 2, names="jumping").code == 0
+    record, table = only(tmp_path / "out", rule)
+    assert record.at(0.01)["crossed"] == 0 and not flags(record)
+    if rule == "exceedance":  # 1 / sigma-Lipschitz
+        finite = np.isfinite(table.upper[0])
+        moved = table.upper[1, finite] - table.upper[0, finite]
+        assert finite.any() and moved == pytest.approx(np.full(finite.sum(), RADII[1] / SIGMA))
 
 
 def test_an_interrupted_run_and_one_that_was_not_leave_the_same_bits(
