@@ -25,6 +25,7 @@ from attacks.registry import get_class
 from bench.cli.commands import app
 from bench.plan import protocols
 from bench.plan.build import OPEN_SETTING_REVISION
+from bench.records.certificate import Certificate, Claim, Smoothing
 from bench.records.record import Record
 from bench.report import caveats
 from bench.report.leaderboard import MARKS, MEANING, SHORTCUTS
@@ -215,6 +216,13 @@ def test_every_field_of_a_record_is_explained() -> None:
         names |= {*record, *cell, *cell["protocol"], *cell["subset"], *cell["draws"], *cell["detector"], *results}
         names |= {*results.get("clean", ()), *(results.get("pixel") or ()), *record["gate"], *record["seconds"]}
     for name in sorted(names):
+        assert f"`{name}`" in page, f"docs/records.md lacks {name}"
+
+
+def test_every_field_of_a_certificate_is_explained() -> None:
+    page = text_of("docs/records.md")
+    names = {field.name for kind in (Certificate, Claim, Smoothing) for field in fields(kind)}
+    for name in sorted(names - {"path", "others", "lacking"}):
         assert f"`{name}`" in page, f"docs/records.md lacks {name}"
 
 

@@ -6,6 +6,7 @@ threshold, the threshold of certified accuracy) comes from held-out normals; tes
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from bench.cell.pictures import Category
 from bench.cell.planned_samples import sample_set
 from bench.cell.samples import Pictures, scores_under_noise
 from bench.data.base import ImageSet
+from bench.errors import CellError
 from bench.metrics.ranking import refuse_nan
 from bench.plan import presets
 from bench.plan.certify import AUTO, CertifyConfig, percentile
@@ -124,6 +126,10 @@ class Certifying:
             constant = detector.lipschitz(norm)
             if constant is None:
                 continue
+            if not 0 <= constant < math.inf:  # NaN, too
+                raise CellError(
+                    f"{detector.name}'s lipschitz({norm!r}) is {constant!r:.40}; declare 0 or more, or None."
+                )
             radii = self.asked.all_radii if norm == "l2" else self.asked.linf_radii
             told = Smoothing(rule=EXACT, norm=norm, constant=float(constant))
             claim = claim_of(self.plan, self.category, fitted, told, radii, 0.0, {})

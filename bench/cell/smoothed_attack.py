@@ -23,6 +23,7 @@ from bench.cell.attacking import Attacking
 from bench.cell.samples import scores_under_noise
 from bench.cell.verdict import Draws
 from bench.data.base import ImageSet
+from bench.errors import CellError
 from bench.plan.certify import CertifyConfig
 from certificates.rules import Exceedance, Percentile
 from detectors import registry
@@ -84,6 +85,11 @@ def exceedance(
 ) -> tuple[Exceedance, Smoothed]:
     """The exceedance with the threshold that `smooth:NAME` has of these samples of held-out normals, and of what its
     surrogate says of them, (M, N) each."""
+    if not np.isfinite(held_out).all():
+        raise CellError(
+            f"Some scores of held-out normals by {detector.name} under noise of {sigma:g} are infinite, so that the "
+            "exceedance has no threshold; use --rule percentile."
+        )
     made = smoothed(detector, Exceedance(0.0), sigma, held_out=held_out, followed=followed)
     return Exceedance(float(made.threshold)), made
 

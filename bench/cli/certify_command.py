@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -148,7 +149,7 @@ def certify(
     cache_folder.check(plan)
     files.check_writable(config.cache)
     deterministic(config.torch_device())
-    with _Reporter(console, 0) as reporter:
+    with _Reporter(console, plan.several_fits) as reporter:
         result = certify_plan(plan, asked, reporter)
     written = write_certificates(out, console)
     _show_result(result.certificates, console)
@@ -187,6 +188,10 @@ def write_certificates(out: Path, console: Screen) -> list[Path]:
 
 class _Reporter(ConsoleReporter):
     """A `CertifyReporter` on a console."""
+
+    def __init__(self, console: Screen, several: Collection[str]) -> None:
+        super().__init__(console, 0, several)
+        self._bars.update(self._cells, visible=False)  # there are no cells
 
     def certified(self, certificate: Certificate, reused: bool) -> None:
         """One line for each certificate."""

@@ -15,6 +15,7 @@ from bench.plan.plan import Plan
 from bench.plan.split import held_out_count
 from certificates.errors import CertificateError
 from certificates.rules import Exceedance, PaperMean, Percentile, Rule
+from detectors.smooth import PREFIX
 
 RULES = ("percentile", "exceedance", "paper")
 NORM = "l2"  # of what Gaussian noise certifies
@@ -24,7 +25,7 @@ CANDIDATES = (0.5, 0.25, 0.75, 0.1, 0.9)  # for p; of equals the first is taken
 HELD_OUT_SAMPLES = 1000
 STRICT_SAMPLES = 10_000  # fewer are marked
 LEAST_HELD_OUT = 4  # normals to choose on
-LARGEST_SIGMA, MOST_SAMPLES = 10.0, 10**7
+LARGEST_SIGMA, MOST_SAMPLES = 10.0, 10**6
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,12 @@ def percentile(p: float) -> Percentile:
 
 
 def check(plan: Plan, asked: CertifyConfig) -> None:
-    """Raise BenchError, before anything is decoded or fitted, where a category has too few images for what is asked."""
+    """Raise BenchError, before anything is decoded or fitted, where a category has too few images for what is asked, or
+    a detector is smoothed already."""
+    for name in plan.detectors:
+        if name.startswith(f"{PREFIX}:"):
+            inner = name.removeprefix(f"{PREFIX}:")
+            raise BenchError(f"{name} is smoothed already, and this command smooths by itself: name {inner}.")
     for category in plan.categories:
         asked.check_samples(len(plan.dataset.test_labels(category, per_class=plan.per_class)))
         asked.check_held_out(held_out_count(len(plan.dataset.train_ids(category, limit=plan.run.limit)), plan.run))

@@ -10,6 +10,7 @@ from typing import Any
 import bench_fakes as fakes
 import numpy as np
 import pytest
+import torch
 from conftest import Said
 from torch import Tensor
 from zoo import BatchMaximum, Declared, PretendsToBeDeterministic
@@ -170,6 +171,30 @@ def test_an_exact_certificate_needs_no_samples_and_lies_above_the_smoothed_one(
     assert pixelwise.lower[1] == pytest.approx(pixelwise.scores - total / 255)
 
 
+@pytest.mark.parametrize("constant", [-1.0, float("nan"), float("inf")])
+def test_a_constant_that_no_score_has_is_a_sentence(
+    certify: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, constant: float
+) -> None:
+    monkeypatch.setattr(Steady, "lipschitz", lambda self, norm: constant)
+    said = certify(names="steady")
+    assert said.code == 2 and "declare 0 or more, or None" in said.err
+    assert {c.claim.smoothing.rule for c, _ in made(tmp_path / "out")} == {"percentile"}
+
+
+def test_scores_may_be_infinite_where_a_percentile_is_asked(
+    certify: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def value(self: fakes.Linear, x: Tensor, noise: Noise) -> Tensor:
+        found = fakes.linear_weights(SIDE).mul(x).sum(dim=(1, 2, 3))
+        return found.where(found < 0, torch.inf)
+
+    monkeypatch.setattr(fakes.Linear, "value", value)
+    assert certify().code == 0
+    assert np.isinf(only(tmp_path / "out", "percentile")[1].lower[0]).any()
+    said = certify("--rule", "exceedance")
+    assert said.code == 2 and "are infinite" in said.err
+
+
 def test_a_random_detector_has_no_exact_certificate_whatever_it_claims(
     certify: Callable[..., Said], tmp_path: Path
 ) -> None:
@@ -319,6 +344,7 @@ def test_an_attack_that_finds_more_than_is_certified_is_a_flag(
         (("--rule", "mean"), "rule"),
         (("--rule", "exceedance", "--holdout", "3"), "there are 3"),
         (("--p", "auto", "--holdout", "0"), "there are 0"),
+        (("--detectors", "smooth:linear"), "smoothed already"),
     ],
 )
 def test_what_makes_no_sense_is_one_sentence_before_anything_is_done(
