@@ -1,4 +1,4 @@
-"""`detectors` and `attacks` are names that others give to their packages and folders, too."""
+"""`detectors`, `attacks` and `certificates` are names that others give to their packages and folders, too."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 
-NAMES = ("detectors", "attacks")  # what is installed beside `bench`
+NAMES = ("detectors", "attacks", "certificates")  # what is installed beside `bench`
 
 
 def foreign() -> str:

@@ -14,7 +14,7 @@ import attacks
 from attacks.registry import get_class
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("attacks", "bench", "detectors")
+PACKAGES = ("attacks", "bench", "certificates", "detectors")
 
 # What each part of `bench` may import of the others. `data` finds its datasets by name, so it never sees who uses them.
 BENCH = {
@@ -34,7 +34,7 @@ BENCH = {
     "diagnosis": {"errors", "text", "metrics", "data", "records", "cell", "report"},
 }
 ABOVE = {"__init__", "__main__", "api", "cli"}  # may import all of it; nobody imports them
-# Which modules of the other two packages attacks and detectors may see: what an attack needs to know of a detector.
+# Which modules of the other packages attacks and detectors may see: what an attack needs to know of a detector.
 OF_DETECTORS = {"detectors.base", "detectors.noise", "detectors.errors"}
 
 
@@ -47,7 +47,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports(name: str, path: Path, known: dict[str, Path]) -> Iterator[tuple[str, bool]]:
-    """Modules of the three packages that a file imports, wherever in it, and whether it does so within a function."""
+    """Modules of the four packages that a file imports, wherever in it, and whether it does so within a function."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
     inner = {id(n) for function in functions for n in ast.walk(function)}
@@ -93,11 +93,11 @@ def test_every_part_of_bench_has_its_place() -> None:
     assert {unit(name) for name in modules() if name.startswith("bench")} == BENCH.keys() | ABOVE
 
 
-def test_attacks_and_detectors_stand_on_their_own() -> None:
+def test_attacks_certificates_and_detectors_stand_on_their_own() -> None:
     wrong = []
     for name, to, _ in edges():
         home, other = name.split(".")[0], to.split(".")[0]
-        if home == "detectors" and other != "detectors":
+        if home in ("certificates", "detectors") and other != home:
             wrong.append(f"{name} imports {to}")
         if home == "attacks" and other != "attacks" and to not in OF_DETECTORS:
             wrong.append(f"{name} imports {to}")
@@ -127,7 +127,8 @@ def test_there_is_no_circle() -> None:
 
 def test_an_import_within_a_function_is_of_what_takes_seconds() -> None:
     """Matplotlib and pandas do, and what stands on them; and PyTorch, before there is anybody to hear Ctrl-C."""
-    slow = {"bench.report.plots", "bench.report.example_panel", "bench.report.paper", "bench.cli.commands"}
+    plots = {"bench.report.plots", "bench.report.certificate_plots", "bench.report.example_panel"}
+    slow = plots | {"bench.report.paper", "bench.cli.commands"}
     slow.add("bench.report.transfer_map")
     late = {(name, to) for name, to, is_late in edges() if is_late}
     assert {to for _, to in late if not to.startswith("bench.report.paper")} <= slow
@@ -150,6 +151,9 @@ def test_an_attacks_settings_are_named_by_the_command_line_and_by_protocols_alon
                     ast.Attribute: lambda n: n.attr,
                 }
                 word = words[type(node)](node) if type(node) in words else None
-                if isinstance(word, str) and word in settings - {"selection_draws"}:  # a verdict's, too
+                if isinstance(word, str) and word in settings - {
+                    "selection_draws",
+                    "samples",
+                }:  # a verdict's, a certificate's
                     found.append(f"{path.name}: {word}")
     assert not found

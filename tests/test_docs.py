@@ -25,6 +25,7 @@ from attacks.registry import get_class
 from bench.cli.commands import app
 from bench.plan import protocols
 from bench.plan.build import OPEN_SETTING_REVISION
+from bench.records.certificate import Certificate, Claim, Smoothing
 from bench.records.record import Record
 from bench.report import signs
 from bench.report.marks import MARKS, MEANING, SHORTCUTS
@@ -114,9 +115,11 @@ def test_commands_are_found_where_they_are_shown() -> None:
 
 
 def test_code_cites_documents_that_are_there() -> None:
-    written_by_a_run = {"leaderboard.md", "TABLE.md"}
+    written_by_a_run = {"certificates.md", "leaderboard.md", "TABLE.md"}
     for path in [
-        p for package in ("attacks", "bench", "detectors", "examples") for p in (ROOT / package).rglob("*.py")
+        p
+        for package in ("attacks", "bench", "certificates", "detectors", "examples")
+        for p in (ROOT / package).rglob("*.py")
     ]:
         for cited in re.findall(r"[\w./-]*\w\.md\b", path.read_text(encoding="utf-8")):
             assert cited in written_by_a_run or (ROOT / cited).is_file(), f"{path} cites {cited}"
@@ -126,7 +129,9 @@ def test_files_that_documents_name_are_there() -> None:
     made_by_the_reader = {"detectors/contrast.py", "attacks/uniform.py", "bench/data/table.py"}
     made_by_the_reader |= {"tests/detectors/test_contrast.py"}
     for page in [*ROOT.glob("*.md"), *DOCS.glob("*.md"), ROOT / "results" / "README.md"]:
-        named = re.findall(r"\b(?:attacks|bench|detectors|tests)/[\w/]+\.py\b", page.read_text(encoding="utf-8"))
+        named = re.findall(
+            r"\b(?:attacks|bench|certificates|detectors|tests)/[\w/]+\.py\b", page.read_text(encoding="utf-8")
+        )
         for name in {*named} - made_by_the_reader:
             assert (ROOT / name).is_file(), f"{page.name} names {name}"
 
@@ -229,6 +234,13 @@ def test_every_field_of_a_record_is_explained() -> None:
         assert f"`{name}`" in page, f"docs/records.md lacks {name}"
 
 
+def test_every_field_of_a_certificate_is_explained() -> None:
+    page = text_of("docs/records.md")
+    names = {field.name for kind in (Certificate, Claim, Smoothing) for field in fields(kind)}
+    for name in sorted(names - {"path", "others", "lacking"}):
+        assert f"`{name}`" in page, f"docs/records.md lacks {name}"
+
+
 def test_the_import_table_is_the_one_that_is_kept() -> None:
     drawn = {
         row[0].strip("`"): set(filter(None, row[1].split(", "))) if len(row) > 1 else set()
@@ -240,7 +252,7 @@ def test_the_import_table_is_the_one_that_is_kept() -> None:
 
 def test_every_package_is_on_the_map() -> None:
     drawn = settings_page.section(text_of("docs/architecture.md"), "The map")
-    for package in ("attacks", "bench", "detectors"):
+    for package in ("attacks", "bench", "certificates", "detectors"):
         for path in (ROOT / package).rglob("__init__.py"):
             name = path.parent.relative_to(ROOT)
             known = name.name if name.parts[-2:-1] in ((), ("bench",), ("detectors",)) else "/".join(name.parts[-2:])

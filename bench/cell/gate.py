@@ -18,9 +18,10 @@ from bench.errors import CellError
 from detectors import contract
 from detectors.base import Detector
 from detectors.contract import Passed as Passed
+from detectors.contract import scores as questions
 from detectors.contract.findings import NOT_FINITE
 from detectors.errors import ContractError
-from detectors.noise import Noise
+from detectors.noise import Noise, NoiseSeed
 
 
 def check(detector: Detector, test: ImageSet, device: torch.device, threat: Threat) -> Passed:
@@ -41,6 +42,25 @@ def check(detector: Detector, test: ImageSet, device: torch.device, threat: Thre
             names=few.ids,
             ball=settled if askable else None,
         )
+
+
+def check_scores(detector: Detector, test: ImageSet, device: torch.device) -> None:
+    """What a certificate stands on: that a score depends on its image and its noise alone. Of gradients nothing is
+    asked, for a certificate needs none.
+
+    Raises:
+        CellError: it depends on more; the sentence says on what.
+    """
+    few = test.subset(contract.chosen(test.labels))
+    x, noise = few.pixels().to(device), NoiseSeed(0).source("gate", few.ids)
+    with _as_a_reason():
+        here = questions.check_shape(detector, x, noise)
+        if not detector.sees_pixels:
+            questions.check_blind(detector, x, noise)
+        elif bool(here.isfinite().all()):  # else whoever draws samples says so
+            questions.check_repeats(detector, x, noise, here)
+            questions.check_noise_is_declared(detector, x, here, [noise.at(1)])
+            questions.check_neighbours(detector, x[:2].double(), noise.pick(slice(2)))
 
 
 def confirm(passed: Passed, name: str) -> None:

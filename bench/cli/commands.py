@@ -1,4 +1,4 @@
-"""The command line: `python -m bench run | report | inspect | fit | score | distance | transfer | diagnose | ...`."""
+"""The command line: `python -m bench run | report | inspect | certify | diagnose | transfer | ...`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 from rich.logging import RichHandler
 
 from bench.cli import (
+    certify_command,
     diagnose_command,
     distance_command,
     fit_command,
@@ -43,6 +44,7 @@ from bench.cli.options import (
 from bench.cli.screen import Screen
 from bench.errors import BenchError
 from bench.plan.request import Override, RunConfig, default_cache
+from bench.records import certificate_store
 
 app = typer.Typer(
     cls=shell.Commands,
@@ -53,6 +55,7 @@ app = typer.Typer(
 )
 app.command(cls=shell.Once)(run_command.run)
 app.command(cls=shell.Once)(fit_command.fit)
+app.command(cls=shell.Once)(certify_command.certify)
 app.command(cls=shell.Once)(distance_command.distance)
 app.command(cls=shell.Once)(transfer_command.transfer)
 app.command("diagnose", cls=shell.Once)(diagnose_command.command)
@@ -115,9 +118,11 @@ def report(
 ) -> None:
     """Draw leaderboards and plots again, from records alone."""
     console = Screen()
-    if not (folder / "records").is_dir():
+    has_records, has_certificates = ((folder / name).is_dir() for name in ("records", certificate_store.FOLDER))
+    if not (has_records or has_certificates):
         raise BenchError(f"There is no folder {folder / 'records'}; name the folder that a run wrote to (--out).")
-    for path in summary.write_results(folder, console, anew=True):
+    written = summary.write_results(folder, console, anew=True) if has_records else []
+    for path in [*written, *certify_command.write_certificates(folder, console)]:
         console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
 
 

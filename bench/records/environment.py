@@ -39,7 +39,7 @@ def commit() -> str:
     try:
         if not (here / ".git").exists():
             return ""
-        changed = git("status", "--porcelain", "--", "bench", "detectors", "attacks")
+        changed = git("status", "--porcelain", "--", "bench", "detectors", "attacks", "certificates")
         return git("rev-parse", "HEAD").strip() + ("+changes" if changed.strip() else "")
     except (OSError, subprocess.CalledProcessError):
         return ""

@@ -160,7 +160,7 @@ class Record:
     def to_json(self) -> str:
         """The record as ASCII JSON, with the hash of its content; figures that are not finite become null, which reads
         as "not known"."""
-        document = _finite(_document(self))
+        document = finite(_document(self))
         document[CONTENT] = content_sha256(document)
         return json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
@@ -169,7 +169,7 @@ class Record:
         """Its figures are not yet held against its scores: that is for `read`. Raises RecordError where it is no record
         of this format, was changed after it was written or does not belong to its key."""
         try:
-            document = json.loads(text, object_pairs_hook=_each_once)
+            document = json.loads(text, object_pairs_hook=each_once)
         except (ValueError, RecursionError) as error:
             raise RecordError(f"it is no JSON ({error}); run the cell again.") from None
         cell = check(document)
@@ -179,7 +179,7 @@ class Record:
         return cls(**{**known, "cell": cell}, others=others, lacking=lacking)
 
 
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A table of a JSON document. Of a name that stands in it twice readers would see one value or the other."""
     found = dict(pairs)
     if len(found) < len(pairs):
@@ -206,9 +206,9 @@ def _document(record: Record) -> dict[str, Any]:
     return found | {"cell": record.cell.to_document()} | record.others
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

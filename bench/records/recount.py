@@ -96,15 +96,16 @@ def check(cell: Cell, results: Mapping[str, Any], scores: Scores) -> dict[str, A
     except CellError as error:
         raise RecordError(f"no figure follows from its scores ({error}); run the cell again.") from None
     young = {name: computed.pop(name) for name in _YOUNG if name not in results}
-    _compare("results", results, computed)
+    compare("results", results, computed)
     return {name: value for name, value in young.items() if value is not None}
 
 
-def _compare(where: str, claimed: Mapping[str, Any], computed: Mapping[str, Any]) -> None:
+def compare(where: str, claimed: Mapping[str, Any], computed: Mapping[str, Any]) -> None:
+    """Raises RecordError where a claimed figure is not the computed one; it names the figure and both values."""
     for name, value in computed.items():
         claim = claimed.get(name)
         if isinstance(value, dict):
-            _compare(f"{where}.{name}", claim if isinstance(claim, Mapping) else {}, value)
+            compare(f"{where}.{name}", claim if isinstance(claim, Mapping) else {}, value)
         elif not _alike(claim, value):
             raise RecordError(
                 f"{where}.{name} is {_shown(claim)} and its scores give {_shown(value)}; believe neither and run the "

@@ -22,6 +22,7 @@ from bench.plan import protocols
 from bench.plan.plan import Job, Plan
 from bench.records.record import Record
 from bench.records.store import read_all
+from detectors.noise import NoiseSeed
 
 TABLE = Path(__file__).with_name("costs.json")
 
@@ -55,6 +56,15 @@ def matrix_gflops() -> float:
         a @ a
         count += 1
     return 2 * 1024**3 * count / (time.perf_counter() - started) / 1e9
+
+
+def noise_seconds(image_size: int) -> float:
+    """Of drawing the noise of one image, on this machine's CPU (a few milliseconds)."""
+    like = torch.empty(8, 3, image_size, image_size)
+    source = NoiseSeed(0).source("costs", [str(number) for number in range(len(like))])
+    started = time.perf_counter()
+    source.normal(like.shape[1:], stream="costs", like=like)
+    return (time.perf_counter() - started) / len(like)
 
 
 def from_records(records: Sequence[Record], gflops: float) -> list[Cost]:
@@ -106,6 +116,13 @@ class Estimates:
             return None
         slower = cost.gflops / self._gflops if cost.gflops else 1.0
         return slower * _seconds(cost, self._plan, detector, fits)
+
+    def forward_seconds(self, detector: str) -> float | None:
+        """Of one forward pass of one image, or None where nothing is known."""
+        cost = _find(self._own, self._plan, detector) or _find(self._reference, self._plan, detector)
+        if cost is None:
+            return None
+        return cost.forward * (cost.gflops / self._gflops if cost.gflops else 1.0)
 
     @cached_property
     def _gflops(self) -> float:

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = sorted(path for folder in ("attacks", "bench", "detectors") for path in (ROOT / folder).rglob("*.py"))
+FILES = sorted(
+    path for folder in ("attacks", "bench", "certificates", "detectors") for path in (ROOT / folder).rglob("*.py")
+)
 GPU = ROOT / "detectors" / "freerad" / "gpu"
 FOUNDATIONS = {"base", "checkpoint", "errors", "files", "noise", "store"}  # of `detectors`: what parts may stand on
 

@@ -1,0 +1,45 @@
+"""Where the samples of a category's pictures are kept, and how many passes are left, before any is made."""
+
+from __future__ import annotations
+
+from bench.cell import choose_percentile
+from bench.cell.samples import SampleSet, dependencies
+from bench.plan.certify import CertifyConfig
+from bench.plan.checkpoints import stored_hash
+from bench.plan.plan import Job, Plan
+from bench.plan.split import fit_ids
+from detectors.base import Detector
+
+
+def sample_set(
+    plan: Plan, detector: Detector, tensors_sha256: str, category: str, name: str, ids: tuple[str, ...], sigma: float
+) -> SampleSet:
+    """Where the samples of some of a category's pictures are kept; `name` as of `Pictures`."""
+    depends = dependencies(detector, tensors_sha256, plan.dataset, category, name, ids, sigma=sigma, seed=plan.run.seed)
+    return SampleSet(plan.run.cache, depends, len(ids))
+
+
+def planned(plan: Plan, asked: CertifyConfig, job: Job) -> tuple[int, int]:
+    """Forward passes (of one image) that the samples of a job take in all, and how many of them are in the cache; the
+    attack's are not among them. Nothing is decoded."""
+    plan = plan.at(job.fit_seed)
+    detector = plan.built[job.detector, job.category]
+    if not detector.sees_pixels:
+        return 0, 0
+    tensors = stored_hash(detector, plan.dataset, job.category, plan.run)
+    ids = plan.dataset.train_ids(job.category, limit=plan.run.limit)
+    held_out = tuple(name for name in ids if name not in set(fit_ids(plan.dataset, job.category, plan.run)))
+    sets = {
+        "test": (tuple(plan.dataset.test_labels(job.category, per_class=plan.per_class)), asked.samples),
+        "held-out": (held_out, asked.held_out_samples),
+    }
+    if asked.is_auto:
+        sets["painted"] = (choose_percentile.painted_ids(held_out), asked.held_out_samples)
+    total = done = 0
+    for sigma in asked.sigmas:
+        for name, (own, count) in sets.items():
+            total += len(own) * count
+            if tensors is not None and own:
+                found = sample_set(plan, detector, tensors, job.category, name, own, sigma)
+                done += len(own) * found.known(count)
+    return total, done

@@ -1,0 +1,191 @@
+"""What an attack leaves of the very detector that is certified: the smoothed one, with the same rule and threshold.
+
+A certificate says what no attack can do, an attack what one has done: the attacked AUC lies above the certified one, or
+one of the two is wrong. The attack follows the smoothed score's surrogate through a few samples, and is judged on many
+fresh ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import attacks
+from attacks.base import Attack
+from bench.cell.attacking import Attacking
+from bench.cell.samples import scores_under_noise
+from bench.cell.verdict import Draws
+from bench.data.base import ImageSet
+from bench.errors import CellError
+from bench.plan.certify import CertifyConfig
+from certificates.rules import Exceedance, Percentile
+from detectors import registry
+from detectors.base import Detector
+from detectors.building import build
+from detectors.noise import NoiseSeed
+from detectors.smooth import PREFIX, Smoothed, SmoothSettings
+
+SAMPLES = 32  # of the score that is attacked
+JUDGED_ON = 1000  # fresh samples of each attacked image, at most
+RISK = 0.001  # that some interval of an attacked score does not hold
+STEPS = 10
+# A small budget: each gradient costs SAMPLES passes. What an attack has no setting of, it is not given.
+BUDGET: dict[str, Any] = {
+    "differentiate": "surrogate",
+    "eot": 1,
+    "schedule_draws": 2,
+    "selection_draws": 4,
+    "mean_draws": 1,
+}
+Floats = NDArray[np.float64]
+
+
+def smoothed(
+    detector: Detector,
+    rule: Percentile | Exceedance,
+    sigma: float,
+    *,
+    held_out: Floats | None = None,
+    followed: Floats | None = None,
+) -> Smoothed:
+    """`smooth:NAME` around a fitted detector, with this rule.
+
+    Args:
+        detector: fitted; it stays as it is.
+        rule: whose p is taken; the exceedance's threshold is that of `held_out`.
+        sigma: of the noise.
+        held_out: scores of held-out normals under noise, (M, N), for the exceedance's threshold.
+        followed: the same of the surrogate's scores, where the detector has one, for what an attack follows.
+    """
+    is_percentile = isinstance(rule, Percentile)
+    settings = SmoothSettings(
+        inner=detector.settings,
+        sigma=sigma,
+        rule="percentile" if is_percentile else "exceedance",
+        p=rule.p if isinstance(rule, Percentile) else 0.5,
+        samples=SAMPLES,
+    )
+    made = build(registry.get(f"{PREFIX}:{detector.name}"), settings, detector.image_size)
+    assert isinstance(made, Smoothed)
+    scores, others = (
+        None if found is None else torch.from_numpy(np.ascontiguousarray(found.T)) for found in (held_out, followed)
+    )
+    return made.around(detector, scores, others)
+
+
+def exceedance(
+    detector: Detector, sigma: float, held_out: Floats, followed: Floats | None
+) -> tuple[Exceedance, Smoothed]:
+    """The exceedance with the threshold that `smooth:NAME` has of these samples of held-out normals, and of what its
+    surrogate says of them, (M, N) each."""
+    if not np.isfinite(held_out).all():
+        raise CellError(
+            f"Some scores of held-out normals by {detector.name} under noise of {sigma:g} are infinite, so that the "
+            "exceedance has no threshold; use --rule percentile."
+        )
+    made = smoothed(detector, Exceedance(0.0), sigma, held_out=held_out, followed=followed)
+    return Exceedance(float(made.threshold)), made
+
+
+def attack_of(asked: CertifyConfig, epsilon: float, image_size: int) -> Attack:
+    """The attack at a radius."""
+    cls = attacks.registry.get_class(asked.attack)
+    known = {f.name for f in dataclasses.fields(cls.settings_class)}
+    steps = asked.attack_steps or STEPS
+    wanted = BUDGET | {"steps": steps, "stochastic_steps": steps, "iterations": steps, "queries": 20 * steps}
+    return attacks.get(
+        asked.attack,
+        image_size=image_size,
+        epsilon=epsilon,
+        **{name: value for name, value in wanted.items() if name in known},
+    )
+
+
+def described(asked: CertifyConfig, image_size: int) -> dict[str, Any]:
+    """What a claim says of the attack; {} where nothing is attacked."""
+    if not asked.attack_radii:
+        return {}
+    told = attack_of(asked, asked.attack_radii[0], image_size).describe()
+    del told["epsilon"]
+    return told | {
+        "radii": list(asked.attack_radii),
+        "samples": SAMPLES,
+        "judged_on": min(asked.samples, JUDGED_ON),
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Attacked:
+    """Scores of attacked images on fresh samples, and the interval that these leave, (N,) each."""
+
+    score: Floats
+    low: Floats
+    high: Floats
+
+
+def attacked(
+    smooth: Smoothed,
+    rule: Percentile | Exceedance,
+    test: ImageSet,
+    asked: CertifyConfig,
+    epsilon: float,
+    *,
+    seed: int,
+    batch_size: int,
+    device: torch.device,
+    tick: Callable[[float, str], None],
+) -> Attacked:
+    """Attack every test image of a smoothed detector within a radius, and judge it on samples that no attack has seen.
+
+    Args:
+        smooth, rule: the smoothed detector, and the same as a rule.
+        test: the images.
+        asked: names the attack.
+        epsilon: the radius.
+        seed: of all noise; batch_size, device: as everywhere.
+        tick: told how many images are done.
+    """
+    attack = attack_of(asked, epsilon, smooth.image_size)
+    work = Attacking(smooth, test, Draws(1, seed), device, batch_size)
+    path = (attacked_number(asked, epsilon),)
+    adversarial = work.attacked(attack, range(len(test)), None, lambda done: tick(done, ""), path=path).images
+    samples = _judged(smooth, test, adversarial, asked, path, seed=seed, batch_size=batch_size, device=device)
+    risk = RISK / (len(test) * len(asked.attack_radii))
+    own = rule.bounds(samples, sigma=smooth.settings.sigma, radii=(0.0,), alpha=risk)
+    return Attacked(rule.estimate(samples), own.lower[0], own.upper[0])
+
+
+def attacked_number(asked: CertifyConfig, epsilon: float) -> int:
+    """Of a radius: its noise is its own."""
+    return asked.attack_radii.index(epsilon)
+
+
+def _judged(
+    smooth: Smoothed,
+    test: ImageSet,
+    images: Tensor,
+    asked: CertifyConfig,
+    path: tuple[int, ...],
+    *,
+    seed: int,
+    batch_size: int,
+    device: torch.device,
+) -> Floats:
+    """Sorted samples of attacked images, (N, n)."""
+    source = NoiseSeed(seed).source("certificate-verdict", test.ids).at(*path)
+    found = []
+    for first in range(0, len(test), batch_size):
+        part = slice(first, first + batch_size)
+        numbers = range(min(asked.samples, JUDGED_ON))
+        x = images[part].to(device)
+        found.append(
+            scores_under_noise(smooth.inner, x, source.pick(part), sigma=smooth.settings.sigma, samples=numbers)
+        )
+    return np.sort(torch.cat(found, dim=1).double().numpy().T, axis=1)

@@ -1,0 +1,133 @@
+"""Certificates on the disk: JSON beside a CSV of per-image bounds, written and read with the care of `records.store`.
+
+certificates/DATASET/CATEGORY/DETECTOR--RULE--KEY.json and .bounds.csv
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from contextlib import suppress
+from pathlib import Path
+
+from bench import files
+from bench.errors import RecordError
+from bench.records import certificate_figures, limits
+from bench.records.bounds_table import BoundsTable, parse, render
+from bench.records.certificate import Certificate, Claim, check
+from bench.records.paths import companion, folder_of, safe_name
+from detectors.checkpoint import write_atomically
+from detectors.files import read_ordinary
+
+log = logging.getLogger(__name__)
+BOUNDS_SUFFIX = ".bounds.csv"
+FOLDER = "certificates"
+
+
+def certificate_path(folder: Path, claim: Claim) -> Path:
+    """Where the certificate of a claim lies."""
+    stem = f"{safe_name(claim.detector.name)}--{safe_name(claim.smoothing.rule)}--{claim.key[:12]}"
+    return folder_of(folder, claim.dataset, claim.category) / f"{stem}.json"
+
+
+def write(certificate: Certificate, table: BoundsTable, folder: Path) -> Path:
+    """Write the bounds, then the record. Returns the record's path.
+
+    Raises:
+        RecordError: the key or a figure is wrong or not that of the bounds.
+        DiskError: the disk refuses (nothing half-written stays behind).
+    """
+    path, text = certificate_path(folder, certificate.claim), render(table)
+    record = dataclasses.replace(certificate, bounds_sha256=_digest(text)).to_json()
+    document = json.loads(record)
+    certificate_figures.check(check(document), document["results"], table)
+    with files.writing(folder):
+        was_there = path.exists()
+        try:
+            write_atomically(companion(path, BOUNDS_SUFFIX), text.encode(errors="surrogateescape"))
+            write_atomically(path, record.encode())
+        except OSError:
+            if not was_there:
+                with suppress(OSError):
+                    companion(path, BOUNDS_SUFFIX).unlink(missing_ok=True)
+            raise
+    return path
+
+
+def read(path: Path) -> Certificate:
+    """One certificate, held against its bounds. Raises RecordError where one of the two is missing, damaged or changed,
+    or where they do not belong together."""
+    try:
+        text = read_ordinary(path, limits.RECORD_BYTES).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(
+            f"The certificate {path} cannot be read ({files.why(error)}); run the command again."
+        ) from None
+    try:
+        found = dataclasses.replace(Certificate.from_json(text), path=path)
+        certificate_figures.check(found.claim, found.results, read_bounds(found))
+    except RecordError as error:
+        raise RecordError(f"The certificate {path} does not count: {error}") from None
+    return found
+
+
+def read_bounds(certificate: Certificate) -> BoundsTable:
+    """The per-image bounds of a certificate that was read from a file.
+
+    Raises:
+        RecordError: they are missing, damaged, or not the ones that it was written for.
+    """
+    if certificate.path is None:
+        raise RecordError("this certificate was not read from a file, so it has no bounds beside it; read it first.")
+    path = companion(certificate.path, BOUNDS_SUFFIX)
+    try:
+        text = read_ordinary(path, limits.SCORES_BYTES).decode(errors="surrogateescape")
+    except OSError as error:
+        raise RecordError(
+            f"its bounds {path.name} cannot be read ({files.why(error)}); run the command again."
+        ) from None
+    if _digest(text) != certificate.bounds_sha256:
+        raise RecordError(f"its bounds {path.name} are not those it was written with; run the command again.")
+    return parse(text)
+
+
+def read_all(folder: Path) -> tuple[list[Certificate], list[str]]:
+    """Every certificate below the folder, in the order of their paths, and a sentence about each that does not count or
+    appears twice (the newer one counts)."""
+    found: dict[str, Certificate] = {}
+    problems = []
+    with files.writing(folder):  # where nobody may look
+        paths = sorted(folder.glob("*/*/*--*--*.json"))
+    for path in paths:
+        try:
+            one = read(path)
+        except RecordError as error:
+            problems.append(str(error))
+            continue
+        twin = found.get(one.key)
+        if twin is not None:
+            problems.append(f"{twin.path} and {path} are of the same claim; delete one (the newer one counts).")
+        if twin is None or one.written > twin.written:
+            found[one.key] = one
+    return list(found.values()), problems
+
+
+def find(folder: Path, claim: Claim) -> Certificate | None:
+    """The certificate of this very claim, or None where there is none or it does not count (which a warning says)."""
+    path = certificate_path(folder, claim)
+    with files.writing(folder):
+        if not path.is_file():
+            return None
+    try:
+        found = read(path)
+    except RecordError as error:
+        log.warning("%s That is done now.", error)
+        return None
+    return found if found.key == claim.key else None
+
+
+def _digest(text: str) -> str:
+    # Line ends are no part of it: git may change them on the way to Windows.
+    return hashlib.sha256(text.replace("\r\n", "\n").encode(errors="surrogateescape")).hexdigest()

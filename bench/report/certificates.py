@@ -1,0 +1,243 @@
+"""What certificates say together: boards of those that may be compared, flags, and the figure for a leaderboard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bench.metrics.intervals import Estimate
+from bench.records.certificate import EXACT, PAPER, Certificate, best_of
+from bench.records.record import Record, Revisions
+from bench.text import norm_text, plural
+
+MARKS = {"partial": "†", "stale": "‡", "flagged": "!"}
+MEANING = {
+    "partial": "less than a full certificate (fewer samples or images, other settings): its record says what",
+    "stale": "made with an older revision of the detector",
+    "flagged": "an attack has found more than the certificate allows: one of the two is wrong",
+}
+
+UNCERTIFIED = "the paper's rule, whose claim does not follow: no certificate."
+
+
+@dataclass(frozen=True)
+class Board:
+    """Certificates of one category in one norm, on the same test images.
+
+    Attributes:
+        title, norm: what they are of.
+        rows: the best first, by the certified AUC averaged over radii; uncertified ones last.
+        radii: of all rows, rising.
+        stale: keys of those that an older revision made.
+    """
+
+    title: str
+    norm: str
+    rows: tuple[Certificate, ...]
+    stale: frozenset[str] = frozenset()
+
+    @property
+    def radii(self) -> tuple[float, ...]:
+        return tuple(sorted({radius for row in self.rows for radius in row.claim.radii}))
+
+    def shown_radii(self, most: int) -> tuple[float, ...]:
+        """At most so many, evenly chosen, the first and the last among them."""
+        radii = self.radii
+        if len(radii) <= most:
+            return radii
+        return tuple(radii[round(n * (len(radii) - 1) / (most - 1))] for n in range(most))
+
+    def marks(self, row: Certificate) -> str:
+        """What a reader must know of a row, as signs."""
+        found = {
+            "partial": not row.full_run,
+            "stale": row.key in self.stale,
+            "flagged": bool(flags(row)),
+        }
+        return "".join(MARKS[name] for name, is_so in found.items() if is_so)
+
+    def notes(self) -> list[str]:
+        """Sentences beneath the table."""
+        used = {mark for row in self.rows for mark in self.marks(row)}
+        found = [f"{mark} {MEANING[name]}." for name, mark in MARKS.items() if mark in used]
+        told: dict[str, list[str]] = {}  # rows by what is to be said of them
+        for row in self.rows:
+            sentences = [*flags(row), *abstentions(row)]
+            sentences += [f"p was chosen on {row.choice.get('judged_on')}."] if row.choice else []
+            sentences += [attack_text(row)] if row.claim.attack else []
+            sentences += [UNCERTIFIED] if row.claim.smoothing.rule == PAPER else []
+            for sentence in sentences:
+                told.setdefault(sentence, []).append(label(row))
+        everywhere = len([row for row in self.rows if row.claim.smoothing.rule != EXACT])
+        for sentence, rows in told.items():
+            whose = "All smoothed rows" if len(rows) == everywhere > 1 else "; ".join(rows)
+            found.append(f"{whose}: {sentence}")
+        return found
+
+
+class Certified(NamedTuple):
+    """A certified AUC for a leaderboard.
+
+    Attributes:
+        auc: with its interval over test images, in per cent.
+        radius: that it holds for, at least the one that was asked for.
+        label: by which certificate.
+        of: from how many it is the best; with k of them all hold with confidence 1 - `alpha`.
+        alpha: the sum of their risks.
+    """
+
+    auc: Estimate
+    radius: float
+    label: str
+    of: int
+    alpha: float
+
+
+def certified_at(
+    certificates: Iterable[Certificate],
+    radius: float,
+    *,
+    dataset: str,
+    category: str,
+    preset: str,
+    detector: str,
+    norm: str = "l2",
+    subset_sha256: str | None = None,
+) -> Certified | None:
+    """The best certified AUC of a detector at a radius, smoothed or exact; None where there is none.
+
+    A certificate at a larger radius holds at a smaller one, so of each the nearest radius that is not smaller counts.
+    `subset_sha256`: of the test images that it must be of, those of the record beside which it stands.
+    """
+    found = []
+    own = [
+        one
+        for one in best_of([c for c in certificates if c.claim.smoothing.is_certified])
+        if (one.claim.dataset, one.claim.category, one.claim.preset) == (dataset, category, preset)
+        and one.claim.detector.name == detector
+        and one.claim.smoothing.norm == norm
+        and subset_sha256 in (None, one.claim.subset.sha256)
+    ]
+    for one in own:
+        at = min((r for r in one.claim.radii if r >= radius), default=None)
+        if at is not None:
+            found.append((estimate(one, at), at, one))
+    if not found:
+        return None
+    auc, at, best = max(found, key=lambda entry: entry[0].value)
+    alpha = sum(one.claim.alpha for *_, one in found)
+    return Certified(auc, at, label(best, detector=False), len(found), alpha)
+
+
+def estimate(certificate: Certificate, radius: float) -> Estimate:
+    """The certified AUC at one of its radii."""
+    entry = certificate.at(radius)
+    return Estimate(float(entry["auc"]), float(entry["low"]), float(entry["high"]))
+
+
+def attacked(certificate: Certificate) -> list[tuple[float, Estimate]]:
+    """Radii and AUCs of the same smoothed detector under attack."""
+    found = []
+    for radius in certificate.claim.radii:
+        entry = certificate.at(radius)
+        if entry.get("attacked_auc") is not None:
+            values = (float(entry[name]) for name in ("attacked_auc", "attacked_low", "attacked_high"))
+            found.append((radius, Estimate(*values)))
+    return found
+
+
+def flags(certificate: Certificate) -> list[str]:
+    """Where an attack has found more than the certificate allows, as sentences."""
+    found = []
+    for radius, under in attacked(certificate):
+        entry, certified = certificate.at(radius), estimate(certificate, radius).value
+        if entry["crossed"]:
+            found.append(
+                f"at radius {radius:g} {plural(int(entry['crossed']), 'attacked image')} lie beyond their certified "
+                "bounds by more than the noise of both: certificate or attack, one of the two is wrong."
+            )
+        elif under.value < certified:
+            found.append(
+                f"at radius {radius:g} the attacked AUC, {under.value:.1f}, lies below the certified one, "
+                f"{certified:.1f}: one of the two is wrong, or {certificate.claim.attack.get('judged_on')} samples "
+                "judge it too coarsely, for no image is beyond its bounds for sure."
+            )
+    return found
+
+
+def abstentions(certificate: Certificate) -> list[str]:
+    """At which radii some images could not be bounded, as a sentence."""
+    shares = {radius: float(certificate.at(radius)["abstained"]) for radius in certificate.claim.radii}
+    some = {radius: share for radius, share in shares.items() if share > 0}
+    if not some:
+        return []
+    told = ", ".join(f"{share:.0f} % at {radius:g}" for radius, share in list(some.items())[:6])
+    more = ", ..." if len(some) > 6 else ""
+    count = certificate.claim.smoothing.samples
+    return [f"{count:,} samples show no bound of {told}{more}: these images count as lost."]
+
+
+def attack_text(certificate: Certificate) -> str:
+    """The attack beside a certificate, as a sentence."""
+    attack = certificate.claim.attack
+    steps = attack.get("steps") or attack.get("iterations")
+    return (
+        f"attacked by {attack.get('name')}, {steps} steps through {attack.get('samples')} samples, judged on "
+        f"{attack.get('judged_on')} fresh ones: an upper bound."
+    )
+
+
+def label(certificate: Certificate, *, detector: bool = True) -> str:
+    """ "SPADE, sigma 0.1, p 0.5"; "Brightness, exact"."""
+    made, own = certificate.claim.smoothing, certificate.claim.detector
+    parts = [own.title or own.name] if detector else []
+    if made.rule == EXACT:
+        parts.append("exact" if made.norm == "l2" else f"exact in {norm_text(made.norm)}")
+    else:
+        parts.append(f"sigma {made.sigma:g}")
+        names = {"percentile": f"p {made.p:g}" if made.p is not None else "", PAPER: "paper (uncertified)"}
+        parts.append(names.get(made.rule, made.rule))
+    if detector and certificate.claim.fit_seed:
+        parts.append(f"fit {certificate.claim.fit_seed}")
+    return ", ".join(parts)
+
+
+def boards(certificates: Sequence[Certificate], revisions: Revisions | None = None) -> list[Board]:
+    """Certificates that may be compared, those of l2 first; of the same smoothed detector the best."""
+    known = (revisions or Revisions()).detectors
+    groups: dict[tuple[object, ...], list[Certificate]] = {}
+    for one in best_of(certificates):
+        claim = one.claim
+        key = (claim.dataset, claim.category, claim.preset, claim.image_size, claim.smoothing.norm)
+        groups.setdefault((*key, claim.fingerprint, claim.subset.sha256), []).append(one)
+    found = []
+    for (dataset, category, preset, size, norm, *_), own in sorted(groups.items(), key=lambda item: str(item[0])):
+        subset = own[0].claim.subset
+        counts = f"{subset.normals} + {subset.anomalies} test images"
+        title = f"Certified AUC ({norm_text(str(norm))}): {dataset}, {category}, preset {preset}, {size} px, {counts}"
+        stale = {c.key for c in own if c.claim.detector.revision < known.get(c.claim.detector.name, 0)}
+        rows = sorted(own, key=lambda c: (c.claim.smoothing.rule == PAPER, -_mean(c), label(c), c.key))
+        found.append(Board(title, str(norm), tuple(rows), frozenset(stale)))
+    return found
+
+
+def base_lines(records: Iterable[Record], like: Certificate) -> dict[str, list[tuple[float, float]]]:
+    """By a detector's name: radii and AUCs of the detector itself, without noise, under the l2 attacks that have
+    records on these test images; the lowest at each radius, and the clean one at 0."""
+    found: dict[str, dict[float, float]] = {}
+    claim = like.claim
+    for record in records:
+        same = (record.dataset, record.category, record.preset, record.image_size, record.subset.sha256)
+        if same != (claim.dataset, claim.category, claim.preset, claim.image_size, claim.subset.sha256):
+            continue
+        if record.norm != "l2" or record.clean is None or record.robust is None:
+            continue
+        own = found.setdefault(record.detector_name, {})
+        for radius, auc in ((0.0, record.clean.auc), (record.epsilon, record.robust.auc)):
+            own[radius] = min(own.get(radius, 100.0), auc)
+    return {name: sorted(points.items()) for name, points in found.items()}
+
+
+def _mean(certificate: Certificate) -> float:
+    return sum(estimate(certificate, radius).value for radius in certificate.claim.radii) / len(certificate.claim.radii)

@@ -1,0 +1,215 @@
+"""What certificates say together: tables, flags, the figure for a leaderboard, plots."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_certificates import make_certificate, make_table, with_auc
+from fake_records import make_record, make_scores
+from rich.console import Console
+
+from bench.records.record import Record, Revisions
+from bench.report import certificate_plots, certificate_tables
+from bench.report.certificates import (
+    Board,
+    attacked,
+    base_lines,
+    boards,
+    certified_at,
+    estimate,
+    flags,
+    label,
+)
+
+ATTACKED = make_table(attacked=(0.1, 0.25))
+
+
+@pytest.fixture
+def many() -> list[Any]:
+    return [
+        make_certificate(ATTACKED),
+        make_certificate(sigma=0.25),
+        make_certificate(rule="paper"),
+        make_certificate(make_table(speed=0.1), detector="brightness", rule="exact"),
+        make_certificate(
+            make_table(lost_from=0.25), detector="ae", full_run=False, p=0.9, choice={"judged_on": "32 normals"}
+        ),
+        make_certificate(make_table(radii=(0.0, 2 / 255)), detector="brightness", rule="exact", norm="linf"),
+    ]
+
+
+def l2(found: list[Board]) -> Board:
+    (board,) = [board for board in found if board.norm == "l2"]
+    return board
+
+
+def test_what_may_be_compared_is_one_board_and_the_best_comes_first(many: list[Any]) -> None:
+    found = boards(many)
+    assert [board.norm for board in found] == ["l2", "linf"]
+    means = [np.mean([estimate(row, r).value for r in row.claim.radii]) for row in l2(found).rows[:-1]]
+    assert means == sorted(means, reverse=True)
+    assert l2(found).rows[-1].claim.smoothing.rule == "paper"  # last, however high
+
+
+def test_other_test_images_are_another_board(many: list[Any]) -> None:
+    other = make_certificate(make_table(normals=11))
+    assert len(boards([*many, other])) == 3
+
+
+def test_rows_say_what_they_are() -> None:
+    assert label(make_certificate(sigma=0.05, p=0.25)) == "SPADE, sigma 0.05, p 0.25"
+    assert label(make_certificate(rule="exact")) == "SPADE, exact"
+    assert label(make_certificate(rule="exact", norm="linf")) == "SPADE, exact in l-inf"
+    assert label(make_certificate(rule="paper", fit_seed=2)) == "SPADE, sigma 0.1, paper (uncertified), fit 2"
+    assert label(make_certificate(), detector=False) == "sigma 0.1, p 0.5"
+
+
+def test_marks_and_notes_say_what_a_reader_must_know(many: list[Any]) -> None:
+    board = l2(boards(many, Revisions(detectors={"spade": 2})))
+    marks = {label(row): board.marks(row) for row in board.rows}
+    assert marks["BRIGHTNESS, exact"] == ""
+    assert marks["AE, sigma 0.1, p 0.9"] == "†"
+    assert marks["SPADE, sigma 0.1, paper (uncertified)"] == "‡"
+    notes = " ".join(board.notes())
+    assert "10,000 samples show no bound of 100 % at 0.25" in notes
+    assert "p was chosen on 32 normals" in notes
+    assert "apgd-l2, 10 steps through 32 samples, judged on 1000 fresh ones" in notes
+
+
+# -- attacked lies above certified ----------------------------------------------------------------------
+
+
+def test_an_attack_within_its_bounds_is_no_flag() -> None:
+    one = make_certificate(ATTACKED)
+    assert [radius for radius, _ in attacked(one)] == [0.1, 0.25]
+    assert not flags(one)
+
+
+def test_images_beyond_their_bounds_are_a_flag_that_counts_them() -> None:
+    """The attack has moved each by twice what is certified."""
+    (flag, _) = flags(make_certificate(make_table(attacked=(0.1, 0.25), attack_gains=2.0)))
+    assert "at radius 0.1 22 attacked images lie beyond" in flag and "one of the two is wrong" in flag
+
+
+def test_an_attacked_auc_below_the_certified_one_is_a_flag_without_any_such_image() -> None:
+    table = make_table(shift=1.0, attacked=(0.1,), attack_gains=1.0)
+    wide = dataclasses.replace(table, attacked_low=table.attacked - 9, attacked_high=table.attacked + 9)
+    honest = make_certificate(wide)
+    assert not flags(honest)
+    (flag,) = flags(with_auc(honest, 0.1, 99.0))
+    assert "lies below the certified one, 99.0" in flag and "1000 samples" in flag
+
+
+# -- for the leaderboard --------------------------------------------------------------------------------
+
+MONO: dict[str, Any] = {"dataset": "elpv", "category": "mono", "preset": "quick"}
+
+
+def test_the_best_certificate_at_a_radius_is_found_and_how_many_it_is_the_best_of(many: list[Any]) -> None:
+    found = certified_at(many, 0.1, detector="spade", **MONO)
+    assert found is not None
+    assert found.auc == max(estimate(one, 0.1) for one in many[:2])
+    assert (found.radius, found.of, found.alpha) == (0.1, 2, pytest.approx(0.002))  # the paper's rule is none
+    exact = certified_at(many, 0.1, detector="brightness", **MONO)
+    assert exact is not None and (exact.label, exact.alpha) == ("exact", 0.0)
+
+
+def test_between_two_radii_what_holds_at_the_larger_one_counts(many: list[Any]) -> None:
+    found = certified_at(many, 0.11, detector="spade", **MONO)
+    assert found is not None and found.radius == 0.25
+    assert certified_at(many, 0.26, detector="spade", **MONO) is None
+
+
+@pytest.mark.parametrize(
+    "other", [{"category": "poly"}, {"dataset": "mvtec"}, {"preset": "paper"}, {"subset_sha256": "0"}, {"norm": "linf"}]
+)
+def test_of_other_images_there_is_none(many: list[Any], other: dict[str, Any]) -> None:
+    assert certified_at(many, 0.1, **({"detector": "spade"} | MONO | other)) is None
+
+
+# -- tables ---------------------------------------------------------------------------------------------
+
+
+def test_the_markdown_has_certified_and_attacked_side_by_side(many: list[Any]) -> None:
+    text = certificate_tables.markdown(l2(boards(many)))
+    (row,) = [line for line in text.splitlines() if line.startswith("| SPADE, sigma 0.1, p 0.5")]
+    assert f"(attacked {dict(attacked(many[0]))[0.1].value:.1f})" in row
+    assert "confidence of 99.9 %" in text
+
+
+def test_the_csv_has_a_line_for_each_radius(many: list[Any]) -> None:
+    rows = list(csv.DictReader(io.StringIO(certificate_tables.tidy(many))))
+    assert len(rows) == 5 * 3 + 2
+    assert float(rows[1]["auc"]) == many[0].at(0.1)["auc"] and rows[0]["attacked_auc"] == ""
+    assert rows[-1]["sigma"] == "" and rows[-1]["norm"] == "linf"
+
+
+@pytest.mark.parametrize("width", [30, 80])
+def test_a_table_fits_its_terminal(many: list[Any], width: int) -> None:
+    console = Console(width=width, record=True, file=io.StringIO())
+    for board in boards(many):
+        console.print(certificate_tables.terminal(board, width))
+    assert max(map(len, console.export_text().splitlines())) <= width
+
+
+def test_strangers_names_are_harmless_in_tables(tmp_path: Path) -> None:
+    evil = dataclasses.replace(make_certificate(), remarks=["x"])
+    named = dataclasses.replace(evil.claim.detector, title="<script>|=cmd()\x1b[2J")
+    evil = dataclasses.replace(evil, claim=dataclasses.replace(evil.claim, detector=named, category="=1+1"))
+    (markdown, table) = certificate_tables.write([evil], tmp_path)
+    text = markdown.read_text()
+    assert "<script>" not in text and "\x1b" not in text and text.count("|=cmd") == 0
+    assert next(csv.DictReader(io.StringIO(table.read_text())))["category"] == "'=1+1"
+
+
+# -- plots ----------------------------------------------------------------------------------------------
+
+
+def record(detector: str, epsilon: float, robust_shift: float, like: Any) -> Record:
+    scores = make_scores(robust_shift=robust_shift)
+    made = make_record(scores, detector=detector, norm="l2", attack="pgd-l2", epsilon=epsilon)
+    subset = dataclasses.replace(made.cell.subset, sha256=like.claim.subset.sha256)
+    return dataclasses.replace(made, cell=dataclasses.replace(made.cell, subset=subset))
+
+
+def test_the_base_line_is_the_strongest_attack_on_the_same_images(many: list[Any]) -> None:
+    strong, weak = (record("spade", 0.1, shift, many[0]) for shift in (0.0, 1.0))
+    other = make_record(detector="spade", norm="l2", attack="pgd-l2", epsilon=0.1)
+    assert strong.robust is not None and strong.clean is not None and weak.robust is not None
+    assert strong.robust.auc < weak.robust.auc
+    found = base_lines([strong, weak, other], many[0])
+    assert found == {"spade": [(0.0, strong.clean.auc), (0.1, strong.robust.auc)]}
+
+
+def test_the_figure_has_a_panel_for_each_sigma_and_a_line_for_each_row(many: list[Any]) -> None:
+    base = base_lines([record("spade", 0.1, 0.0, many[0])], many[0])
+    figure = certificate_plots.certified_figure(l2(boards(many)), base)
+    first, second = [axes for axes in figure.axes if axes.axison]
+    assert [axes.get_title() for axes in (first, second)] == ["noise sigma 0.1", "noise sigma 0.25"]
+
+    def drawn(axes: Any) -> list[tuple[str, list[float]]]:
+        return [(line.get_linestyle(), list(line.get_ydata())) for line in axes.get_lines()]
+
+    certified = [estimate(many[0], radius).value for radius in many[0].claim.radii]
+    under = [found.value for _, found in attacked(many[0])]
+    exact = [estimate(many[3], radius).value for radius in many[3].claim.radii]
+    assert ("-", certified) in drawn(first) and ("None", under) in drawn(first)
+    assert ("--", exact) in drawn(first) and ("--", exact) in drawn(second)
+    assert ("-", certified) not in drawn(second) or certified == [estimate(many[1], r).value for r in (0.0, 0.1, 0.25)]
+    assert {text.get_text() for text in figure.legends[0].get_texts()} >= {
+        "exact, without noise",
+        "the same, attacked",
+        "without noise, attacked",
+        "the paper's rule (uncertified)",
+    }
+
+
+def test_exact_certificates_alone_are_drawn_without_noise(tmp_path: Path) -> None:
+    paths = certificate_plots.write_all([make_certificate(rule="exact")], [], tmp_path)
+    assert [path.suffix for path in paths] == [".png", ".pdf"] and all(path.stat().st_size > 1000 for path in paths)

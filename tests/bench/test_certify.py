@@ -1,0 +1,444 @@
+"""`python -m bench certify`, from the command to the record, against what is known of a linear score."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bench_fakes as fakes
+import numpy as np
+import pytest
+import torch
+from conftest import Said
+from torch import Tensor
+from zoo import BatchMaximum, Declared, PretendsToBeDeterministic
+
+from bench.cell import samples, smoothed_attack
+from bench.data import registry
+from bench.errors import BenchError
+from bench.metrics import ranking
+from bench.plan.certify import CANDIDATES, CertifyConfig
+from bench.plan.request import RunConfig
+from bench.records import certificate_store
+from bench.records.bounds_table import BoundsTable
+from bench.records.certificate import Certificate
+from bench.report import certificate_plots
+from bench.report.certificates import flags
+from detectors.noise import Noise
+
+# The pictures' scores lie within half of |w| sigma, so that radii below sigma tell something.
+SIDE, SIGMA = 16, 0.02
+RADII = (0.0, 0.005, 0.01, 0.02)
+ATTACK = ("--attack-radii", "0.005", "--attack-steps", 1)
+LENGTH = float(fakes.linear_weights(SIDE).norm())
+
+
+class Steady(fakes.Linear):
+    """A linear score that says how fast it moves."""
+
+    name = "steady"
+    title = "Steady"
+
+    def lipschitz(self, norm: str) -> float | None:
+        return {"l2": LENGTH, "linf": float(fakes.linear_weights(SIDE).abs().sum())}.get(norm)
+
+
+class Skewed(fakes.Linear):
+    """Under noise it is mostly 0 and seldom far above: the higher percentiles say most."""
+
+    name = "skewed"
+    title = "Skewed"
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        return super().value(x, noise).div(LENGTH * SIGMA).exp()
+
+
+class Jumping(Declared):
+    """Attacks follow its surrogate, and so the exceedance's threshold of that."""
+
+    name = "jumping"
+
+
+class Noisy(fakes.Noisy):
+    """Draws noise of its own, and claims a Lipschitz constant that means nothing then."""
+
+    name = "drawing"
+
+    def lipschitz(self, norm: str) -> float | None:
+        return 1.0
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fakes.write_folder(tmp_path_factory.mktemp("small"), ("bolt",), train=120, test=8, side=SIDE)
+
+
+@pytest.fixture
+def certify(
+    command: Callable[..., Said],
+    register: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    small: Path,
+    tmp_path: Path,
+) -> Callable[..., Said]:
+    register(fakes.Linear, Steady, Skewed, Noisy, Jumping, fakes.NotANumber)
+    monkeypatch.setattr(certificate_plots, "write_all", lambda *_: [])  # seconds; test_certificate_report draws
+
+    def call(*more: object, names: str = "linear") -> Said:
+        usual: dict[str, object] = {
+            "--detectors": names,
+            "--dataset": "folder",
+            "--data-root": small,
+            "--image-size": SIDE,
+            "--sigma": SIGMA,
+            "--samples": 500,
+            "--radii": ",".join(map(str, RADII)),
+            "--out": tmp_path / "out",
+            "--cache": tmp_path / "cache",
+        }
+        kept = (word for name, value in usual.items() if name not in more for word in (name, value))
+        return command("certify", *kept, *more)
+
+    return call
+
+
+def made(out: Path) -> list[tuple[Certificate, BoundsTable]]:
+    found, problems = certificate_store.read_all(out / "certificates")
+    assert not problems
+    return [(one, certificate_store.read_bounds(one)) for one in found]
+
+
+def only(out: Path, rule: str, norm: str = "l2") -> tuple[Certificate, BoundsTable]:
+    (found,) = [(c, t) for c, t in made(out) if (c.claim.smoothing.rule, c.claim.smoothing.norm) == (rule, norm)]
+    return found
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(out.rglob("*.bounds.csv"))}
+
+
+def shifted_auc(scores: np.ndarray, labels: np.ndarray, by: float) -> float:
+    """Of scores that an adversary moves by so much against their class."""
+    return float(ranking.auc(scores + np.where(labels == 1, by, -by), labels))
+
+
+def test_a_linear_score_has_its_closed_form_from_the_command_to_the_record(
+    certify: Callable[..., Said], tmp_path: Path
+) -> None:
+    """Q_p(x) = <w, x> + |w| sigma Phi^-1(p) moves by |w| r: the bounds contain it, and not much more."""
+    assert certify("--samples", 2000, "--attack-radii", "0.01", "--attack-steps", 4).code == 0
+    record, table = only(tmp_path / "out", "percentile")
+    centre = _centres(record, tmp_path)
+    assert table.scores == pytest.approx(centre, abs=5 * 1.25 * LENGTH * SIGMA / 2000**0.5)
+    for row, radius in enumerate(table.radii):
+        entry = record.at(radius)
+        assert (table.lower[row] <= centre - LENGTH * radius).all()
+        assert (table.upper[row] >= centre + LENGTH * radius).all()
+        width = LENGTH * SIGMA * 0.35
+        assert shifted_auc(centre, table.labels, LENGTH * radius + width) <= entry["auc"]
+        assert entry["auc"] <= shifted_auc(centre, table.labels, LENGTH * radius)
+    # An attack on it finds the optimum, nearly: the noise of 1,000 fresh samples aside.
+    row = table.radii.index(0.01)
+    moved = (table.attacked[row] - centre) * np.where(table.labels == 1, 1, -1)
+    assert moved == pytest.approx(np.full(len(moved), 0.01 * LENGTH), rel=0.4)
+    assert moved.mean() == pytest.approx(0.01 * LENGTH, rel=0.1)
+    assert record.at(0.01)["attacked_auc"] >= record.at(0.01)["auc"] > 0
+    assert record.at(0.01)["crossed"] == 0 and not flags(record)
+
+
+def _centres(record: Certificate, tmp_path: Path) -> np.ndarray:
+    """<w, x> of the test images, decoded once more."""
+    root = Path(record.command.split("--data-root ")[1].split()[0])
+    test = registry.get("folder", root, RunConfig(detectors=()).reading).test("bolt", SIDE, per_class=60)
+    return (fakes.linear_weights(SIDE) * test.pixels()).sum(dim=(1, 2, 3)).double().numpy()
+
+
+def test_an_exact_certificate_needs_no_samples_and_lies_above_the_smoothed_one(
+    certify: Callable[..., Said], tmp_path: Path
+) -> None:
+    assert certify("--linf-radii", "0,1/255", names="steady").code == 0
+    exact, table = only(tmp_path / "out", "exact")
+    smooth, _ = only(tmp_path / "out", "percentile")
+    assert exact.claim.smoothing.constant == pytest.approx(LENGTH) and exact.claim.alpha == 0
+    for row, radius in enumerate(RADII):
+        assert table.upper[row] == pytest.approx(table.scores + LENGTH * radius)
+        assert exact.at(radius)["auc"] == pytest.approx(shifted_auc(table.scores, table.labels, LENGTH * radius))
+        assert exact.at(radius)["auc"] >= smooth.at(radius)["auc"]
+    other, pixelwise = only(tmp_path / "out", "exact", "linf")
+    assert other.claim.radii == [0.0, 1 / 255]
+    total = float(fakes.linear_weights(SIDE).abs().sum())
+    assert pixelwise.lower[1] == pytest.approx(pixelwise.scores - total / 255)
+
+
+@pytest.mark.parametrize("constant", [-1.0, float("nan"), float("inf")])
+def test_a_constant_that_no_score_has_is_a_sentence(
+    certify: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, constant: float
+) -> None:
+    monkeypatch.setattr(Steady, "lipschitz", lambda self, norm: constant)
+    said = certify(names="steady")
+    assert said.code == 2 and "declare 0 or more, or None" in said.err
+    assert {c.claim.smoothing.rule for c, _ in made(tmp_path / "out")} == {"percentile"}
+
+
+def test_scores_may_be_infinite_where_a_percentile_is_asked(
+    certify: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def value(self: fakes.Linear, x: Tensor, noise: Noise) -> Tensor:
+        found = fakes.linear_weights(SIDE).mul(x).sum(dim=(1, 2, 3))
+        return found.where(found < 0, torch.inf)
+
+    monkeypatch.setattr(fakes.Linear, "value", value)
+    assert certify().code == 0
+    assert np.isinf(only(tmp_path / "out", "percentile")[1].lower[0]).any()
+    said = certify("--rule", "exceedance")
+    assert said.code == 2 and "are infinite" in said.err
+
+
+def test_a_random_detector_has_no_exact_certificate_whatever_it_claims(
+    certify: Callable[..., Said], tmp_path: Path
+) -> None:
+    assert certify(names="drawing").code == 0
+    assert {c.claim.smoothing.rule for c, _ in made(tmp_path / "out")} == {"percentile"}
+
+
+def test_certified_accuracy_counts_images_that_are_right_for_sure(certify: Callable[..., Said], tmp_path: Path) -> None:
+    """TPR_r is the share of anomalies with a lower bound above the threshold, FPR_r that of normals with an upper one
+    above it; the threshold is the smoothed score that 5 % of the held-out normals exceed."""
+    assert certify("--radii", "0,0.005,2").code == 0
+    record, table = only(tmp_path / "out", "percentile")
+    threshold, normal = record.results["threshold"], table.labels == 1
+    for row, radius in enumerate(table.radii):
+        entry = record.at(radius)
+        tpr, fpr = (table.lower[row][~normal] > threshold).mean(), (table.upper[row][normal] > threshold).mean()
+        assert (entry["tpr"], entry["fpr"]) == pytest.approx((100 * tpr, 100 * fpr))
+        assert entry["accuracy"] == pytest.approx(100 * (tpr + 1 - fpr) / 2)
+    lost = record.at(2.0)
+    assert (lost["abstained"], lost["auc"], lost["tpr"], lost["fpr"], lost["accuracy"]) == (100, 0, 0, 100, 0)
+
+
+def test_one_set_of_samples_serves_all_rules_percentiles_and_radii(
+    certify: Callable[..., Said], tmp_path: Path
+) -> None:
+    assert certify("--rule", "percentile,exceedance,paper", "--p", "0.25,0.5,auto").code == 0
+    drawn = fakes.Linear.scores
+    assert certify("--rule", "exceedance", "--radii", "0,0.001,0.002").code == 0
+    assert certify("--p", "0.75", "--alpha", "0.01", "--samples", 400).code == 0
+    assert fakes.Linear.scores < drawn + 60  # the gate's
+    sets = list((tmp_path / "cache" / "samples").glob("*/*"))
+    assert len(sets) == 3  # test images, held-out normals, painted copies of them
+    rules = {c.claim.smoothing.rule: c for c, _ in made(tmp_path / "out")}
+    assert rules.keys() == {"percentile", "exceedance", "paper"}
+    assert rules["paper"].claim.smoothing.is_certified is False
+
+
+@pytest.mark.parametrize("rule", ["percentile", "exceedance"])
+def test_a_detector_with_a_surrogate_is_certified_and_attacked(
+    certify: Callable[..., Said], tmp_path: Path, rule: str
+) -> None:
+    assert certify("--rule", rule, "--attack-radii", "0.01", "--attack-steps", 2, names="jumping").code == 0
+    record, table = only(tmp_path / "out", rule)
+    assert record.at(0.01)["crossed"] == 0 and not flags(record)
+    if rule == "exceedance":  # 1 / sigma-Lipschitz
+        finite = np.isfinite(table.upper[0])
+        moved = table.upper[1, finite] - table.upper[0, finite]
+        assert finite.any() and moved == pytest.approx(np.full(finite.sum(), RADII[1] / SIGMA))
+
+
+def test_an_interrupted_run_and_one_that_was_not_leave_the_same_bits(
+    certify: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "SECONDS", 0.0)
+    whole = certify("--out", tmp_path / "a", "--cache", tmp_path / "a" / "cache", "--samples", 24, "--alpha", 0.5)
+    assert whole.code == 0
+    counted, scores = 0, samples.SampleSet._scores
+
+    def stopping(self: samples.SampleSet, *given: Any) -> Tensor:
+        nonlocal counted
+        counted += 1
+        if counted in (5, 30, 40):
+            raise KeyboardInterrupt
+        return scores(self, *given)
+
+    monkeypatch.setattr(samples.SampleSet, "_scores", stopping)
+    codes = [certify("--samples", 24, "--alpha", 0.5).code for _ in range(4)]
+    assert codes == [130, 130, 130, 0]
+    assert counted == 24 + 24 + 3  # of test images and of held-out normals: nothing was drawn twice
+    assert files(tmp_path / "out") == files(tmp_path / "a") != {}
+
+
+def test_a_certificate_that_is_there_is_not_made_again(certify: Callable[..., Said], tmp_path: Path) -> None:
+    certify(*ATTACK)
+    before = {path: path.read_bytes() for path in (tmp_path / "out" / "certificates").rglob("*.*")}
+    scores = fakes.Linear.scores
+    again = certify(*ATTACK)
+    assert "already there" in again.out and fakes.Linear.scores < scores + 30  # the gate's
+    assert before == {path: path.read_bytes() for path in (tmp_path / "out" / "certificates").rglob("*.*")}
+
+
+def test_p_is_chosen_on_held_out_normals_and_the_record_has_the_table(
+    certify: Callable[..., Said], tmp_path: Path
+) -> None:
+    assert certify("--p", "auto", names="skewed").code == 0
+    record, _ = only(tmp_path / "out", "percentile")
+    table = {row["p"]: row["mean_certified_auc"] for row in record.choice["table"]}
+    assert table.keys() == set(CANDIDATES)
+    assert record.claim.smoothing.p == record.choice["chosen"] == max(table, key=lambda p: table[p])
+    assert record.claim.smoothing.asked == "auto"
+    assert "12 held-out training normals and painted copies" in record.choice["judged_on"]
+
+
+class Overestimating(fakes.Linear):
+    """Under an attack's fresh noise it is another score: a certificate of the one is none of the other."""
+
+    name = "two-faced"
+    attacked = False
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        return super().value(x, noise) * (-1.0 if type(self).attacked else 1.0)
+
+
+def test_an_attack_that_finds_more_than_is_certified_is_a_flag(
+    certify: Callable[..., Said], register: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(Overestimating)
+    judged = smoothed_attack._judged
+
+    def otherwise(*given: Any, **more: Any) -> Any:
+        monkeypatch.setattr(Overestimating, "attacked", True)
+        return judged(*given, **more)
+
+    monkeypatch.setattr(smoothed_attack, "_judged", otherwise)
+    said = certify("--attack-radii", "0.001", "--attack-steps", 1, names="two-faced")
+    assert said.code == 0
+    assert "one of the two is wrong" in " ".join(said.out.split())
+    record, _ = only(tmp_path / "out", "percentile")
+    assert record.at(0.001)["crossed"] > 0
+    assert "!" in (tmp_path / "out" / "certificates.md").read_text().split("| Linear")[1][:30]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--sigma", "0"), "--sigma must be above 0"),
+        (("--sigma", "-0.1"), "--sigma must be above 0"),
+        (("--sigma", "25"), "divide by 255"),
+        (("--sigma", "nan"), "--sigma takes numbers"),
+        (("--samples", "0"), "--samples must lie between 1"),
+        (("--samples", "15"), "give --samples 16 or more"),
+        (("--radii", "0,-0.1"), "--radii are numbers of 0 or more"),
+        (("--radii", "0,0.2,0.1"), "--radii must rise"),
+        (("--radii", "0,0.1,0.1"), "--radii must rise"),
+        (("--radii", "0,inf"), "--radii are numbers"),
+        (("--radii", "0,x"), "--radii takes numbers with commas"),
+        (("--linf-radii", "1/0"), "--linf-radii takes numbers"),
+        (("--attack-radii", "0,0.1"), "--attack-radii are above 0"),
+        (("--attack", "pgd-linf"), "is no l2 attack"),
+        (("--attack", "pgd-l3"), "did you mean 'pgd-l2'"),
+        (("--attack-steps", "0"), "--attack-steps must be at least 1"),
+        (("--p", "0"), "percentile lies between 0 and 1"),
+        (("--p", "1"), "percentile lies between 0 and 1"),
+        (("--p", "half"), "--p takes numbers"),
+        (("--alpha", "0"), "--alpha is a probability"),
+        (("--alpha", "1"), "--alpha is a probability"),
+        (("--rule", "mean"), "rule"),
+        (("--rule", "exceedance", "--holdout", "3"), "there are 3"),
+        (("--p", "auto", "--holdout", "0"), "there are 0"),
+        (("--detectors", "smooth:linear"), "smoothed already"),
+    ],
+)
+def test_what_makes_no_sense_is_one_sentence_before_anything_is_done(
+    certify: Callable[..., Said], tmp_path: Path, words: tuple[str, ...], sentence: str
+) -> None:
+    said = certify(*words)
+    assert said.code == 2
+    (line,) = said.err.strip().splitlines()
+    assert line.startswith("Error: ") and re.search(sentence, line), line
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_so_many_samples_as_the_sentence_names_are_enough_and_one_less_is_not() -> None:
+    for p in (0.5, 0.9):
+        with pytest.raises(BenchError, match=r"give --samples (\d+)") as caught:
+            CertifyConfig(samples=1, ps=(p,)).check_samples(120)
+        needed = int(str(caught.value).split("--samples ")[1].split()[0])
+        CertifyConfig(samples=needed, ps=(p,)).check_samples(120)
+        with pytest.raises(BenchError):
+            CertifyConfig(samples=needed - 1, ps=(p,)).check_samples(120)
+
+
+def test_a_detector_that_fails_costs_its_own_rows_alone(certify: Callable[..., Said], tmp_path: Path) -> None:
+    said = certify(names="not-a-number,linear")
+    assert said.code == 2 and "not-a-number on bolt" in said.err and "NaN" in said.err
+    assert [c.claim.detector.name for c, _ in made(tmp_path / "out")] == ["linear"]
+
+
+def test_a_score_that_looks_at_its_batch_is_not_certified(
+    certify: Callable[..., Said], register: Callable[..., None], tmp_path: Path
+) -> None:
+    """A certificate is of a score that depends on its image and its noise alone."""
+    for cls, sentence in ((BatchMaximum, "other images of its batch"), (PretendsToBeDeterministic, "draws noise")):
+        register(type(cls.__name__, (cls,), {"name": "odd"}))
+        said = certify("--detectors", "odd", "--cache", tmp_path / cls.__name__)
+        assert said.code == 2 and sentence in said.err
+    assert not made(tmp_path / "out")
+
+
+def test_a_dry_run_says_what_is_left_and_does_nothing(certify: Callable[..., Said], tmp_path: Path) -> None:
+    said = certify("--dry-run")
+    assert said.code == 0 and not (tmp_path / "out").exists() and not (tmp_path / "cache").exists()
+    words = " ".join(said.out.split())
+    assert f"{16 * 500 + 12 * 500:,}" in words and "Nothing was run" in words
+    certify()
+    assert f"{(16 + 12) * 100:,} of {(16 + 12) * 600:,}" in " ".join(certify("--dry-run", "--samples", 600).out.split())
+
+
+def test_everything_fits_into_80_columns_and_into_40(
+    certify: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for width in (80, 40):
+        monkeypatch.setenv("COLUMNS", str(width))
+        said = certify("--rule", "percentile,exceedance,paper", *ATTACK, names="linear,steady")
+        assert said.code == 0
+        lines = [line for line in said.out.splitlines() if "Tables and plots" not in line]  # a path stays whole
+        assert max(map(len, lines)) <= width
+        assert "Certified AUC (l2)" in " ".join(said.out.split())
+    assert "!" not in said.out
+
+
+def test_report_makes_the_tables_again(
+    certify: Callable[..., Said], command: Callable[..., Said], tmp_path: Path
+) -> None:
+    certify()
+    tables = [tmp_path / "out" / f"certificates.{kind}" for kind in ("md", "csv")]
+    before = [path.read_bytes() for path in tables]
+    for path in tables:
+        path.unlink()
+    said = command("report", tmp_path / "out")
+    assert said.code == 0 and "certificates.md" in said.out
+    assert [path.read_bytes() for path in tables] == before
+
+
+def test_a_certificate_that_was_changed_is_a_warning_and_leaves_the_tables(
+    certify: Callable[..., Said], command: Callable[..., Said], tmp_path: Path
+) -> None:
+    certify(names="steady")
+    (path,) = (tmp_path / "out" / "certificates").rglob("steady--percentile--*.json")
+    path.write_text(path.read_text().replace('"auc"', '"AUC"', 1))
+    said = command("report", tmp_path / "out")
+    assert said.code == 0 and "Warning: The certificate" in said.out
+    text = (tmp_path / "out" / "certificates.md").read_text()
+    assert "Steady, exact" in text and "sigma" not in text
+    assert certify(names="steady").code == 0  # makes it again
+    assert "Steady, sigma" in (tmp_path / "out" / "certificates.md").read_text()
+
+
+def test_a_revised_detector_leaves_its_certificates_stale(
+    certify: Callable[..., Said], command: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certify()
+    assert "‡" not in (tmp_path / "out" / "certificates.md").read_text()
+    monkeypatch.setattr(fakes.Linear, "revision", 2)
+    command("report", tmp_path / "out")
+    assert "‡" in (tmp_path / "out" / "certificates.md").read_text()
