@@ -149,7 +149,7 @@ REFUSED: Mapping[str, str] = {
     "Jitter": "it divides the logits by the largest of them, and of two nothing is left then but their order",
     "FAB": "it looks for the nearest image across a threshold, which is no ranking",
     "APGDT": _TWO_CLASSES,
-    "AutoAttack": f"of its members {_TWO_CLASSES}, and its APGD runs 10 steps of 100; autoattack-linf is for scores",
+    "AutoAttack": "two of its members fail on two classes, and its APGD runs 10 steps of 100; take autoattack-linf",
     "CW": _NO_BALL,
     "DeepFool": _NO_BALL,
     "EADEN": _NO_BALL,
