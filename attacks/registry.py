@@ -1,13 +1,13 @@
-"""Attacks by name: every module of this folder registers its own."""
+"""Attacks by name: every module of this folder registers its own, or a family of them."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any, TypeVar
 
@@ -15,10 +15,33 @@ from attacks.base import Attack
 from attacks.errors import AttackError
 from attacks.threat import parse_epsilon, threat_model
 
+
+@dataclass(frozen=True)
+class Family:
+    """Attacks that are made from a name, "prefix:member" (`torchattacks:PGD`): each is asked for, none is in "all".
+
+    Attributes:
+        prefix: before the colon.
+        members: lists the members that can be had here, for `bench list attacks`; may be empty, must not fail.
+        make: from a member's name to its class; the same class for the same name. Raises AttackError.
+        summary: one line for `bench list attacks`.
+        refused: members that cannot be had anywhere, with the reason.
+        revisions: of the members, for telling stale records without making a class.
+    """
+
+    prefix: str
+    members: Callable[[], tuple[str, ...]]
+    make: Callable[[str], type[Attack]]
+    summary: str
+    refused: Mapping[str, str]
+    revisions: Mapping[str, int]
+
+
 _REGISTRY: dict[str, type[Attack]] = {}
+_FAMILIES: dict[str, Family] = {}
 _INFRASTRUCTURE = frozenset(
     {"ascent", "base", "candidates", "errors", "image_changes", "known_noise", "merging", "objective", "registry"}
-    | {"search", "starts", "threat", "threat_others"}
+    | {"search", "starts", "threat", "threat_others", "torchattacks_adapter", "two_logits"}
 )
 A = TypeVar("A", bound=type[Attack])
 
@@ -32,8 +55,23 @@ def register(cls: A) -> A:
     return cls
 
 
+def register_family(family: Family) -> Family:
+    """From now on "prefix:member" names an attack."""
+    known = _FAMILIES.get(family.prefix)
+    if known is not None and known.make.__module__ != family.make.__module__:
+        raise ValueError(f"Two families call themselves {family.prefix!r}: give one of them another name.")
+    _FAMILIES[family.prefix] = family
+    return family
+
+
+def families() -> tuple[Family, ...]:
+    """Every family, sorted by prefix."""
+    _discover()
+    return tuple(_FAMILIES[prefix] for prefix in sorted(_FAMILIES))
+
+
 def names() -> tuple[str, ...]:
-    """Every attack's name, sorted."""
+    """Every attack's name, sorted; without those of families."""
     _discover()
     return tuple(sorted(_REGISTRY))
 
@@ -41,10 +79,12 @@ def names() -> tuple[str, ...]:
 def get_class(name: str) -> type[Attack]:
     """The class of an attack (its title and summary). Raises AttackError with the nearest name where there is none."""
     _discover()
+    prefix, colon, member = name.partition(":")
+    if colon and prefix in _FAMILIES:
+        return _FAMILIES[prefix].make(member)
     if name not in _REGISTRY:
-        raise AttackError(
-            f"There is no attack {name!r}; did you mean {_nearest(name, _REGISTRY)!r}? (Known: {', '.join(names())}.)"
-        )
+        known = ", ".join([*names(), *(f"{family.prefix}:NAME" for family in families())])
+        raise AttackError(f"There is no attack {name!r}; did you mean {_nearest(name, _REGISTRY)!r}? (Known: {known}.)")
     return _REGISTRY[name]
 
 
@@ -52,7 +92,7 @@ def get(name: str, *, image_size: int | None = None, epsilon: float | str | None
     """An attack by name.
 
     Args:
-        name: one of `names()`.
+        name: one of `names()`, or a family's ("torchattacks:PGD").
         image_size: side of the images in pixels; without it, a default l2 epsilon is settled when the attack is called.
         epsilon: radius on [0, 1], as a number or a text ("2/255"); by default 2/255 (l-inf) or 0.2 * side / 256 (l2).
         **settings: fields of the attack's settings; those that are lengths are given as epsilon is.

@@ -21,6 +21,7 @@ import test_architecture
 import typer
 
 import attacks
+from attacks.registry import families as attack_families
 from attacks.registry import get_class
 from bench.cli.commands import app
 from bench.plan import protocols
@@ -270,6 +271,7 @@ def test_revisions_are_those_of_the_changelog() -> None:
         for family in registry.families()
         if family.revisions
     }
+    found |= {f"attacks `{f.prefix}:NAME`": max(f.revisions.values()) for f in attack_families()}
     found["open settings (`k = auto`)"] = OPEN_SETTING_REVISION
     expected = {name: str(number) for name, number in found.items()}
     assert told == expected, "bring the table Revisions today in CHANGELOG.md up to date: a row for each new name"

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 import attacks
-from attacks.registry import get_class
+from attacks.registry import Family, families, get_class
 from bench.cell.group import Reporter
 from bench.data import registry as datasets
 from bench.errors import BenchError
@@ -36,9 +36,10 @@ MEANING = (
 def revisions() -> Revisions:
     """The revisions of the code at hand: what makes a record stale."""
     of_families = {f"{f.prefix}:{name}": n for f in detector_registry.families() for name, n in f.revisions.items()}
+    of_attacks = {f"{f.prefix}:{name}": n for f in families() for name, n in f.revisions.items()}
     return Revisions(
         detectors={name: detector_registry.get(name).revision for name in detector_registry.names()} | of_families,
-        attacks={name: get_class(name).revision for name in attacks.names()},
+        attacks={name: get_class(name).revision for name in attacks.names()} | of_attacks,
         protocols={p.name: p.version for p in protocols.PROTOCOLS},
     )
 
@@ -182,6 +183,9 @@ def listing(what: str, *, refused: bool = False, width: int = 80) -> Table | Gro
     elif what == "attacks":
         header = ("name", "what it does")
         rows = [(name, get_class(name).summary) for name in attacks.names()]
+        for group in families():
+            of_group = _family_rows(group, refused=refused)
+            rows += [(name, "; ".join(filter(None, rest))) for name, *rest in of_group]
     elif what == "datasets":
         header = ("name", "what it is", "needs")
         found = [datasets.find(name) for name in datasets.names()]
@@ -203,7 +207,7 @@ def listing(what: str, *, refused: bool = False, width: int = 80) -> Table | Gro
     return table
 
 
-def _family_rows(family: detector_registry.Family, *, refused: bool) -> list[tuple[str, ...]]:
+def _family_rows(family: detector_registry.Family | Family, *, refused: bool) -> list[tuple[str, ...]]:
     """A family with its members in one line, and those that are refused: how many, or each with its reason."""
     members = ", ".join(family.members()) or "not installed"
     if family.refused and not refused:
