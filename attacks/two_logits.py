@@ -126,7 +126,8 @@ class TwoLogits(torch.nn.Module):
         self.gradients += len(gradient) // len(self._x)
         self._zero += zero
         self._non_finite += ~finite
-        return gradient.nan_to_num(nan=0, posinf=0, neginf=0)
+        # In PyTorch's usual order in memory: libraries call `view` on it, which fails on channels that lie together.
+        return gradient.nan_to_num(nan=0, posinf=0, neginf=0).contiguous()
 
 
 def follows_surrogate(detector: Detector) -> bool:
