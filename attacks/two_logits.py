@@ -78,7 +78,7 @@ class TwoLogits(torch.nn.Module):
             seen = images.view_as(images)
             seen.register_hook(self._look)  # type: ignore[no-untyped-call]
         scores = self._scores(seen)
-        self._note(images.detach(), scores.detach())
+        self._note(images.detach().clone(), scores.detach())  # a clone: APGD changes its iterates in place
         copies = len(images) // len(self._x)
         z = (scores - self._centre.repeat(copies)) / self._unit.repeat(copies)
         if self._never_crosses:
