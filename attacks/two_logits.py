@@ -78,7 +78,7 @@ class TwoLogits(torch.nn.Module):
             seen = images.view_as(images)
             seen.register_hook(self._look)  # type: ignore[no-untyped-call]
         scores = self._scores(seen)
-        self._note(images.detach(), scores.detach())
+        self._note(images.detach().clone(), scores.detach())  # a clone: APGD changes its iterates in place
         copies = len(images) // len(self._x)
         z = (scores - self._centre.repeat(copies)) / self._unit.repeat(copies)
         if self._never_crosses:
@@ -126,7 +126,8 @@ class TwoLogits(torch.nn.Module):
         self.gradients += len(gradient) // len(self._x)
         self._zero += zero
         self._non_finite += ~finite
-        return gradient.nan_to_num(nan=0, posinf=0, neginf=0)
+        # In PyTorch's usual order in memory: libraries call `view` on it, which fails on channels that lie together.
+        return gradient.nan_to_num(nan=0, posinf=0, neginf=0).contiguous()
 
 
 def follows_surrogate(detector: Detector) -> bool:

@@ -261,6 +261,22 @@ def test_without_the_unit_a_softmax_of_large_scores_has_no_gradient():
 
 
 @installed
+def test_a_gradient_whose_channels_lie_together_is_no_error():
+    """As of a network in `channels_last`: PGDL2 calls `view` on the gradient."""
+
+    class Together(Wavy):
+        def _score(self, x, noise):
+            weight = self.weight[None].contiguous(memory_format=torch.channels_last)
+            return (weight * torch.sin(25 * x.contiguous(memory_format=torch.channels_last))).sum(dim=(1, 2, 3))
+
+    x, y = images(3), labels(3)
+    leaf = x.clone().requires_grad_()
+    assert not torch.autograd.grad(Together().score(leaf).sum(), leaf)[0].is_contiguous()
+    usual, together = (small("PGDL2").run(detector, x, y, noise=source(3)).images for detector in (Wavy(), Together()))
+    torch.testing.assert_close(together, usual, rtol=0, atol=1e-4)
+
+
+@installed
 def test_of_a_stochastic_detector_the_image_that_was_returned_stays():
     """The best of several noisy losses is mostly luck: nothing is chosen by it."""
     detector = NoisyWavy()
