@@ -37,4 +37,5 @@ BY_FLAG: Mapping[int, str] = {
     24: _MORE,
     25: _MORE,
     26: "Run it with --verbose to see where.",
+    27: _MORE,
 }

@@ -22,7 +22,7 @@ from bench.report.grouping import curve_key
 from bench.report.leaderboard import Leaderboard
 from bench.report.rows import rows_by_label
 from bench.report.signs import AUC_RISE
-from bench.text import MISSING, epsilon_text, escape_csv, escape_markdown, markdown_table, norm_text, one_line
+from bench.text import MISSING, epsilon_text, escape_csv, escape_markdown, markdown_table, one_line, size_text
 
 if TYPE_CHECKING:  # imported where it is needed, as in `bench.report.write`
     import pandas as pd
@@ -182,10 +182,10 @@ def markdown(records: Sequence[Record]) -> str:
     if max((curve.radii for curve in found), default=0) < 2:
         return ""
     first = next(r for r in records if r.ok)
-    title = f"{first.dataset}: security curves of {first.attack_family}, {norm_text(first.norm)}"
+    title = f"{first.dataset}: security curves of {first.attack_family} over {size_text(first.norm)}"
     parts = [
         f"## {escape_markdown(title)}",
-        f"The {norm_text(first.norm)} epsilon from which on the AUC lies below 50 (chance), and below that of each "
+        f"The {size_text(first.norm)} from which on the AUC lies below 50 (chance), and below that of each "
         "baseline at the same epsilon; by straight lines between the measured radii. 0: already on clean images; a "
         "radius after >: nowhere up to it.",
     ]

@@ -18,7 +18,7 @@ from bench.report.caveats import counts_ties_as_lost
 from bench.report.curves import BASELINES, CHANCE, Curve, Point, curves, frame
 from bench.report.fonts import drawable
 from bench.report.style import COLOURS, MARKERS, TEXT_WIDTH, save, style
-from bench.text import norm_text
+from bench.text import size_text
 from detectors.checkpoint import write_atomically
 
 # Of detectors beyond the palette's: from Tol's (2021) "muted" scheme those that are none of Okabe & Ito's.
@@ -74,7 +74,7 @@ def security_curve_figure(records: Sequence[Record]) -> Figure:
             for axes in lowest:
                 axes.tick_params(labelbottom=True)  # also above a panel that is not there
                 # Not a supxlabel: it would be laid over a legend that is outside.
-                axes.set_xlabel(f"{drawable(norm_text(first.norm), 10)} epsilon{unit}")
+                axes.set_xlabel(f"{drawable(size_text(first.norm), 20)}{unit}")
             figure.supylabel("strict AUC (%)" if counts_ties_as_lost(first) else "AUC (%)", fontsize=8)
             title = f"{first.dataset}, {first.attack_family}, protocol {first.protocol}, {first.image_size} px"
             has_fits = any(len(curve.fits) > 1 for curve in found)

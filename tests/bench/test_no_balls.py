@@ -19,6 +19,7 @@ from bench.metrics import ranking
 from bench.records import store
 from bench.report import leaderboard, plots
 from bench.report.caveats import failure_flags
+from bench.report.security_curves import security_curve_figure
 from detectors import registry
 
 Command = Callable[..., Any]
@@ -74,7 +75,7 @@ def test_a_run_ends_with_a_table_that_says_what_was_done(
         assert (record.indicators["gain_share"] is None) == (attack != "patch")
     (board,) = leaderboard.build(found)
     assert board.title == TITLES[attack]
-    axes = plots.security_curve_figure(found).axes[0]
+    axes = security_curve_figure(found).axes[0]
     assert axes.get_xlabel() == text.size_text(attack)
 
 
