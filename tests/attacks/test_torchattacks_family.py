@@ -183,7 +183,7 @@ def test_our_apgd_and_torchattacks_give_the_same_images_from_the_same_start(name
     torch.manual_seed(0)
     attack = torchattacks.APGD(view, norm=norm, eps=ours.threat.epsilon, steps=steps, rho=0.7499)
     _, theirs = attack.perturb(x, ((1 - y) / 2).long(), best_loss=True)
-    monkeypatch.setattr("attacks.apgd.start", lambda *_: view.asked[1])  # the first after the clean images
+    monkeypatch.setattr("attacks.starts.start", lambda *_: view.asked[1])  # the first after the clean images
     torch.testing.assert_close(ours(detector, x, y), theirs, rtol=0, atol=1e-6)
 
 

@@ -138,7 +138,7 @@ def compared(case: Case, norm: str, *, with_square: bool) -> Iterator[tuple[str,
     yield "APGD", ours(case, **apgd), others
     if "torchattacks" in others:
         start = others["torchattacks"].view.start
-        with cross_entropy_for_score(case), mock.patch("attacks.apgd.start", lambda *_: start):
+        with cross_entropy_for_score(case), mock.patch("attacks.starts.start", lambda *_: start):
             same = ours(case, **apgd)
         yield "APGD, same view and start", same, {"torchattacks": others["torchattacks"]}
     if with_square:
