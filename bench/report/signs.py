@@ -16,7 +16,8 @@ from bench.text import one_line
 
 ZERO_SHARE = 0.1  # of the gradient steps
 # Of the gain, in the last fifth of the steps: the rate of a twentieth in the last tenth. An attack that goes on evenly
-# to its last step has 0.2. Measured: 0.00 to 0.08 (PGD-20, and averaged PGD; every detector of this package on ELPV).
+# to its last step has 0.2. Measured on ELPV: 0.00 to 0.08 (PGD-20; FreeRAD under averaged PGD;
+# anomalib's models were not asked).
 LATE_SHARE = 0.1
 LAST_WORSE_SHARE = 0.5
 # Above it a record is flagged (indicator `noise_won_share`). Measured on ELPV (PGD-20):
