@@ -61,7 +61,8 @@ class Percentile:
         return np.asarray(samples[:, max(math.ceil(self.p * count), 1) - 1])
 
     def shares(self, alpha: float, radii: Sequence[float], images: int) -> float:
-        """The risk of one bound, so that all of a curve hold together with confidence 1 - alpha."""
+        """The risk of one bound, so that all of a curve, one of each image at each radius, hold together with
+        confidence 1 - alpha."""
         return alpha / (images * len(radii))
 
     def needed(self, alpha: float, sigma: float, radius: float) -> int | None:

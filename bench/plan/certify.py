@@ -39,7 +39,7 @@ class CertifyConfig:
         linf_radii: of exact certificates in l-inf.
         rules: of `RULES`.
         ps: percentiles; "auto" is chosen on held-out normals and painted copies of them.
-        alpha: the risk that some bound of a certificate does not hold.
+        alpha: the risk that some bound that counts in a certificate does not hold.
         attack, attack_steps: that attacks the smoothed detector at the radii of `attack_radii`; None: a few steps.
         attack_radii: l2 radii, rising and above 0; they join `radii`.
     """
@@ -111,7 +111,7 @@ class CertifyConfig:
         return [f"--samples {self.samples}: fewer than {STRICT_SAMPLES:,}"] if few else []
 
     def risk(self, rule: Rule, images: int) -> float:
-        """Of one bound, so that all of a certificate hold with confidence 1 - alpha."""
+        """Of one bound, so that all that count in a certificate hold with confidence 1 - alpha."""
         return rule.shares(self.alpha, self.all_radii, images)
 
     def needed(self, rule: Rule, sigma: float, images: int, radius: float = 0.0) -> float:

@@ -66,7 +66,8 @@ class Claim(Entries):
             `bench.records.cell.Cell`.
         smoothing: the rule.
         radii: at which the bounds hold, rising.
-        alpha: the risk that some bound does not hold, of all images and radii together; 0 of an exact certificate.
+        alpha: the risk that some bound that counts (of a normal the upper one, of an anomaly the lower one) does not
+            hold, of all images and radii together; 0 of an exact certificate.
         seed, fit_seed: of all noise; of the fit.
         attack: of the smoothed detector: as `Attack.describe`, less epsilon, with `radii`, the `samples` of the score
             that was attacked and `judged_on` so many fresh ones; empty where there was none.

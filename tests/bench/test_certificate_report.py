@@ -140,7 +140,7 @@ def test_the_markdown_has_certified_and_attacked_side_by_side(many: list[Any]) -
     text = certificate_tables.markdown(l2(boards(many)))
     (row,) = [line for line in text.splitlines() if line.startswith("| SPADE, sigma 0.1, p 0.5")]
     assert f"(attacked {dict(attacked(many[0]))[0.1].value:.1f})" in row
-    assert "confidence of 99.9 %" in text
+    assert "upper ones of normals and lower ones of anomalies, hold together with a confidence of 99.9 %" in text
 
 
 def test_the_csv_has_a_line_for_each_radius(many: list[Any]) -> None:
