@@ -13,6 +13,7 @@ from bench.errors import BenchError
 from bench.names import unknown
 from bench.plan.plan import Plan
 from bench.plan.split import held_out_count
+from bench.records.certificate import STRICT_ALPHA
 from certificates.errors import CertificateError
 from certificates.rules import Exceedance, PaperMean, Percentile, Rule
 from detectors.smooth import PREFIX
@@ -50,7 +51,7 @@ class CertifyConfig:
     linf_radii: tuple[float, ...] = tuple(n / 255 for n in (0.0, 0.5, 1.0, 2.0, 4.0, 8.0))
     rules: tuple[str, ...] = ("percentile",)
     ps: tuple[float | Literal["auto"], ...] = (0.5,)
-    alpha: float = 0.001
+    alpha: float = STRICT_ALPHA
     attack: str = "apgd-l2"
     attack_steps: int | None = None
     attack_radii: tuple[float, ...] = ()
@@ -107,8 +108,8 @@ class CertifyConfig:
     @property
     def limits(self) -> list[str]:
         """Why this is less than the strict certificate."""
-        few = self.samples < STRICT_SAMPLES
-        return [f"--samples {self.samples}: fewer than {STRICT_SAMPLES:,}"] if few else []
+        found = [f"--samples {self.samples}: fewer than {STRICT_SAMPLES:,}"] if self.samples < STRICT_SAMPLES else []
+        return found + ([f"--alpha {self.alpha:g}: above {STRICT_ALPHA:g}"] if self.alpha > STRICT_ALPHA else [])
 
     def risk(self, rule: Rule, images: int) -> float:
         """Of one bound, so that all that count in a certificate hold with confidence 1 - alpha."""

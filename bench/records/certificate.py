@@ -25,6 +25,7 @@ KIND, FORMAT = "certificate", 1
 EXACT, PAPER = "exact", "paper"
 RULES = ("percentile", "exceedance", PAPER, EXACT)
 NORMS = ("l2", "linf")
+STRICT_ALPHA = 0.001  # with a greater risk a certificate is marked
 _LARGEST = 1e12
 
 
@@ -260,8 +261,8 @@ def _score_key(claim: Claim) -> str:
 
 
 def best_of(certificates: Sequence[Certificate]) -> list[Certificate]:
-    """One for each smoothed detector: of several the one with most samples, of these one that was attacked, of these
-    the newest."""
+    """One for each smoothed detector: of several one whose risk is small, of these the one with most samples, of these
+    one that was attacked, of these the newest."""
     found: dict[str, Certificate] = {}
     for one in certificates:
         key = _score_key(one.claim)
@@ -271,5 +272,5 @@ def best_of(certificates: Sequence[Certificate]) -> list[Certificate]:
     return list(found.values())
 
 
-def _rank(one: Certificate) -> tuple[int, bool, str]:
-    return one.claim.smoothing.samples, bool(one.claim.attack), one.written
+def _rank(one: Certificate) -> tuple[bool, int, bool, str]:
+    return one.claim.alpha <= STRICT_ALPHA, one.claim.smoothing.samples, bool(one.claim.attack), one.written

@@ -13,7 +13,7 @@ from bench.text import norm_text, plural
 
 MARKS = {"partial": "†", "stale": "‡", "flagged": "!"}
 MEANING = {
-    "partial": "less than a full certificate (fewer samples or images, other settings): its record says what",
+    "partial": "less than a full certificate (samples, images, alpha, other settings): its record says what",
     "stale": "made with an older revision of the detector",
     "flagged": "an attack has found more than the certificate allows: one of the two is wrong",
 }

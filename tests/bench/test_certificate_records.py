@@ -89,6 +89,11 @@ def test_of_the_same_smoothed_detector_the_one_with_most_samples_counts() -> Non
     assert best_of([many, attacked, few]) == [attacked]
 
 
+def test_a_certificate_of_a_greater_risk_takes_no_ones_place() -> None:
+    usual, loose = make_certificate(), make_certificate(alpha=0.5, samples=20_000, written="2026-12-31")
+    assert best_of([usual, loose]) == best_of([loose, usual]) == [usual]
+
+
 # -- strangers' files -----------------------------------------------------------------------------------
 
 

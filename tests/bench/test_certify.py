@@ -368,6 +368,11 @@ def test_so_many_samples_as_the_sentence_names_are_enough_and_one_less_is_not() 
             CertifyConfig(samples=needed - 1, ps=(p,)).check_samples(120)
 
 
+def test_a_greater_risk_is_less_than_a_full_certificate() -> None:
+    assert CertifyConfig(alpha=0.0001).limits == CertifyConfig().limits == []
+    assert CertifyConfig(alpha=0.05).limits == ["--alpha 0.05: above 0.001"]
+
+
 def test_a_detector_that_fails_costs_its_own_rows_alone(certify: Callable[..., Said], tmp_path: Path) -> None:
     said = certify(names="not-a-number,linear")
     assert said.code == 2 and "not-a-number on bolt" in said.err and "NaN" in said.err
