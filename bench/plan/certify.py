@@ -58,6 +58,13 @@ class CertifyConfig:
 
     def __post_init__(self) -> None:
         """Raises BenchError, AttackError."""
+        for option, given, such in (
+            ("--sigma", self.sigmas, "0.1"),
+            ("--rule", self.rules, "percentile"),
+            ("--p", self.ps, "0.5"),
+        ):
+            if not given:
+                raise BenchError(f"{option} is empty, and nothing would be certified; give one, e.g. {such}.")
         for sigma in self.sigmas:
             if not (math.isfinite(sigma) and sigma > 0):
                 raise BenchError(f"--sigma must be above 0: without noise nothing is certified; got {sigma:g}.")

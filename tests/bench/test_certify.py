@@ -325,6 +325,9 @@ def test_an_attack_that_finds_more_than_is_certified_is_a_flag(
         (("--sigma", "-0.1"), "--sigma must be above 0"),
         (("--sigma", "25"), "divide by 255"),
         (("--sigma", "nan"), "--sigma takes numbers"),
+        (("--sigma", ""), "--sigma is empty"),
+        (("--rule", ","), "--rule is empty"),
+        (("--p", ""), "--p is empty"),
         (("--samples", "0"), "--samples must lie between 1"),
         (("--samples", "15"), "give --samples 16 or more"),
         (("--radii", "0,-0.1"), "--radii are numbers of 0 or more"),
@@ -395,6 +398,8 @@ def test_a_dry_run_says_what_is_left_and_does_nothing(certify: Callable[..., Sai
     assert said.code == 0 and not (tmp_path / "out").exists() and not (tmp_path / "cache").exists()
     words = " ".join(said.out.split())
     assert f"{16 * 500 + 12 * 500:,}" in words and "Nothing was run" in words
+    assert "fits aside: 0 s, and what is not known." in words  # nobody has measured this one
+    assert words == " ".join(certify("--dry-run", "--sigma", f"{SIGMA},{SIGMA}").out.split())  # twice the same is once
     certify()
     assert f"{(16 + 12) * 100:,} of {(16 + 12) * 600:,}" in " ".join(certify("--dry-run", "--samples", 600).out.split())
 
