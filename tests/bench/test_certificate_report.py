@@ -127,10 +127,26 @@ def test_between_two_radii_what_holds_at_the_larger_one_counts(many: list[Any]) 
 
 
 @pytest.mark.parametrize(
-    "other", [{"category": "poly"}, {"dataset": "mvtec"}, {"preset": "paper"}, {"subset_sha256": "0"}, {"norm": "linf"}]
+    "other",
+    [
+        {"category": "poly"},
+        {"dataset": "mvtec"},
+        {"preset": "paper"},
+        {"norm": "linf"},
+        {"subset_sha256": "0"},
+        {"fingerprint": "0"},
+        {"image_size": 64},
+        {"checkpoint_sha256": "0"},
+    ],
 )
 def test_of_other_images_there_is_none(many: list[Any], other: dict[str, Any]) -> None:
     assert certified_at(many, 0.1, **({"detector": "spade"} | MONO | other)) is None
+
+
+def test_a_certificate_that_is_found_bears_its_marks(many: list[Any]) -> None:
+    found = certified_at(many, 0.1, detector="ae", **MONO)
+    assert found is not None and found.marks == "†"
+    assert (found_full := certified_at(many, 0.1, detector="spade", **MONO)) is not None and found_full.marks == ""
 
 
 # -- tables ---------------------------------------------------------------------------------------------
