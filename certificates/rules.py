@@ -61,7 +61,8 @@ class Percentile:
         return np.asarray(samples[:, max(math.ceil(self.p * count), 1) - 1])
 
     def shares(self, alpha: float, radii: Sequence[float], images: int) -> float:
-        """The risk of one bound, so that all of a curve hold together with confidence 1 - alpha."""
+        """The risk of one bound, so that all of a curve, one of each image at each radius, hold together with
+        confidence 1 - alpha."""
         return alpha / (images * len(radii))
 
     def needed(self, alpha: float, sigma: float, radius: float) -> int | None:
@@ -69,14 +70,19 @@ class Percentile:
         far = max(_moved(self.p, radius / sigma), _moved(1.0 - self.p, radius / sigma))
         return samples_needed(far, alpha)
 
+    def places(self, count: int, ratio: float, alpha: float) -> tuple[int | None, int | None]:
+        """Which of `count` sorted samples bound it from below and from above within a radius of `ratio` sigmas; None
+        where so few cannot show it."""
+        below = lower_place(count, _moved(self.p, -ratio), alpha)
+        return below, upper_place(count, _moved(self.p, ratio), alpha)
+
     def bounds(self, samples: Floats, *, sigma: float, radii: Sequence[float], alpha: float) -> Bounds:
         """Bounds at each radius, from sorted samples (M, N); `alpha` is the risk of one bound."""
         count = samples.shape[1]
         lower = np.full((len(radii), len(samples)), -np.inf)
         upper = np.full((len(radii), len(samples)), np.inf)
         for row, radius in enumerate(radii):
-            below = lower_place(count, _moved(self.p, -radius / sigma), alpha)
-            above = upper_place(count, _moved(self.p, radius / sigma), alpha)
+            below, above = self.places(count, radius / sigma, alpha)
             if below is not None:
                 lower[row] = samples[:, below]
             if above is not None:

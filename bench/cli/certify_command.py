@@ -106,7 +106,7 @@ def certify(
     console = shell.console(verbose)
     usual = CertifyConfig()
     asked = CertifyConfig(
-        sigmas=numbers("--sigma", sigma),
+        sigmas=tuple(dict.fromkeys(numbers("--sigma", sigma))),
         samples=samples,
         radii=numbers("--radii", radii) if radii else usual.radii,
         linf_radii=numbers("--linf-radii", linf_radii),
@@ -243,22 +243,23 @@ def _show_costs(plan: planning.Plan, asked: CertifyConfig, console: Screen) -> N
     table.add_column("passes left", justify="right", no_wrap=True)
     table.add_column("about", justify="right", no_wrap=True)
     lines: list[tuple[int, str]] = []
-    seconds, noise = 0.0, costs.noise_seconds(plan.image_size)
+    seconds, noise, unknown = 0.0, costs.noise_seconds(plan.image_size), False
     for job in plan.jobs:
         total, done = planned(plan, asked, job)
         each = estimates.forward_seconds(job.detector)
         each = None if each is None else each + noise
         about = "not known" if each is None else summary.duration(each * (total - done))
         seconds += 0.0 if each is None else each * (total - done)
+        unknown |= each is None and done < total
         of = f"{total - done:,}" + (f" of {total:,}" if done else "")
         row = one_line(job.detector, 40), one_line(job.category, 40), cache_folder.origin(plan, job)
         table.add_row(*map(Text, row), of, about)
         lines += [(0, " on ".join(row[:2])), (1, f"{row[2]}; passes left: {of}; about: {about}")]
     console.print(narrow.listed(lines) if console.width < narrow.COLUMNS else table)
     attacks = " The attack comes on top of it." if asked.attack_radii else ""
+    told = summary.duration(seconds) + (", and what is not known" if unknown else "")
     console.print(
-        f"A pass is of one image. Estimated time in all, fits aside: {summary.duration(seconds)}.{attacks} Nothing was "
-        "run.",
+        f"A pass is of one image. Estimated time in all, fits aside: {told}.{attacks} Nothing was run.",
         markup=False,
         highlight=False,
     )

@@ -13,6 +13,7 @@ from bench.errors import BenchError
 from bench.names import unknown
 from bench.plan.plan import Plan
 from bench.plan.split import held_out_count
+from bench.records.certificate import STRICT_ALPHA
 from certificates.errors import CertificateError
 from certificates.rules import Exceedance, PaperMean, Percentile, Rule
 from detectors.smooth import PREFIX
@@ -39,7 +40,7 @@ class CertifyConfig:
         linf_radii: of exact certificates in l-inf.
         rules: of `RULES`.
         ps: percentiles; "auto" is chosen on held-out normals and painted copies of them.
-        alpha: the risk that some bound of a certificate does not hold.
+        alpha: the risk that some bound that counts in a certificate does not hold.
         attack, attack_steps: that attacks the smoothed detector at the radii of `attack_radii`; None: a few steps.
         attack_radii: l2 radii, rising and above 0; they join `radii`.
     """
@@ -50,13 +51,20 @@ class CertifyConfig:
     linf_radii: tuple[float, ...] = tuple(n / 255 for n in (0.0, 0.5, 1.0, 2.0, 4.0, 8.0))
     rules: tuple[str, ...] = ("percentile",)
     ps: tuple[float | Literal["auto"], ...] = (0.5,)
-    alpha: float = 0.001
+    alpha: float = STRICT_ALPHA
     attack: str = "apgd-l2"
     attack_steps: int | None = None
     attack_radii: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Raises BenchError, AttackError."""
+        for option, given, such in (
+            ("--sigma", self.sigmas, "0.1"),
+            ("--rule", self.rules, "percentile"),
+            ("--p", self.ps, "0.5"),
+        ):
+            if not given:
+                raise BenchError(f"{option} is empty, and nothing would be certified; give one, e.g. {such}.")
         for sigma in self.sigmas:
             if not (math.isfinite(sigma) and sigma > 0):
                 raise BenchError(f"--sigma must be above 0: without noise nothing is certified; got {sigma:g}.")
@@ -107,11 +115,11 @@ class CertifyConfig:
     @property
     def limits(self) -> list[str]:
         """Why this is less than the strict certificate."""
-        few = self.samples < STRICT_SAMPLES
-        return [f"--samples {self.samples}: fewer than {STRICT_SAMPLES:,}"] if few else []
+        found = [f"--samples {self.samples}: fewer than {STRICT_SAMPLES:,}"] if self.samples < STRICT_SAMPLES else []
+        return found + ([f"--alpha {self.alpha:g}: above {STRICT_ALPHA:g}"] if self.alpha > STRICT_ALPHA else [])
 
     def risk(self, rule: Rule, images: int) -> float:
-        """Of one bound, so that all of a certificate hold with confidence 1 - alpha."""
+        """Of one bound, so that all that count in a certificate hold with confidence 1 - alpha."""
         return rule.shares(self.alpha, self.all_radii, images)
 
     def needed(self, rule: Rule, sigma: float, images: int, radius: float = 0.0) -> float:

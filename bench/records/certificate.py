@@ -25,6 +25,7 @@ KIND, FORMAT = "certificate", 1
 EXACT, PAPER = "exact", "paper"
 RULES = ("percentile", "exceedance", PAPER, EXACT)
 NORMS = ("l2", "linf")
+STRICT_ALPHA = 0.001  # with a greater risk a certificate is marked
 _LARGEST = 1e12
 
 
@@ -66,7 +67,8 @@ class Claim(Entries):
             `bench.records.cell.Cell`.
         smoothing: the rule.
         radii: at which the bounds hold, rising.
-        alpha: the risk that some bound does not hold, of all images and radii together; 0 of an exact certificate.
+        alpha: the risk that some bound that counts (of a normal the upper one, of an anomaly the lower one) does not
+            hold, of all images and radii together; 0 of an exact certificate.
         seed, fit_seed: of all noise; of the fit.
         attack: of the smoothed detector: as `Attack.describe`, less epsilon, with `radii`, the `samples` of the score
             that was attacked and `judged_on` so many fresh ones; empty where there was none.
@@ -259,8 +261,8 @@ def _score_key(claim: Claim) -> str:
 
 
 def best_of(certificates: Sequence[Certificate]) -> list[Certificate]:
-    """One for each smoothed detector: of several the one with most samples, of these one that was attacked, of these
-    the newest."""
+    """One for each smoothed detector: of several one whose risk is small, of these the one with most samples, of these
+    one that was attacked, of these the newest."""
     found: dict[str, Certificate] = {}
     for one in certificates:
         key = _score_key(one.claim)
@@ -270,5 +272,5 @@ def best_of(certificates: Sequence[Certificate]) -> list[Certificate]:
     return list(found.values())
 
 
-def _rank(one: Certificate) -> tuple[int, bool, str]:
-    return one.claim.smoothing.samples, bool(one.claim.attack), one.written
+def _rank(one: Certificate) -> tuple[bool, int, bool, str]:
+    return one.claim.alpha <= STRICT_ALPHA, one.claim.smoothing.samples, bool(one.claim.attack), one.written

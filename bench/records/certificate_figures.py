@@ -17,9 +17,12 @@ from bench.errors import CellError, RecordError
 from bench.metrics import intervals
 from bench.records import recount
 from bench.records.bounds_table import BoundsTable
-from bench.records.certificate import Claim, radius_name
+from bench.records.certificate import EXACT, Claim, radius_name
 from bench.records.score_table import ids_sha256
-from certificates.rules import worst
+from certificates.lipschitz import exact_bounds
+from certificates.rules import Bounds, Percentile, worst
+
+_MOST_SAMPLES = 10**7  # of which it is worked out what they can show
 
 
 def figures(table: BoundsTable, threshold: float | None) -> dict[str, Any]:
@@ -92,6 +95,7 @@ def check(claim: Claim, results: Mapping[str, Any], table: BoundsTable) -> None:
     for where, (stated, counts) in counted.items():
         if stated != counts:
             raise RecordError(f"{where} is {stated!r:.80} and its bounds say {counts!r:.80}; {again}")
+    _check_bounds(claim, table)
     threshold = results.get("threshold")
     if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
         raise RecordError(f"results.threshold should be a number and is {threshold!r:.60}; {again}")
@@ -106,3 +110,32 @@ def check(claim: Claim, results: Mapping[str, Any], table: BoundsTable) -> None:
         if not isinstance(entry, dict) or entry.keys() != computed["radii"][name].keys():
             raise RecordError(f"results.radii.{name:.30} has other figures than its bounds; {again}")
     recount.compare("results", results, computed)
+
+
+def _check_bounds(claim: Claim, table: BoundsTable) -> None:
+    """What can be said of bounds without the samples that they come from. Raises RecordError for bounds that the
+    claim's rule cannot give."""
+    made, again = claim.smoothing, "run the command again."
+    sigma, shifts = made.sigma or 1.0, np.array(table.radii)[:, None] - table.radii[0]
+    if made.rule == EXACT:
+        expected = exact_bounds(table.scores, made.constant or 0.0, table.radii)
+        if not _are_alike(table.bounds, expected):
+            raise RecordError(f"its bounds are not those of a Lipschitz constant of {made.constant!r:.40}; {again}")
+    elif made.rule == "exceedance":
+        expected = Bounds(table.lower[0] - shifts / sigma, table.upper[0] + shifts / sigma)
+        if not _are_alike(table.bounds, expected):
+            raise RecordError(f"its bounds do not move by radius / sigma, as those of an exceedance do; {again}")
+    elif made.rule == "percentile" and made.p is not None and made.samples <= _MOST_SAMPLES:
+        rule = Percentile(made.p)
+        risk = rule.shares(claim.alpha, table.radii, len(table.images))
+        for row, radius in enumerate(table.radii):
+            below, above = rule.places(made.samples, radius / sigma, risk)
+            if (below is None and (table.lower[row] > -np.inf).any()) or (
+                above is None and (table.upper[row] < np.inf).any()
+            ):
+                raise RecordError(f"{made.samples} samples cannot show what it says of radius {radius:g}; {again}")
+
+
+def _are_alike(stated: Bounds, expected: Bounds) -> bool:
+    """But for the last bits."""
+    return all(np.allclose(*pair, rtol=1e-9, atol=1e-9) for pair in zip(stated, expected, strict=True))

@@ -104,7 +104,10 @@ def _confidence(board: Board) -> str:
     if not alphas:
         return "Exact certificates, of Lipschitz constants."
     told = " or ".join(f"{100 * (1 - alpha):.10g} %" for alpha in alphas)
-    return f"All bounds of a smoothed row hold together with a confidence of {told}; exact ones always."
+    return (
+        "The bounds that count in a smoothed row, upper ones of normals and lower ones of anomalies, hold together "
+        f"with a confidence of {told}; exact ones always."
+    )
 
 
 def _figure(row: Certificate, radius: float) -> str:

@@ -13,7 +13,7 @@ from bench.text import norm_text, plural
 
 MARKS = {"partial": "†", "stale": "‡", "flagged": "!"}
 MEANING = {
-    "partial": "less than a full certificate (fewer samples or images, other settings): its record says what",
+    "partial": "less than a full certificate (samples, images, alpha, other settings): its record says what",
     "stale": "made with an older revision of the detector",
     "flagged": "an attack has found more than the certificate allows: one of the two is wrong",
 }
@@ -85,6 +85,7 @@ class Certified(NamedTuple):
         label: by which certificate.
         of: from how many it is the best; with k of them all hold with confidence 1 - `alpha`.
         alpha: the sum of their risks.
+        marks: what a reader must know of it, as signs.
     """
 
     auc: Estimate
@@ -92,6 +93,7 @@ class Certified(NamedTuple):
     label: str
     of: int
     alpha: float
+    marks: str
 
 
 def certified_at(
@@ -104,11 +106,15 @@ def certified_at(
     detector: str,
     norm: str = "l2",
     subset_sha256: str | None = None,
+    fingerprint: str | None = None,
+    image_size: int | None = None,
+    checkpoint_sha256: str | None = None,
 ) -> Certified | None:
     """The best certified AUC of a detector at a radius, smoothed or exact; None where there is none.
 
     A certificate at a larger radius holds at a smaller one, so of each the nearest radius that is not smaller counts.
-    `subset_sha256`: of the test images that it must be of, those of the record beside which it stands.
+    `subset_sha256`, `fingerprint`, `image_size`, `checkpoint_sha256`: test images, data, size and fit that it must be
+    of, those of the record beside which it stands.
     """
     found = []
     own = [
@@ -118,6 +124,9 @@ def certified_at(
         and one.claim.detector.name == detector
         and one.claim.smoothing.norm == norm
         and subset_sha256 in (None, one.claim.subset.sha256)
+        and fingerprint in (None, one.claim.fingerprint)
+        and image_size in (None, one.claim.image_size)
+        and checkpoint_sha256 in (None, one.claim.detector.checkpoint_sha256)
     ]
     for one in own:
         at = min((r for r in one.claim.radii if r >= radius), default=None)
@@ -127,7 +136,8 @@ def certified_at(
         return None
     auc, at, best = max(found, key=lambda entry: entry[0].value)
     alpha = sum(one.claim.alpha for *_, one in found)
-    return Certified(auc, at, label(best, detector=False), len(found), alpha)
+    marks = Board("", norm, (best,)).marks(best)
+    return Certified(auc, at, label(best, detector=False), len(found), alpha, marks)
 
 
 def estimate(certificate: Certificate, radius: float) -> Estimate:

@@ -63,6 +63,8 @@ def make_certificate(
     told = {"rule": "percentile", "norm": "l2", "sigma": 0.1, "samples": 10_000, "p": 0.5} | smoothing
     if told["rule"] != "percentile":
         del told["p"]
+    if told["rule"] == "exceedance":
+        told["threshold"] = 1.0
     if told["rule"] == "exact":
         told, alpha = {"rule": "exact", "norm": told["norm"], "constant": 2.0}, 0.0
     hit = [radius for radius, was in zip(table.radii, table.is_attacked, strict=True) if was]

@@ -81,12 +81,41 @@ def test_figures_that_are_not_those_of_the_bounds_are_not_written(tmp_path: Path
     assert not list(tmp_path.rglob("*"))
 
 
+@pytest.mark.parametrize(
+    ("smoothing", "sentence"),
+    [
+        ({"rule": "exact", "norm": "l2"}, "Lipschitz constant of 2.0"),
+        ({"rule": "exceedance"}, "radius / sigma"),
+        ({"samples": 300}, "300 samples cannot show what it says of radius 0.25"),
+        ({"sigma": 0.05}, "10000 samples cannot show what it says of radius 0.25"),
+    ],
+)
+def test_bounds_that_the_rule_cannot_give_are_refused(tmp_path: Path, smoothing: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(RecordError, match=sentence):
+        write_certificate(tmp_path, **smoothing)
+
+
+@pytest.mark.parametrize("smoothing", [{"rule": "exact", "norm": "l2"}, {"rule": "exceedance"}])
+def test_bounds_that_the_rule_gives_are_not(tmp_path: Path, smoothing: dict[str, Any]) -> None:
+    table, speed = make_table(lost_from=0.25), 2.0 if smoothing["rule"] == "exact" else 10.0
+    moved = speed * np.array(RADII)[:, None]
+    lower, upper = table.scores - moved, table.scores + moved
+    if smoothing["rule"] == "exceedance":
+        lower[:, 3], upper[:, 4] = -np.inf, np.inf
+    write_certificate(tmp_path, dataclasses.replace(table, lower=lower, upper=upper), **smoothing)
+
+
 def test_of_the_same_smoothed_detector_the_one_with_most_samples_counts() -> None:
     few = make_certificate(samples=300, written="2026-12-31")
     many, attacked = make_certificate(), make_certificate(make_table(attacked=(0.1,)))
     other = make_certificate(sigma=0.2)
     assert best_of([few, many, other]) == [many, other]
     assert best_of([many, attacked, few]) == [attacked]
+
+
+def test_a_certificate_of_a_greater_risk_takes_no_ones_place() -> None:
+    usual, loose = make_certificate(), make_certificate(alpha=0.5, samples=20_000, written="2026-12-31")
+    assert best_of([usual, loose]) == best_of([loose, usual]) == [usual]
 
 
 # -- strangers' files -----------------------------------------------------------------------------------

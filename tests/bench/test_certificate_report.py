@@ -127,10 +127,26 @@ def test_between_two_radii_what_holds_at_the_larger_one_counts(many: list[Any]) 
 
 
 @pytest.mark.parametrize(
-    "other", [{"category": "poly"}, {"dataset": "mvtec"}, {"preset": "paper"}, {"subset_sha256": "0"}, {"norm": "linf"}]
+    "other",
+    [
+        {"category": "poly"},
+        {"dataset": "mvtec"},
+        {"preset": "paper"},
+        {"norm": "linf"},
+        {"subset_sha256": "0"},
+        {"fingerprint": "0"},
+        {"image_size": 64},
+        {"checkpoint_sha256": "0"},
+    ],
 )
 def test_of_other_images_there_is_none(many: list[Any], other: dict[str, Any]) -> None:
     assert certified_at(many, 0.1, **({"detector": "spade"} | MONO | other)) is None
+
+
+def test_a_certificate_that_is_found_bears_its_marks(many: list[Any]) -> None:
+    found = certified_at(many, 0.1, detector="ae", **MONO)
+    assert found is not None and found.marks == "†"
+    assert (found_full := certified_at(many, 0.1, detector="spade", **MONO)) is not None and found_full.marks == ""
 
 
 # -- tables ---------------------------------------------------------------------------------------------
@@ -140,7 +156,7 @@ def test_the_markdown_has_certified_and_attacked_side_by_side(many: list[Any]) -
     text = certificate_tables.markdown(l2(boards(many)))
     (row,) = [line for line in text.splitlines() if line.startswith("| SPADE, sigma 0.1, p 0.5")]
     assert f"(attacked {dict(attacked(many[0]))[0.1].value:.1f})" in row
-    assert "confidence of 99.9 %" in text
+    assert "upper ones of normals and lower ones of anomalies, hold together with a confidence of 99.9 %" in text
 
 
 def test_the_csv_has_a_line_for_each_radius(many: list[Any]) -> None:

@@ -325,6 +325,9 @@ def test_an_attack_that_finds_more_than_is_certified_is_a_flag(
         (("--sigma", "-0.1"), "--sigma must be above 0"),
         (("--sigma", "25"), "divide by 255"),
         (("--sigma", "nan"), "--sigma takes numbers"),
+        (("--sigma", ""), "--sigma is empty"),
+        (("--rule", ","), "--rule is empty"),
+        (("--p", ""), "--p is empty"),
         (("--samples", "0"), "--samples must lie between 1"),
         (("--samples", "15"), "give --samples 16 or more"),
         (("--radii", "0,-0.1"), "--radii are numbers of 0 or more"),
@@ -368,6 +371,11 @@ def test_so_many_samples_as_the_sentence_names_are_enough_and_one_less_is_not() 
             CertifyConfig(samples=needed - 1, ps=(p,)).check_samples(120)
 
 
+def test_a_greater_risk_is_less_than_a_full_certificate() -> None:
+    assert CertifyConfig(alpha=0.0001).limits == CertifyConfig().limits == []
+    assert CertifyConfig(alpha=0.05).limits == ["--alpha 0.05: above 0.001"]
+
+
 def test_a_detector_that_fails_costs_its_own_rows_alone(certify: Callable[..., Said], tmp_path: Path) -> None:
     said = certify(names="not-a-number,linear")
     assert said.code == 2 and "not-a-number on bolt" in said.err and "NaN" in said.err
@@ -390,6 +398,8 @@ def test_a_dry_run_says_what_is_left_and_does_nothing(certify: Callable[..., Sai
     assert said.code == 0 and not (tmp_path / "out").exists() and not (tmp_path / "cache").exists()
     words = " ".join(said.out.split())
     assert f"{16 * 500 + 12 * 500:,}" in words and "Nothing was run" in words
+    assert "fits aside: 0 s, and what is not known." in words  # nobody has measured this one
+    assert words == " ".join(certify("--dry-run", "--sigma", f"{SIGMA},{SIGMA}").out.split())  # twice the same is once
     certify()
     assert f"{(16 + 12) * 100:,} of {(16 + 12) * 600:,}" in " ".join(certify("--dry-run", "--samples", 600).out.split())
 

@@ -144,6 +144,15 @@ def test_the_risk_is_shared_among_the_bounds_of_a_curve() -> None:
     assert Exceedance(0.0).shares(0.001, RADII, 50) == pytest.approx(0.001 / 50)
 
 
+def test_alpha_is_the_risk_of_one_side_and_either_fails_more_often() -> None:
+    """What counts of an image is one side: a certificate that claimed both of them would have twice the risk."""
+    samples = linear_samples(np.zeros(20_000), 1.0, 200, seed=7)
+    found = Percentile().bounds(samples, sigma=SIGMA, radii=(0.0,), alpha=0.1)
+    above, below = found.lower[0] > 0.0, found.upper[0] < 0.0
+    assert max(above.mean(), below.mean()) < 0.1 + 0.01
+    assert 0.1 + 0.02 < (above | below).mean() < 0.2
+
+
 def test_so_many_samples_are_needed_at_a_radius() -> None:
     alpha = 0.001 / (160 * 20)
     needed = Percentile().needed(alpha, SIGMA, 2.97 * SIGMA)
