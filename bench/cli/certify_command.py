@@ -47,6 +47,7 @@ from bench.records.certificate import Certificate
 from bench.records.store import read_all
 from bench.report import certificate_tables, narrow
 from bench.report.certificates import boards, estimate, label
+from bench.report.folder import write_results
 from bench.report.plain_matplotlib import plain_matplotlib
 from bench.run import costs
 from bench.run.certify import certify_plan
@@ -151,6 +152,8 @@ def certify(
     deterministic(config.torch_device())
     with _Reporter(console, plan.several_fits) as reporter:
         result = certify_plan(plan, asked, reporter)
+    if (out / "records").is_dir():  # whose leaderboards have a column for what is certified
+        write_results(out, summary.revisions())
     written = write_certificates(out, console)
     _show_result(result.certificates, console)
     console.print(f"{plural(len(result.certificates), 'certificate')}; {result.seconds:.0f} s.", highlight=False)

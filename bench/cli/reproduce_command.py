@@ -10,6 +10,7 @@ from bench import files
 from bench.cli import summary
 from bench.errors import BenchError
 from bench.plan import presets
+from bench.records import certificate_store
 from bench.records.record import Record
 from bench.records.store import read_all
 from bench.text import LONGEST, one_line
@@ -37,7 +38,7 @@ def reproduce_table(
     from bench.report.paper import certified, render, reproduce, tables
 
     if table == certified.TABLE:
-        _certified(out, console)
+        _certified(records, out, console)
         return
     recipe = tables.recipe_of(table)
     if (preset, protocol) != (recipe.preset, recipe.protocol) or image_size is not None:
@@ -64,13 +65,15 @@ def reproduce_table(
         console.print(f"Written: {path}", markup=False, highlight=False)
 
 
-def _certified(out: Path, console: Console) -> None:
+def _certified(records: Path | None, out: Path, console: Console) -> None:
     """Table 6, whose figures are none of an attack."""
     from bench.report.paper import certified
 
-    found = certified.rows()
+    own = OWN.parent if records is None else records
+    certificates, problems = certificate_store.read_all(own / certificate_store.FOLDER)
+    found = certified.rows(certified.of_certificates(certificates))
     console.print(certified.terminal(found, console.width))
-    for note in certified.NOTES:
+    for note in (*certified.NOTES, *problems):
         console.print(f"- {one_line(note, LONGEST)}", style="dim", markup=False, highlight=False)
     missing = certified.commands(found)
     if missing:

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bench.metrics.intervals import Estimate
+from bench.records.certificate import NORMS, Certificate
 from bench.records.paths import safe_name
 from bench.records.record import Record, Revisions
 from bench.report import budget, grouping
 from bench.report.budget import Budget
 from bench.report.caveats import claim, facts, remarks
+from bench.report.certificates import Certified, certified_at
 from bench.report.fits import Spread
 from bench.report.marks import MARKS, MEANING, SHORTCUTS, shortcut_marks
 from bench.report.noise_worth import MEANING as NOISE_MEANING
@@ -120,6 +122,8 @@ class Leaderboard:
         ranking: the strongest protocol under which some row has every category.
         categories: of all columns, sorted.
         flagged: the marks of those that brightness or file order alone separates.
+        certified: by a row's label and a category the best certified AUC in the same ball, of the same fit on the same
+            test images, where there is one.
     """
 
     dataset: str
@@ -129,6 +133,7 @@ class Leaderboard:
     categories: tuple[str, ...]
     flagged: Mapping[str, str]
     rows: tuple[Row, ...]
+    certified: Mapping[tuple[str, str], Certified] = field(default_factory=dict)
 
     @property
     def slug(self) -> str:
@@ -192,6 +197,14 @@ class Leaderboard:
         notes += [f"{mark} {meaning}." for mark, meaning in SHORTCUTS.values() if mark in flagged]
         shown = [which for which in NOISE_MEANING if any(self.shows(which, c.protocol) for c in self.columns)]
         notes += [NOISE_MEANING[which] for which in shown]
+        if self.certified:
+            alpha = max(found.alpha for found in self.certified.values())
+            notes.append(
+                "A certified AUC is that of the detector smoothed by the noise that is named, or, where it is exact, "
+                "of the detector itself: no change of the images in the ball brings it lower. Each is the best of all "
+                f"certificates, which hold together with a confidence of at least {100 * (1 - alpha):.10g} %; "
+                "certificates.md has them, and explains their marks."
+            )
         notes += remarks([cell.record for *_, cell in cells])
         several = len(self.columns) > 1
         for label, category, protocol, cell in cells:
@@ -212,13 +225,16 @@ class Leaderboard:
         return [row.standings.get(column.protocol) for column in self.columns]
 
 
-def build(records: Iterable[Record], revisions: Revisions | None = None) -> list[Leaderboard]:
-    """The leaderboards of these records: by dataset and ball, and of each the one with most protocols first."""
-    found = [_board(columns, revisions or Revisions()) for columns in grouping.boards(records)]
+def build(
+    records: Iterable[Record], revisions: Revisions | None = None, certificates: Sequence[Certificate] = ()
+) -> list[Leaderboard]:
+    """The leaderboards of these records: by dataset and ball, and of each the one with most protocols first. What is
+    certified in the same ball stands beside."""
+    found = [_board(columns, revisions or Revisions(), certificates) for columns in grouping.boards(records)]
     return sorted(found, key=lambda board: (board.dataset, board.threat, -len(board.columns), board.title, board.slug))
 
 
-def _board(columns: Sequence[list[Record]], revisions: Revisions) -> Leaderboard:
+def _board(columns: Sequence[list[Record]], revisions: Revisions, certificates: Sequence[Certificate]) -> Leaderboard:
     shown, made = [], []
     for records in columns:
         counting, superseded = strongest(records, revisions)
@@ -263,7 +279,34 @@ def _board(columns: Sequence[list[Record]], revisions: Revisions) -> Leaderboard
         categories=categories,
         flagged={category: shortcut_marks(r for r in shown if r.category == category) for category in categories},
         rows=tuple(rows),
+        certified=_certified(rows, certificates),
     )
+
+
+def _certified(rows: Sequence[Row], certificates: Sequence[Certificate]) -> dict[tuple[str, str], Certified]:
+    """What is certified beside each cell by which a row is ranked."""
+    found = {}
+    for row in rows if certificates else ():
+        for category, cell in row.cells.items():
+            record = cell.record
+            if not record.ok or record.norm not in NORMS:
+                continue
+            one = certified_at(
+                certificates,
+                record.epsilon,
+                dataset=record.dataset,
+                category=category,
+                preset=record.preset,
+                detector=record.detector_name,
+                norm=record.norm,
+                subset_sha256=record.subset.sha256,
+                fingerprint=record.fingerprint,
+                image_size=record.image_size,
+                checkpoint_sha256=record.detector.checkpoint_sha256,
+            )
+            if one is not None:
+                found[row.label, category] = one
+    return found
 
 
 def _column(records: list[Record], superseded: int) -> Column:

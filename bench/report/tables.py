@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from bench.metrics.intervals import Estimate
 from bench.report import members, noise_worth
+from bench.report.certificates import Certified
 from bench.report.fits import Spread
 from bench.report.leaderboard import Leaderboard, Row
 from bench.report.marks import MARKS
@@ -65,6 +66,11 @@ def noise_figure(row: Row, protocol: str, category: str, which: str) -> str:
     return "" if found is None else interval_text(*found)
 
 
+def certified_figure(found: Certified | None) -> str:
+    """ "62.1 [55.0, 68.7] (sigma 0.1, p 0.5)"."""
+    return MISSING if found is None else f"{interval_text(*found.auc)} ({found.label}) {found.marks}".strip()
+
+
 def _of_place(board: Leaderboard, category: str) -> Table:
     header = ["detector", "clean AUC"]
     rows = [[label(board, row), figure(row.ranked.place(category), "clean")] for row in board.rows]
@@ -77,6 +83,10 @@ def _of_place(board: Leaderboard, category: str) -> Table:
             cells.append(figure(row.place(name, category), "robust"))
             cells += [noise_figure(row, name, category, which) for which in noise]
             cells.append(str(row.budget(name, category) or MISSING))
+    if any(category == place for _, place in board.certified):
+        header.append("certified AUC (guaranteed, no attack)")
+        for cells, row in zip(rows, board.rows, strict=True):
+            cells.append(certified_figure(board.certified.get((row.label, category))))
     average = f"average over {len(board.categories)} categories"
     return Table(average if category == "average" else category + board.flagged.get(category, ""), header, rows)
 

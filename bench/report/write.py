@@ -12,6 +12,7 @@ from rich.text import Text
 
 from bench import files
 from bench.metrics.intervals import Estimate
+from bench.records.certificate import Certificate
 from bench.records.record import Record, Revisions
 from bench.report import budget, curves, narrow, noise_worth
 from bench.report.leaderboard import Leaderboard, Row, build
@@ -133,24 +134,31 @@ def _listed(board: Leaderboard, shown: Sequence[str]) -> Group:
     return narrow.listed(lines)
 
 
-def write(records: Sequence[Record], folder: Path, revisions: Revisions | None = None) -> list[Path]:
+def write(
+    records: Sequence[Record],
+    folder: Path,
+    revisions: Revisions | None = None,
+    certificates: Sequence[Certificate] = (),
+) -> list[Path]:
     """Write leaderboard.csv, leaderboard.md, leaderboard.tex, each atomically. Returns their paths.
 
     Raises:
         DiskError: the folder cannot be written to.
     """
-    found = texts(records, revisions)
+    found = texts(records, revisions, certificates)
     with files.writing(folder):
         for name, text in found.items():
             write_atomically(folder / name, text.encode(errors="replace"))
     return [folder / name for name in found]
 
 
-def texts(records: Sequence[Record], revisions: Revisions | None = None) -> dict[str, str]:
+def texts(
+    records: Sequence[Record], revisions: Revisions | None = None, certificates: Sequence[Certificate] = ()
+) -> dict[str, str]:
     """What `write` writes, by the file's name."""
     import pandas as pd
 
-    boards = build(records, revisions)
+    boards = build(records, revisions, certificates)
     table = tidy(records, revisions)
     for column in table.columns:
         if not pd.api.types.is_numeric_dtype(table[column]):

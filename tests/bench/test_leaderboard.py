@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from fake_certificates import make_certificate, make_table
 from fake_records import make_failed, make_record, make_scores, with_auc
 from rich.console import Console
 
@@ -297,3 +298,28 @@ def test_a_weaker_attack_that_ran_later_never_hides_a_stronger_one() -> None:
     board = only([strong, weak])
     assert board.rows[0].robust is not None and board.rows[0].robust.value == pytest.approx(40)
     assert board.superseded == 1
+
+
+def test_what_is_certified_in_the_same_ball_stands_beside() -> None:
+    """Of the same fit, on the same test images; what is certified at a larger radius holds in the ball."""
+    records = [make_record(detector=name, attack="pgd-l2", norm="l2", epsilon=0.2) for name in ("spade", "ae", "cfa")]
+    table = make_table(normals=20, anomalies=30)
+    certificates = [
+        make_certificate(table),
+        make_certificate(table, sigma=0.05),
+        make_certificate(table, rule="paper"),
+        make_certificate(make_table(normals=21, anomalies=30), detector="ae"),
+        make_certificate(make_table(normals=20, anomalies=30, radii=(0.0, 0.1)), detector="cfa"),
+    ]
+    assert not leaderboard.build(records)[0].certified and "certified" not in write.markdown(
+        leaderboard.build(records)[0]
+    )
+    (board,) = leaderboard.build(records, None, certificates)
+    assert {label: (found.of, found.radius) for (label, _), found in board.certified.items()} == {"SPADE": (2, 0.25)}
+    text = write.markdown(board)
+    assert "certified AUC (guaranteed, no attack)" in text and "confidence of at least 99.8 %" in text
+    rows = {line.split(" | ")[0].strip("| "): line.rstrip(" |") for line in text.splitlines() if line.startswith("| ")}
+    auc = certificates[0].at(0.25)["auc"]
+    assert f"{auc:.1f} " in rows["SPADE"].rpartition(" | ")[2] and rows["AE"].endswith("| –")  # noqa: RUF001
+    (linf,) = leaderboard.build([make_record(detector="spade")], None, certificates)
+    assert not linf.certified

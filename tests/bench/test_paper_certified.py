@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from fake_certificates import make_certificate, make_table
 from rich.console import Console
 
 from bench.errors import BenchError
+from bench.records.certificate import Certificate
 from bench.report.paper import certified
 from bench.report.paper.certified import CertifiedRow
-from bench.report.paper.tables import recipe_of
+from bench.report.paper.tables import PAPER_SIZE, recipe_of
 
 
 def measured(row: CertifiedRow) -> float | None:
@@ -31,6 +35,21 @@ def test_what_was_measured_stands_beside_them() -> None:
     line = certified.frame((grid, bottle)).iloc[0]
     assert (line.paper_certified, line.measured_certified) == (98.2, 61.5)
     assert certified.frame((grid, bottle)).iloc[1].isna().tolist() == [False, False, False, True, False, True, True]
+
+
+def certificate(category: str, normals: int = 10, **more: Any) -> Certificate:
+    table = make_table(radii=(0.0, 0.2), normals=normals)
+    made = make_certificate(table, detector="freerad", category=category, preset="paper", **({"sigma": 0.25} | more))
+    return replace(made, claim=replace(made.claim, dataset="mvtec", image_size=PAPER_SIZE))
+
+
+def test_our_certificates_of_these_cells_are_what_was_measured() -> None:
+    few, many = certificate("grid"), certificate("grid", normals=20)
+    others = [certificate("grid", normals=30, **more) for more in ({"sigma": 0.1}, {"p": 0.9}, {"rule": "paper"})]
+    others += [certificate("grid", normals=30, full_run=False), make_certificate(detector="freerad", category="grid")]
+    grid, bottle = certified.rows(certified.of_certificates([many, few, *others, certificate("bottle")]))
+    assert grid.ours == many.at(0.2)["auc"] and bottle.ours is None  # at a radius that nobody can read
+    assert certified.rows(certified.of_certificates(others))[0].ours is None
 
 
 def test_the_command_makes_what_is_missing_and_the_papers_own() -> None:

@@ -7,7 +7,7 @@ P(A(x + d) > h) its Theorem 5.1 concludes on the mean of A(x + d), which can lie
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from importlib.resources import files as resources
 from pathlib import Path
@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench import files
+from bench.records.certificate import Certificate
 from bench.report import narrow
 from bench.report.paper.render import NOT_RUN, UNREADABLE
 from bench.report.paper.tables import DETECTORS, PAPER_SIZE
@@ -76,6 +77,35 @@ def rows(measured: Measured | None = None) -> tuple[CertifiedRow, ...]:
     return tuple(printed if measured is None else [replace(row, ours=measured(row)) for row in printed])
 
 
+def of_certificates(certificates: Iterable[Certificate]) -> Measured:
+    """What our certificates say of a cell: of the median, on the dataset, with the preset and at the size that
+    `commands` asks for, full ones alone. Of several the one of most images, of these the newest."""
+    own = [
+        one
+        for one in certificates
+        if (one.claim.dataset, one.claim.preset, one.claim.image_size) == ("mvtec", "paper", PAPER_SIZE)
+        and (one.claim.smoothing.rule, one.claim.smoothing.p) == ("percentile", 0.5)
+        and one.full_run
+    ]
+
+    def measured(row: CertifiedRow) -> float | None:
+        if row.radius is None:  # there is nothing to stand beside
+            return None
+        alike = [
+            one
+            for one in own
+            if (one.claim.category, one.claim.detector.name) == (row.category, row.detector)
+            and one.claim.smoothing.sigma == row.sigma
+            and row.radius in one.claim.radii
+        ]
+        best = max(
+            alike, key=lambda one: (one.claim.subset.normals + one.claim.subset.anomalies, one.written), default=None
+        )
+        return None if best is None else float(best.at(row.radius)["auc"])
+
+    return measured
+
+
 def commands(found: tuple[CertifiedRow, ...]) -> list[str]:
     """What runs the cells that are missing: our certificate, and the paper's own quantity."""
     missing = [row for row in found if row.ours is None]
@@ -89,7 +119,7 @@ def commands(found: tuple[CertifiedRow, ...]) -> list[str]:
     line = (
         f"python -m bench certify --dataset mvtec --data-root DIR --categories {categories} --detectors {detectors} "
         f"--sigma {sigmas} --radii {','.join(f'{radius:g}' for radius in radii)} --samples {SAMPLES} --preset paper "
-        f"--image-size {PAPER_SIZE}"
+        f"--protocol paper --image-size {PAPER_SIZE}"
     )
     return [line, f"{line} --rule paper"]
 
