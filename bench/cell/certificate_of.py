@@ -121,7 +121,7 @@ def written(
         claim=claim,
         full_run=not found,
         limits=found,
-        remarks=seen.remarks,
+        remarks=[*seen.remarks, *(f"attack within {r:g}: {one.remark}" for r, one in under.items() if one.remark)],
         written=datetime.now(UTC).isoformat(timespec="seconds"),
         results=results,
         checkpoint=fitted.describe(),

@@ -8,6 +8,7 @@ fresh ones.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,7 @@ from detectors.smooth import PREFIX, Smoothed, SmoothSettings
 
 SAMPLES = 32  # of the score that is attacked
 JUDGED_ON = 1000  # fresh samples of each attacked image, at most
+MOST_ZERO = 0.1  # of an attack's gradients: with more of them its AUC says little
 RISK = 0.001  # that some interval of an attacked score does not hold
 STEPS = 10
 # A small budget: each gradient costs SAMPLES passes. What an attack has no setting of, it is not given.
@@ -123,11 +125,21 @@ def described(asked: CertifyConfig, image_size: int) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class Attacked:
-    """Scores of attacked images on fresh samples, and the interval that these leave, (N,) each."""
+    """Scores of attacked images on fresh samples, and the interval that these leave, (N,) each; the share of the
+    attack's gradients that were exactly zero, NaN of one that follows none."""
 
     score: Floats
     low: Floats
     high: Floats
+    zero_gradients: float = math.nan
+
+    @property
+    def remark(self) -> str:
+        """Where the attack had little to follow: a sentence, else ""."""
+        if not self.zero_gradients > MOST_ZERO:
+            return ""
+        share = 100 * self.zero_gradients
+        return f"{share:.0f} % of its gradients were zero, so that it found little, whatever there is to find"
 
 
 def attacked(
@@ -155,11 +167,12 @@ def attacked(
     attack = attack_of(asked, epsilon, smooth.image_size)
     work = Attacking(smooth, test, Draws(1, seed), device, batch_size)
     path = (attacked_number(asked, epsilon),)
-    adversarial = work.attacked(attack, range(len(test)), None, lambda done: tick(done, ""), path=path).images
-    samples = _judged(smooth, test, adversarial, asked, path, seed=seed, batch_size=batch_size, device=device)
+    found = work.attacked(attack, range(len(test)), None, lambda done: tick(done, ""), path=path)
+    followed = found.zero_gradients if found.surrogate_zero_gradients is None else found.surrogate_zero_gradients
+    samples = _judged(smooth, test, found.images, asked, path, seed=seed, batch_size=batch_size, device=device)
     risk = RISK / (len(test) * len(asked.attack_radii))
     own = rule.bounds(samples, sigma=smooth.settings.sigma, radii=(0.0,), alpha=risk)
-    return Attacked(rule.estimate(samples), own.lower[0], own.upper[0])
+    return Attacked(rule.estimate(samples), own.lower[0], own.upper[0], float(followed.mean()))
 
 
 def attacked_number(asked: CertifyConfig, epsilon: float) -> int:

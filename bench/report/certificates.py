@@ -66,6 +66,7 @@ class Board:
             sentences = [*flags(row), *abstentions(row)]
             sentences += [f"p was chosen on {row.choice.get('judged_on')}."] if row.choice else []
             sentences += [attack_text(row)] if row.claim.attack else []
+            sentences += [f"{text}." for text in row.remarks if text.startswith("attack within ")]
             sentences += [UNCERTIFIED] if row.claim.smoothing.rule == PAPER else []
             for sentence in sentences:
                 told.setdefault(sentence, []).append(label(row))

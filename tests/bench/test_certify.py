@@ -318,6 +318,27 @@ def test_an_attack_that_finds_more_than_is_certified_is_a_flag(
     assert "!" in (tmp_path / "out" / "certificates.md").read_text().split("| Linear")[1][:30]
 
 
+class Flat(fakes.Linear):
+    """A score that no attack can follow: its gradient is zero."""
+
+    name = "flat"
+    title = "Flat"
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        return super().value(x.detach(), noise) + 0 * x.sum(dim=(1, 2, 3))
+
+
+def test_an_attack_with_nothing_to_follow_is_no_silent_one(
+    certify: Callable[..., Said], register: Callable[..., None], tmp_path: Path
+) -> None:
+    register(Flat)
+    said = certify(*ATTACK, names="flat,linear")
+    assert said.code == 0
+    words = " ".join(said.out.split())
+    assert "Flat, sigma 0.02, p 0.5: attack within 0.005: 100 % of its gradients were zero" in words
+    assert words.count("were zero") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
