@@ -48,7 +48,7 @@ from bench.plan.plan import Plan
 from bench.plan.request import Override, RunConfig, default_cache
 from bench.plan.split import TrainingData, training_data
 from bench.run.determinism import deterministic
-from bench.text import epsilon_text, norm_text, one_line
+from bench.text import one_line, threat_text
 from detectors.base import Detector
 from detectors.checkpoint import write_atomically
 
@@ -173,8 +173,7 @@ def _diagnosed(
 
 def show(found: Diagnosis, console: Console) -> None:
     """Print a table of what was looked at, at 80 columns, and what to do about each flag."""
-    norm = "l2" if found.attack.endswith("l2") else "linf"
-    radius_text = f"{norm_text(norm)} epsilon {epsilon_text(found.epsilon, norm)}"
+    radius_text = threat_text(found.epsilon, found.norm)
     head = f"{found.detector} on {found.category}, {found.attack}, {radius_text}, {found.images} images"
     if found.clean_auc is not None and found.robust_auc is not None:
         head += f": clean AUC {found.clean_auc:.1f}, robust {found.robust_auc:.1f}"

@@ -37,11 +37,12 @@ class Diagnosis:
     """What was found of one detector.
 
     Attributes:
-        detector, category, attack: names; epsilon: of the ball, on [0, 1].
+        detector, category, attack: names; epsilon: how far the attack may go, in units of its norm.
         images: how many test images were looked at.
         clean_auc, robust_auc: on these few images, in per cent; None where the attack could not be made.
         signs: all that was looked at.
-        areas: the AUC by epsilon.
+        areas: the AUC by epsilon; empty where there is no ball.
+        norm: of the ball, or the name of a threat model that is none.
     """
 
     detector: str
@@ -53,6 +54,7 @@ class Diagnosis:
     robust_auc: float | None
     signs: tuple[Sign, ...]
     areas: dict[str, float]
+    norm: str = "linf"
 
     @property
     def flags(self) -> tuple[Sign, ...]:
@@ -130,7 +132,7 @@ def diagnose(
     if outcome is not None and outcome.adversarial is not None:
         examined = Examined(attacking, attack, outcome.adversarial)
         ask("a steady score", lambda: steadiness.signs(examined))
-        if detector.sees_pixels:
+        if detector.sees_pixels and attack.threat.at(test.images.shape[-1]).is_ball:
             ask("other attacks", lambda: others.signs(examined, sources, tell))
             ask("other radii", lambda: sweep.signs(examined, tell, areas))
     return Diagnosis(
@@ -143,12 +145,13 @@ def diagnose(
         None if robust is None else robust.auc,
         tuple(sign for sign in found if sign.name != "the gate"),
         areas,
+        str(attack.describe()["norm"]),
     )
 
 
 def questions(detector: Detector, attack: Attack, sources: Sequence[Detector]) -> int:
     """How many times `tell` is called."""
-    if not detector.sees_pixels:
+    if not detector.sees_pixels or not attack.threat.at(detector.image_size).is_ball:
         return 3
     longer = others.with_more_steps(attack) is not None
     return 5 + 2 + len(sources) + len(others.followed(detector)) + longer + len(sweep.PARTS) + 1

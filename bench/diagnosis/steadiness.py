@@ -28,10 +28,11 @@ INSET, GRAIN = 0.005, 1 / 255  # on [0, 1]
 
 
 def signs(examined: Examined) -> Iterator[Sign]:
-    """The signs; of a detector that sees no pixels the first alone."""
+    """The signs; of a detector that sees no pixels the first alone, without a ball not what is asked all over it."""
     yield same_score(examined)
     if examined.attacking.detector.sees_pixels:
-        yield unsteady_score(examined)
+        if examined.attack.threat.at(examined.attacking.test.images.shape[-1]).is_ball:
+            yield unsteady_score(examined)
         yield wrong_slopes(examined)
 
 

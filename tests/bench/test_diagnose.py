@@ -202,6 +202,26 @@ def test_each_question_is_told() -> None:
         assert len(told) == questions(detector, attack, sources)
 
 
+@pytest.mark.parametrize(
+    ("attack", "words"),
+    [
+        ("corruptions", "corruptions, severity 3,"),
+        ("semantic", "semantic, strength 0.1,"),
+        ("patch", "a square of 0.1 of the"),
+    ],
+)
+def test_of_an_attack_without_a_ball_nothing_is_asked_that_needs_one(
+    command: Command, folder: Path, tmp_path: Path, register: Register, attack: str, words: str
+) -> None:
+    register(fakes.Fake)
+    said = diagnose(command, folder, tmp_path, "fake", "--attack", attack)
+    assert words in said.out and "l-inf" not in said.out and "FLAG 26" not in said.out, said.out + said.err
+    (found,) = json.loads((tmp_path / "out.json").read_text())
+    assert found["norm"] == attack and found["areas"] == {}
+    assert not {19, 21, 22, 23, 24, 25} & {sign["flag"] for sign in found["signs"]}
+    assert {18, 20} <= {sign["flag"] for sign in found["signs"]}
+
+
 def test_a_flag_is_an_exit_code_of_its_own_with_what_to_do(
     command: Command, folder: Path, tmp_path: Path, register: Register
 ) -> None:
