@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 COMPARISON_DRAWS = 16
 _NOT_MERGED = ("had_enough", "trace", "gradients_spent", "surrogate_zero_gradients", "surrogate_won")
+_OF_ALL_STEPS = ("zero_gradients", "non_finite_gradients")  # whoever won: a black box that wins has no steps
 _OF_THE_COMPARISON = -4  # no draw of an attack has this number, so its noise is its own
 
 
@@ -93,7 +94,7 @@ def merged(first: AttackResult, second: AttackResult, rows: Tensor, wins: Tensor
 
     Returns:
         The N images' result, without `had_enough` and what is said of a surrogate; its `trace` has the best losses
-        after each of the attacks.
+        after each of the attacks. Shares of bad gradients are of the steps of both.
     """
     chosen, values = rows[wins], {}
     for field in fields(AttackResult):
@@ -102,6 +103,8 @@ def merged(first: AttackResult, second: AttackResult, rows: Tensor, wins: Tensor
             values[field.name] = old + new
         elif field.name in _NOT_MERGED or (old is None and new is None):
             values[field.name] = None
+        elif field.name in _OF_ALL_STEPS:
+            values[field.name] = _of_both(old, new, rows, _spent(first), _spent(second))
         else:
             values[field.name] = _replaced(old, new, first, chosen, wins)
     return AttackResult(
@@ -123,6 +126,15 @@ def _replaced(old: Tensor | None, new: Tensor | None, first: AttackResult, chose
     unknown = torch.nan if found.dtype.is_floating_point else 0
     found[chosen] = unknown if new is None else new[wins].to(found)
     return found
+
+
+def _of_both(old: Tensor, new: Tensor, rows: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """A share of the steps of both attacks, of N images, by the steps of each; NaN where neither says it."""
+    new = new.to(old)
+    weight = torch.where(before[rows] + after > 0, after / (before[rows] + after), 0).to(old)
+    both = torch.lerp(old[rows], new, weight)
+    both = torch.where(new.isnan(), old[rows], torch.where(old[rows].isnan(), new, both))
+    return old.index_copy(0, rows, both)
 
 
 def _spent(result: AttackResult) -> Tensor:

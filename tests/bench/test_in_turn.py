@@ -147,3 +147,38 @@ def test_its_batches_change_nothing_but_rounding() -> None:
             )
         )
     np.testing.assert_allclose(found[0].robust, found[1].robust, rtol=1e-5)
+
+
+class _NotANumber(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        return x.clone()
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        return gradient * torch.nan
+
+
+class NoNumbers(fakes.Linear):
+    """Whose gradient is not finite."""
+
+    name = "no-numbers"
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        return super().value(_NotANumber.apply(x), noise)
+
+
+class Flat(fakes.Linear):
+    """Whose gradient is zero."""
+
+    name = "flat"
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        return super().value(x.detach(), noise) + 0 * x.sum(dim=(1, 2, 3))
+
+
+@pytest.mark.parametrize(("cls", "name"), [(NoNumbers, "nonfinite_gradient_share"), (Flat, "zero_gradient_share")])
+def test_bad_gradients_are_told_where_a_black_box_found_every_image(cls: type[fakes.Fake], name: str) -> None:
+    found = indicators(outcome(fakes.fitted(cls), early_stop=False, epsilon=0.02, **SMALL))
+    assert found["members"][-1]["won_share"] == 1  # Square's, which follows no gradient
+    assert found[name] == 1
