@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from detectors.base import Detector
 
 COMPARISON_DRAWS = 16
-_NOT_MERGED = ("had_enough", "trace", "gradients_spent", "surrogate_zero_gradients", "surrogate_won")
-_OF_ALL_STEPS = ("zero_gradients", "non_finite_gradients")  # whoever won: a black box that wins has no steps
+_NOT_MERGED = ("had_enough", "trace", "gradients_spent", "surrogate_won")
+# Whoever won: a black box that wins has no steps.
+_OF_ALL_STEPS = ("zero_gradients", "non_finite_gradients", "surrogate_zero_gradients")
 _OF_THE_COMPARISON = -4  # no draw of an attack has this number, so its noise is its own
 
 
@@ -93,8 +94,9 @@ def merged(first: AttackResult, second: AttackResult, rows: Tensor, wins: Tensor
         wins: where the second's image is the better one, (B,) bool.
 
     Returns:
-        The N images' result, without `had_enough` and what is said of a surrogate; its `trace` has the best losses
-        after each of the attacks. Shares of bad gradients are of the steps of both.
+        The N images' result, without `had_enough` and `surrogate_won`; its `trace` has the best losses after each of
+        the attacks. Shares of bad gradients are of the steps of both, weighted by all of their steps; NaN where nobody
+        followed that gradient.
     """
     chosen, values = rows[wins], {}
     for field in fields(AttackResult):
@@ -104,6 +106,8 @@ def merged(first: AttackResult, second: AttackResult, rows: Tensor, wins: Tensor
         elif field.name in _NOT_MERGED or (old is None and new is None):
             values[field.name] = None
         elif field.name in _OF_ALL_STEPS:
+            unknown = torch.full_like(first.best_loss, torch.nan)
+            old, new = (unknown if old is None else old), (unknown[rows] if new is None else new)
             values[field.name] = _of_both(old, new, rows, _spent(first), _spent(second))
         else:
             values[field.name] = _replaced(old, new, first, chosen, wins)

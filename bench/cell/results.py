@@ -68,7 +68,8 @@ def indicators(outcome: Outcome) -> dict[str, Any]:
         **_early_stop(outcome),
         **({"members": outcome.members} if outcome.members else {}),
         **({"transformations": outcome.transformations} if outcome.transformations else {}),
-        **{name: _mean(values, spent > 0) for name, values in of_surrogate.items() if values is not None},
+        # NaN where no member of an ensemble followed the surrogate.
+        **{n: _mean(v, (spent > 0) & ~np.isnan(v)) for n, v in of_surrogate.items() if v is not None},
     }
 
 

@@ -182,3 +182,21 @@ def test_bad_gradients_are_told_where_a_black_box_found_every_image(cls: type[fa
     found = indicators(outcome(fakes.fitted(cls), early_stop=False, epsilon=0.02, **SMALL))
     assert found["members"][-1]["won_share"] == 1  # Square's, which follows no gradient
     assert found[name] == 1
+
+
+class FlatSurrogate(fakes.Linear):
+    """With a surrogate that is flat, and no function of the score."""
+
+    name = "flat-surrogate"
+    has_surrogate = True
+
+    def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
+        return 0 * x.sum(dim=(1, 2, 3))
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_a_flat_surrogate_is_told_whichever_gradient_found_the_images(stop: bool) -> None:
+    found = indicators(outcome(fakes.fitted(FlatSurrogate), early_stop=stop, epsilon=0.002, **SMALL))
+    assert [m["attack"].get("differentiate") for m in found["members"]] == ["score", "surrogate", None]
+    assert found["members"][1]["won_share"] == 0
+    assert found["surrogate_zero_gradient_share"] == 1 and found["zero_gradient_share"] == 0
