@@ -58,7 +58,7 @@ class Percentile:
     def estimate(self, samples: Floats) -> Floats:
         """The smoothed score of each image, from its sorted samples (M, N): the sample at place ceil(p N), (M,)."""
         count = samples.shape[1]
-        return np.asarray(samples[:, max(math.ceil(self.p * count), 1) - 1])
+        return np.asarray(samples[:, place(self.p, count)])
 
     def shares(self, alpha: float, radii: Sequence[float], images: int) -> float:
         """The risk of one bound, so that all of a curve, one of each image at each radius, hold together with
@@ -174,6 +174,12 @@ def worst(bounds: Bounds, labels: NDArray[np.int64]) -> Floats:
     attack within the radius could not undo on its own.
     """
     return np.where(labels[None] == 1, bounds.upper, bounds.lower)
+
+
+def place(p: float, count: int) -> int:
+    """Of the p-quantile among so many sorted samples, from 0: the sample number ceil(p count)."""
+    # 0.55 * 100 is 55.00000000000001 in floats.
+    return max(math.ceil(round(p * count, 9)), 1) - 1
 
 
 def _moved(p: float, ratio: float) -> float:

@@ -80,7 +80,8 @@ class Noise:
     def _generator(self, image_id: str, stream: str, device: torch.device) -> torch.Generator:
         text = repr((image_id, stream, self.draw))  # quoted: no id can spell another image's stream
         digest = hashlib.sha256(self.key + text.encode()).digest()
-        # 63 bits: manual_seed takes a signed 64-bit integer.
+        # 63 bits, since manual_seed takes a signed 64-bit integer; PyTorch's generator on the CPU uses the lower 32 of
+        # them, so that of n draws n^2 / 2^33 pairs are the same numbers.
         return torch.Generator(device=device).manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 

@@ -200,7 +200,8 @@ class Smoothed(Detector):
     def _place(self) -> int:
         """Of the quantile among the sorted samples."""
         settings: SmoothSettings = self.settings
-        return max(math.ceil(settings.p * settings.samples), 1) - 1
+        # 0.55 * 100 is 55.00000000000001 in floats.
+        return max(math.ceil(round(settings.p * settings.samples, 9)), 1) - 1
 
     @property
     def _half(self) -> int:

@@ -113,6 +113,16 @@ def test_of_the_same_smoothed_detector_the_one_with_most_samples_counts() -> Non
     assert best_of([many, attacked, few]) == [attacked]
 
 
+def test_of_several_seeds_the_smallest_stands_and_of_several_lists_of_radii_the_longest() -> None:
+    """Whoever tries seeds until one is lucky has to say so; a single radius hides no curve."""
+    usual = make_certificate()
+    newer = dataclasses.replace(usual, written="2026-12-31")
+    lucky = dataclasses.replace(newer, claim=dataclasses.replace(usual.claim, seed=7))
+    assert best_of([lucky, usual]) == best_of([usual, lucky]) == [usual]
+    short = dataclasses.replace(newer, claim=dataclasses.replace(usual.claim, radii=[0.0]))
+    assert best_of([short, usual]) == best_of([usual, short]) == [usual]
+
+
 def test_a_certificate_of_a_greater_risk_takes_no_ones_place() -> None:
     usual, loose = make_certificate(), make_certificate(alpha=0.5, samples=20_000, written="2026-12-31")
     assert best_of([usual, loose]) == best_of([loose, usual]) == [usual]

@@ -12,7 +12,7 @@ from scipy.stats import binomtest, norm
 from bench.metrics import ranking
 from certificates.errors import CertificateError
 from certificates.lipschitz import exact_bounds
-from certificates.rules import Exceedance, PaperMean, Percentile, worst
+from certificates.rules import Exceedance, PaperMean, Percentile, place, worst
 
 SIGMA = 0.25
 RADII = (0.0, 0.1, 0.25, 0.5)
@@ -166,6 +166,11 @@ def test_an_exact_certificate_is_a_shift() -> None:
     found = exact_bounds([1.0, 2.0], 0.5, (0.0, 0.2))
     assert found.lower == pytest.approx(np.array([[1.0, 2.0], [0.9, 1.9]]))
     assert found.upper == pytest.approx(np.array([[1.0, 2.0], [1.1, 2.1]]))
+
+
+def test_a_quantile_s_place_is_not_moved_by_rounding() -> None:
+    assert 0.55 * 100 > 55 and place(0.55, 100) == 54
+    assert [place(p, 10) for p in (0.01, 0.1, 0.11, 0.5, 0.999)] == [0, 0, 1, 4, 9]
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0, -1, math.nan])
