@@ -118,8 +118,9 @@ def check_held_out(plan: Plan) -> None:
 
 def _too_few(held_out: int) -> str:
     return (
-        f"A threshold is taken from {LEAST_HELD_OUT} held-out training normals or more (a tenth of all at most), and "
-        f"there are {held_out}: keep some with --holdout 32, or add normals."
+        f"A threshold is taken from {LEAST_HELD_OUT} held-out training normals or more, and there are {held_out}. At "
+        f"most a tenth of the normals is kept: it takes {10 * LEAST_HELD_OUT} of them, and --holdout {LEAST_HELD_OUT} "
+        "or more."
     )
 
 

@@ -149,9 +149,10 @@ class CertifyConfig:
         ]
         if what and count < LEAST_HELD_OUT:
             raise BenchError(
-                f"{' and '.join(what)} would be chosen on training normals that are kept from the fit, and there are "
-                f"{count} ({LEAST_HELD_OUT} are needed, a tenth of all at most): keep some with --holdout 32, add "
-                "normals, or use --rule percentile --p 0.5."
+                f"{' and '.join(what)} would be chosen on {LEAST_HELD_OUT} or more training normals that are kept from "
+                f"the fit, and there are {count}. At most a tenth of the normals is kept: it takes "
+                f"{10 * LEAST_HELD_OUT} of them, and --holdout {LEAST_HELD_OUT} or more; or use --rule percentile --p "
+                "0.5."
             )
 
     def reach(self, rule: Rule, sigma: float, images: int) -> int:

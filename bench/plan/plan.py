@@ -133,7 +133,8 @@ class Plan:
         for attack in self.attacks:
             spent, due = (a.budget(is_stochastic=is_stochastic) for a in (attack, _of_protocol(attack.name, rules)))
             if spent < due:
-                options = " or ".join(map(protocols.option, attack.budget_settings))
+                asked = set(protocols.as_settings(run.attack_settings, _fields(attack.name)))
+                options = " or ".join(protocols.asked_as(s) for s in attack.budget_settings if s in asked)
                 found.append(f"{options}: {plural(spent, 'gradient')} for each image, fewer than the protocol's {due}")
                 break
         follows = self.follows[detector, category]

@@ -132,6 +132,11 @@ def option(setting: str) -> str:
     return _OPTIONS.get(setting, f"--{setting.replace('_', '-')}")
 
 
+def asked_as(setting: str) -> str:
+    """The option by which a user asks for a setting of an attack: an ensemble's `mean_draws` are what `--eot` says."""
+    return option(_STANDS_FOR.get(setting, setting))
+
+
 def taken(known: set[str]) -> set[str]:
     """What a user may ask for of an attack with these settings."""
     return known | {asked for setting, asked in _STANDS_FOR.items() if setting in known}

@@ -22,7 +22,7 @@ from bench.report.grouping import curve_key
 from bench.report.leaderboard import Leaderboard
 from bench.report.rows import rows_by_label
 from bench.report.signs import AUC_RISE
-from bench.text import MISSING, epsilon_text, escape_csv, escape_markdown, markdown_table, one_line, size_text
+from bench.text import MISSING, epsilon_text, escape_csv, escape_markdown, is_ball, markdown_table, one_line, size_text
 
 if TYPE_CHECKING:  # imported where it is needed, as in `bench.report.write`
     import pandas as pd
@@ -222,6 +222,8 @@ def _crossing(curve: Curve, other: Curve | float) -> str:
     if found is None:
         last = _last(curve) if isinstance(other, float) else min(_last(curve), _last(other))
         return f"> {epsilon_text(last, curve.norm)}"
+    if not is_ball(curve.norm):  # a severity between two that were tried is none
+        found = min(point.epsilon for point in curve.points if point.epsilon >= found)
     if curve.norm == "linf" and found > 0:
         return f"{255 * found:.2g}/255"
     return f"{found:.2g}"

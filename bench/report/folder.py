@@ -63,7 +63,8 @@ def write_results(out: Path, revisions: Revisions, *, anew: bool = False) -> tup
     if not not_drawn:
         with files.writing(out / "plots"):
             write_atomically(stamp, drawn)
-    return written + plotted, problems + not_drawn
+    # The pictures share one notice of their licence.
+    return list(dict.fromkeys(written + plotted)), problems + not_drawn
 
 
 def _tabled(records: list[Record], out: Path, revisions: Revisions) -> tuple[list[Path], list[Record], list[str]]:

@@ -133,7 +133,7 @@ def test_a_stochastic_detector_decides_by_its_mean_and_its_threshold_is_of_means
 
 
 def test_no_threshold_no_pixels_and_no_numbers_are_sentences() -> None:
-    with pytest.raises(CellError, match=r"10 held-out training normals.*--holdout 32"):
+    with pytest.raises(CellError, match=r"10 held-out training normals.*takes 100 of them"):
         measured(fakes.fitted(fakes.Linear, SIDE), "linf", held_out=9)
     with pytest.raises(CellError, match="sees no pixels"):
         measured(fakes.fitted(fakes_blind(), SIDE), "linf")
@@ -209,7 +209,7 @@ def test_a_dry_run_fits_and_writes_nothing(command: Command, many: Path, tmp_pat
 
 def test_what_makes_no_sense_is_a_sentence(safe: Callable[..., str], folder: Path, many: Path) -> None:
     start = ("distance", "--detectors", "fake", "--dataset", "folder", "--image-size", 32, "--data-root")
-    assert "--holdout 32, or add normals" in safe(*start, folder), "before any fit"
+    assert "it takes 100 of them" in safe(*start, folder), "before any fit"
     for words_of_it, *more in (
         ("linf, l2", "--norm", "l1"),
         ("at least 1", "--iterations", "0"),

@@ -16,6 +16,7 @@ from bench.cell import gate
 from bench.cell.attack import Draws, run_cell
 from bench.cell.results import indicators
 from bench.metrics import ranking
+from bench.plan import plan as planning
 from bench.records import store
 from bench.report import leaderboard, plots
 from bench.report.caveats import failure_flags
@@ -182,3 +183,9 @@ def test_the_gate_looks_at_gradients_in_a_ball_of_its_own() -> None:
 def test_how_far_an_attack_may_go_in_words(norm: str, epsilon: float, long: str, short: str) -> None:
     assert text.attack_text("pgd", epsilon, norm) == long
     assert text.threat_text(epsilon, norm, short=True) == short
+
+
+def test_a_short_climb_of_a_patch_is_told_by_the_option_that_was_given(tmp_path: Path, folder: Path) -> None:
+    plan = planning.make(fakes.config(tmp_path, folder, "brightness", attacks=("patch",), steps=3))
+    (limit,) = [text for text in plan.limits_of("brightness", "bolt") if "gradients" in text]
+    assert limit.startswith("--steps: ")

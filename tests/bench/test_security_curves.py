@@ -187,3 +187,12 @@ def test_the_figure_comes_with_its_points(tmp_path: Path) -> None:
     assert own["epsilon"].tolist() == [0, 1 / 255, 2 / 255, 4 / 255] and own["auc"].tolist() == [90, 70, 0, 0]
     assert own["smaller_ball"].isna().tolist() == [True, True, True, False]
     assert "'=1+1" in set(table["detector"])  # no formula
+
+
+def test_a_curve_over_severities_crosses_at_one_that_was_tried() -> None:
+    records = [
+        with_auc(make_record(attack="corruptions", norm="corruptions", epsilon=e), clean=90.0, robust=r)
+        for e, r in ((1.0, 80.0), (3.0, 60.0), (5.0, 20.0))
+    ]
+    (line,) = [row for row in curves.markdown(records).splitlines() if row.startswith("| AE")]
+    assert line.split("|")[2].strip() == "5"
