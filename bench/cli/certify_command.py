@@ -16,6 +16,8 @@ from bench import files
 from bench.cell.planned_samples import planned
 from bench.cli import cache_folder, shell, summary
 from bench.cli.options import (
+    AllowLeaks,
+    BatchSize,
     BitDepth,
     Cache,
     Categories,
@@ -31,9 +33,11 @@ from bench.cli.options import (
     Out,
     PresetName,
     Refit,
+    Seed,
     Settings,
     Verbose,
     names,
+    request,
 )
 from bench.cli.progress import ConsoleReporter
 from bench.cli.screen import Screen
@@ -41,7 +45,6 @@ from bench.errors import BenchError, DiskError
 from bench.plan import plan as planning
 from bench.plan import protocols
 from bench.plan.certify import AUTO, CertifyConfig, check
-from bench.plan.request import Override, RunConfig, default_cache
 from bench.records import certificate_store
 from bench.records.certificate import Certificate
 from bench.records.store import read_all
@@ -86,15 +89,13 @@ def certify(
     protocol: Annotated[str, typer.Option(help="Whose test images: quick (60 + 60 of a category) or paper (all).")] = (
         "quick"
     ),
-    seed: Annotated[int, typer.Option(help="Seed of all noise.")] = 0,
+    seed: Seed = 0,
     fit_seed: FitSeed = 0,
     limit: Limit = None,
     holdout: Holdout = None,
     image_size: ImageSize = None,
-    allow_leaks: Annotated[
-        bool, typer.Option("--allow-leaks", help="Go on where test pictures are training pictures; the records say so.")
-    ] = False,
-    batch_size: Annotated[int | None, typer.Option(help="Images at a time; changes rounding at most.")] = None,
+    allow_leaks: AllowLeaks = False,
+    batch_size: BatchSize = None,
     device: Device = "auto",
     settings: Settings = None,
     refit: Refit = False,
@@ -118,15 +119,15 @@ def certify(
         attack_steps=attack_steps,
         attack_radii=numbers("--attack-radii", attack_radii),
     )
-    config = RunConfig(
-        detectors=names(detectors),
+    config = request(
+        detectors=detectors,
         attacks=protocols.get(protocol).default_attacks,
         dataset=dataset,
         data_root=data_root,
         group_pattern=group_pattern,
         bit_depth=bit_depth,
         allow_leaks=allow_leaks,
-        categories=None if categories == "all" else names(categories),
+        categories=categories,
         preset=preset,
         protocol=protocol,
         holdout=holdout,
@@ -137,9 +138,9 @@ def certify(
         batch_size=batch_size,
         device=device,
         refit=refit,
-        overrides=tuple(Override.parse(s) for s in settings or ()),
+        settings=settings,
         out=out,
-        cache=cache or default_cache(),
+        cache=cache,
     )
     plan = planning.make(config)
     check(plan, asked)

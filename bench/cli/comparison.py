@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NoReturn
 
+import typer
 from rich.console import Console
 
 from bench import files
 from bench.cell.fitting import Fitted
 from bench.cell.pictures import Category
 from bench.cell.provenance import fitted_ones
-from bench.cli import cache_folder
+from bench.cli import cache_folder, shell
 from bench.cli.progress import ConsoleReporter
+from bench.cli.screen import Screen
 from bench.errors import DataError
 from bench.plan.plan import Plan
 from bench.run.determinism import deterministic
@@ -31,6 +34,24 @@ class Fits:
     category: Category
     fitted: dict[str, Fitted] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+
+
+def run(plan: Plan, one_category: Callable[[Fits, ConsoleReporter], bool], console: Screen) -> NoReturn:
+    """Every category in turn, with all of its detectors, and the end of the command: 2 where something failed.
+
+    Args:
+        plan: what is asked.
+        one_category: prints and writes what was found; returns whether a detector has no figures.
+        console: to print on.
+    """
+    prepare(plan)
+    problems: list[str] = []
+    failed = False
+    with ConsoleReporter(console, len(plan.jobs)) as reporter:
+        for category in categories(plan, reporter, problems):
+            failed |= one_category(fits(plan, category, reporter), reporter)
+    shell.say(*problems)
+    raise typer.Exit(2 if problems or failed else 0)
 
 
 def prepare(plan: Plan) -> None:

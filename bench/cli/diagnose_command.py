@@ -31,11 +31,13 @@ from bench.cli.options import (
     ImageSize,
     Limit,
     PresetName,
+    Seed,
     Settings,
     Verbose,
     expanded,
     names,
     radius,
+    request,
 )
 from bench.cli.progress import ConsoleReporter
 from bench.diagnosis import advice
@@ -45,7 +47,6 @@ from bench.plan import plan as planning
 from bench.plan import presets
 from bench.plan.build import build
 from bench.plan.plan import Plan
-from bench.plan.request import Override, RunConfig, default_cache
 from bench.plan.split import TrainingData, training_data
 from bench.run.determinism import deterministic
 from bench.text import one_line, threat_text
@@ -67,7 +68,7 @@ def command(
     protocol: Annotated[str, typer.Option(help="Whose settings the attack has.")] = "quick",
     epsilon: Annotated[str, typer.Option(help="Radius on the [0, 1] scale, e.g. 2/255.")] = "",
     images: Annotated[int, typer.Option(help="Test images of each class.")] = 10,
-    seed: Annotated[int, typer.Option(help="Seed of all noise.")] = 0,
+    seed: Seed = 0,
     fit_seed: FitSeed = 0,
     limit: Limit = None,
     holdout: Holdout = None,
@@ -87,14 +88,14 @@ def command(
     radii = tuple(radius("--epsilon", e, attack) for e in names(epsilon))
     if len(radii) > 1:
         raise BenchError("--epsilon is one radius here: others are tried around it anyway; give one.")
-    config = RunConfig(
-        detectors=names(detectors),
+    config = request(
+        detectors=detectors,
         attacks=names(attack),
         dataset=dataset,
         data_root=data_root,
         group_pattern=group_pattern,
         bit_depth=bit_depth,
-        categories=None if categories == "all" else names(categories),
+        categories=categories,
         preset=preset,
         protocol=protocol,
         epsilons=radii,
@@ -104,8 +105,8 @@ def command(
         holdout=holdout,
         image_size=image_size,
         device=device,
-        overrides=tuple(Override.parse(s) for s in settings or ()),
-        cache=cache or default_cache(),
+        settings=settings,
+        cache=cache,
     )
     plan = planning.make(config)
     cache_folder.check(plan)

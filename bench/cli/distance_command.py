@@ -14,6 +14,8 @@ from bench.cell.group import STRANGE, reason_of
 from bench.cell.provenance import about
 from bench.cli import cache_folder, comparison, shell
 from bench.cli.options import (
+    AllowLeaks,
+    BatchSize,
     BitDepth,
     Cache,
     Categories,
@@ -29,9 +31,10 @@ from bench.cli.options import (
     Out,
     PresetName,
     Refit,
+    Seed,
     Settings,
     Verbose,
-    names,
+    request,
 )
 from bench.cli.progress import ConsoleReporter
 from bench.cli.screen import Screen
@@ -39,7 +42,6 @@ from bench.errors import BenchError
 from bench.plan import plan as planning
 from bench.plan import presets
 from bench.plan.plan import Plan
-from bench.plan.request import Override, RunConfig, default_cache
 from bench.records import comparison as files_of
 from bench.records import distances as records
 from bench.report import transfer as report
@@ -62,15 +64,13 @@ def distance(
     iterations: Annotated[int, typer.Option(help="Of FAB from each start; each is a gradient and a score.")] = 100,
     starts: Annotated[int, typer.Option(help="The clean image, then random ones.")] = 2,
     draws: Annotated[int, typer.Option(help="Noise draws whose mean decides, of a stochastic detector.")] = 10,
-    seed: Annotated[int, typer.Option(help="Seed of all noise.")] = 0,
+    seed: Seed = 0,
     fit_seed: FitSeed = 0,
     limit: Limit = None,
     holdout: Holdout = None,
     image_size: ImageSize = None,
-    allow_leaks: Annotated[
-        bool, typer.Option("--allow-leaks", help="Go on where test pictures are training pictures; the files say so.")
-    ] = False,
-    batch_size: Annotated[int | None, typer.Option(help="Images at a time; changes rounding at most.")] = None,
+    allow_leaks: AllowLeaks = False,
+    batch_size: BatchSize = None,
     device: Device = "auto",
     settings: Settings = None,
     refit: Refit = False,
@@ -85,15 +85,15 @@ def distance(
         raise BenchError(f"--norm is one of {', '.join(NORMS)}; got {norm!r}.")
     fab = FAB(norm, FABSettings(iterations=iterations, starts=starts, draws=draws))
     plan = planning.make(
-        RunConfig(
-            detectors=names(detectors),
+        request(
+            detectors=detectors,
             attacks=(f"pgd-{norm}",),  # a plan names one; this is not run
             dataset=dataset,
             data_root=data_root,
             group_pattern=group_pattern,
             bit_depth=bit_depth,
             allow_leaks=allow_leaks,
-            categories=None if categories == "all" else names(categories),
+            categories=categories,
             preset=preset,
             protocol=protocol,
             holdout=holdout,
@@ -104,24 +104,16 @@ def distance(
             batch_size=batch_size,
             device=device,
             refit=refit,
-            overrides=tuple(Override.parse(s) for s in settings or ()),
+            settings=settings,
             out=out,
-            cache=cache or default_cache(),
+            cache=cache,
         )
     )
     cell.check_held_out(plan)
     if dry_run:
         _show_plan(plan, fab, console)
         return
-    comparison.prepare(plan)
-    problems: list[str] = []
-    failed = False
-    with ConsoleReporter(console, len(plan.jobs)) as reporter:
-        for category in comparison.categories(plan, reporter, problems):
-            fits = comparison.fits(plan, category, reporter)
-            failed |= _one_category(plan, fab, fits, reporter, console)
-    shell.say(*problems)
-    raise typer.Exit(2 if problems or failed else 0)
+    comparison.run(plan, lambda fits, reporter: _one_category(plan, fab, fits, reporter, console), console)
 
 
 def _one_category(plan: Plan, fab: FAB, fits: comparison.Fits, reporter: ConsoleReporter, console: Screen) -> bool:

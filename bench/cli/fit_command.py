@@ -31,12 +31,11 @@ from bench.cli.options import (
     Settings,
     Verbose,
     expanded,
-    names,
+    request,
     seeds,
 )
 from bench.cli.progress import ConsoleReporter
 from bench.plan import plan as planning
-from bench.plan.request import Override, RunConfig, default_cache
 from bench.plan.split import training_data
 from bench.records.paths import distinct_name
 from bench.run.determinism import deterministic
@@ -67,8 +66,8 @@ def fit(
 ) -> None:
     """Fit detectors and keep their checkpoints; a killed fit goes on where it was."""
     console = shell.console(verbose)
-    config = RunConfig(
-        detectors=names(detectors),
+    config = request(
+        detectors=detectors,
         dataset=dataset,
         data_root=data_root,
         preset=preset,
@@ -77,14 +76,14 @@ def fit(
         fit_seeds_for=fit_seeds_for,
         group_pattern=group_pattern,
         bit_depth=bit_depth,
-        categories=None if categories == "all" else names(categories),
+        categories=categories,
         limit=limit,
         holdout=holdout,
         image_size=image_size,
         device=device,
         refit=refit,
-        overrides=tuple(Override.parse(s) for s in settings or ()),
-        cache=cache or default_cache(),
+        settings=settings,
+        cache=cache,
     )
     plan = planning.make(config)
     cache_folder.check(plan)

@@ -13,6 +13,7 @@ from attacks.threat import parse_epsilon
 from bench import files
 from bench.errors import BenchError
 from bench.plan import protocols
+from bench.plan.request import Override, RunConfig, default_cache
 
 
 def expanded(given: Any) -> Any:
@@ -45,6 +46,11 @@ Settings = Annotated[
 ImageSize = Annotated[int | None, typer.Option(help="Side of the input pictures instead of the preset's.")]
 Limit = Annotated[int | None, typer.Option(help="At most so many training normals, and test images per class.")]
 Holdout = Annotated[int | None, typer.Option(help="Training normals kept from every fit instead of the preset's.")]
+Seed = Annotated[int, typer.Option(help="Seed of attack, selection and verdict noise.")]
+AllowLeaks = Annotated[
+    bool, typer.Option("--allow-leaks", help="Go on where test pictures are training pictures; the records say so.")
+]
+BatchSize = Annotated[int | None, typer.Option(help="Images at a time; changes rounding at most.")]
 Refit = Annotated[bool, typer.Option("--refit", help="Fit again even where a checkpoint is there.")]
 Cache = Annotated[
     Path | None,
@@ -52,6 +58,19 @@ Cache = Annotated[
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show where a detector or attack that failed went wrong.")]
 Out = Annotated[Path, typer.Option(help="Folder for records, leaderboards and plots.", callback=expanded)]
+
+
+def request(
+    *, detectors: str, categories: str, settings: list[str] | None, cache: Path | None, **others: Any
+) -> RunConfig:
+    """A request in the words of the command line; `others` are fields of `RunConfig` as they are."""
+    return RunConfig(
+        detectors=names(detectors),
+        categories=None if categories == "all" else names(categories),
+        overrides=tuple(Override.parse(s) for s in settings or ()),
+        cache=cache or default_cache(),
+        **others,
+    )
 
 
 def radius(option: str, text: str, attack: str) -> float:

@@ -10,6 +10,8 @@ import typer
 from bench import files
 from bench.cli import cache_folder, shell, summary
 from bench.cli.options import (
+    AllowLeaks,
+    BatchSize,
     BitDepth,
     Cache,
     Categories,
@@ -27,19 +29,20 @@ from bench.cli.options import (
     Out,
     PresetName,
     Refit,
+    Seed,
     Settings,
     Verbose,
     asked,
     followed,
     names,
     radius,
+    request,
     seeds,
 )
 from bench.cli.progress import ConsoleReporter
 from bench.cli.screen import Screen
 from bench.plan import plan as planning
 from bench.plan import protocols
-from bench.plan.request import Override, RunConfig, default_cache
 from bench.run import costs, runner
 from bench.run import pool as processes
 from bench.run.determinism import deterministic
@@ -83,17 +86,15 @@ def run(
     complete: Annotated[
         bool, typer.Option("--complete", help="Attack on where an image has lost all its pairs: for pixel figures.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of attack, selection and verdict noise.")] = 0,
+    seed: Seed = 0,
     fit_seed: FitSeed = 0,
     fit_seeds: FitSeeds = "",
     fit_seeds_for: FitSeedsFor = "all",
     limit: Limit = None,
     holdout: Holdout = None,
     image_size: ImageSize = None,
-    allow_leaks: Annotated[
-        bool, typer.Option("--allow-leaks", help="Go on where test pictures are training pictures; the records say so.")
-    ] = False,
-    batch_size: Annotated[int | None, typer.Option(help="Images at a time; changes rounding at most.")] = None,
+    allow_leaks: AllowLeaks = False,
+    batch_size: BatchSize = None,
     device: Device = "auto",
     settings: Settings = None,
     workers: Annotated[
@@ -112,15 +113,15 @@ def run(
     several = seeds(fit_seeds)
     if not several and not fit_seed:
         several, fit_seeds_for = rules.fit_seeds, rules.fit_seeds_for if rules.fit_seeds else fit_seeds_for
-    config = RunConfig(
-        detectors=names(detectors),
+    config = request(
+        detectors=detectors,
         attacks=names(attack),
         dataset=dataset,
         data_root=data_root,
         group_pattern=group_pattern,
         bit_depth=bit_depth,
         allow_leaks=allow_leaks,
-        categories=None if categories == "all" else names(categories),
+        categories=categories,
         preset=preset,
         protocol=protocol,
         epsilons=tuple(radius("--epsilon", e, attack) for e in names(epsilon)),
@@ -147,9 +148,9 @@ def run(
         batch_size=batch_size,
         device=device,
         refit=refit,
-        overrides=tuple(Override.parse(s) for s in settings or ()),
+        settings=settings,
         out=out,
-        cache=cache or default_cache(),
+        cache=cache,
     )
     if dry_run:
         show_costs(planning.make(config), console)

@@ -14,6 +14,8 @@ from bench.cell.transfer import Ground, matrix
 from bench.cell.verdict import Draws
 from bench.cli import comparison, shell
 from bench.cli.options import (
+    AllowLeaks,
+    BatchSize,
     BitDepth,
     Cache,
     Categories,
@@ -29,11 +31,13 @@ from bench.cli.options import (
     Out,
     PresetName,
     Refit,
+    Seed,
     Settings,
     Verbose,
     asked,
     names,
     radius,
+    request,
 )
 from bench.cli.progress import ConsoleReporter
 from bench.cli.run_command import show_costs
@@ -42,7 +46,6 @@ from bench.errors import BenchError
 from bench.plan import plan as planning
 from bench.plan import presets, protocols
 from bench.plan.plan import Plan
-from bench.plan.request import Override, RunConfig, default_cache
 from bench.records import comparison as files_of
 from bench.records import transfer as records
 from bench.records.transfer import TransferMatrix
@@ -71,15 +74,13 @@ def transfer(
     gradient: Annotated[
         str, typer.Option(help="score, surrogate (BPDA), map (its smooth maximum), or auto: as the protocol says.")
     ] = "auto",
-    seed: Annotated[int, typer.Option(help="Seed of attack, selection and verdict noise.")] = 0,
+    seed: Seed = 0,
     fit_seed: FitSeed = 0,
     limit: Limit = None,
     holdout: Holdout = None,
     image_size: ImageSize = None,
-    allow_leaks: Annotated[
-        bool, typer.Option("--allow-leaks", help="Go on where test pictures are training pictures; the files say so.")
-    ] = False,
-    batch_size: Annotated[int | None, typer.Option(help="Images at a time; changes rounding at most.")] = None,
+    allow_leaks: AllowLeaks = False,
+    batch_size: BatchSize = None,
     device: Device = "auto",
     settings: Settings = None,
     refit: Refit = False,
@@ -92,15 +93,15 @@ def transfer(
     console = shell.console(verbose)
     attack = ",".join(protocols.get(protocol).default_attacks) if attack is None else attack
     plan = planning.make(
-        RunConfig(
-            detectors=names(detectors),
+        request(
+            detectors=detectors,
             attacks=names(attack),
             dataset=dataset,
             data_root=data_root,
             group_pattern=group_pattern,
             bit_depth=bit_depth,
             allow_leaks=allow_leaks,
-            categories=None if categories == "all" else names(categories),
+            categories=categories,
             preset=preset,
             protocol=protocol,
             epsilons=tuple(radius("--epsilon", e, attack) for e in names(epsilon)),
@@ -114,24 +115,16 @@ def transfer(
             batch_size=batch_size,
             device=device,
             refit=refit,
-            overrides=tuple(Override.parse(s) for s in settings or ()),
+            settings=settings,
             out=out,
-            cache=cache or default_cache(),
+            cache=cache,
         )
     )
     _check_one_attack(plan)
     if dry_run:
         show_costs(plan, console)
         return
-    comparison.prepare(plan)
-    problems: list[str] = []
-    failed = False
-    with ConsoleReporter(console, len(plan.jobs)) as reporter:
-        for category in comparison.categories(plan, reporter, problems):
-            fits = comparison.fits(plan, category, reporter)
-            failed |= _one_category(plan, fits, reporter, console)
-    shell.say(*problems)
-    raise typer.Exit(2 if problems or failed else 0)
+    comparison.run(plan, lambda fits, reporter: _one_category(plan, fits, reporter, console), console)
 
 
 def _check_one_attack(plan: Plan) -> None:

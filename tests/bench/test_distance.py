@@ -215,7 +215,7 @@ def test_what_makes_no_sense_is_a_sentence(safe: Callable[..., str], folder: Pat
         ("at least 1", "--iterations", "0"),
         ("at least 1", "--starts", "0"),
         ("at least 1", "--draws", "0"),
-        ("--holdout 32", "--holdout", "0"),
+        ("takes 100 of them", "--holdout", "0"),
         ("screw", "--categories", "screw"),
     ):
         assert words_of_it in safe(*start, many, *more), more
