@@ -1,9 +1,10 @@
 """RADBench's attacks: one file each, on one objective (`objective`) inside one threat model (`threat`)."""
 
-from attacks.base import Attack, AttackResult
+from attacks.base import Attack
 from attacks.errors import AttackError, ThreatModelError
 from attacks.pgd import PGD
 from attacks.registry import get, names, register
+from attacks.result import AttackResult
 from attacks.threat import L2, LInf, ThreatModel
 from attacks.threat_others import CorruptionsUpTo, Patch, SemanticRange
 

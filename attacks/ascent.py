@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from attacks.base import AttackResult
 from attacks.candidates import Highest, Significant, mean_over_draws
 from attacks.objective import Differentiate, Objective, map_scale
+from attacks.result import AttackResult
 from detectors.noise import Noise
 
 if TYPE_CHECKING:

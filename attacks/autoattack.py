@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from attacks.apgd import APGD, APGDL2, APGDLInf, APGDSettings
-from attacks.base import Attack, AttackResult, AttackSettings
+from attacks.base import Attack, AttackSettings
 from attacks.errors import AttackError
 from attacks.merging import is_better, merged
 from attacks.pgd import PGD, PGDL2, PGDLInf, PGDSettings
 from attacks.registry import register
+from attacks.result import AttackResult
 from attacks.square import Square, SquareL2, SquareLInf, SquareSettings
 from attacks.threat import ThreatModel
 from detectors.noise import Noise

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
@@ -18,9 +17,10 @@ from torch import Tensor
 
 from attacks import objective
 from attacks.errors import AttackError
+from attacks.inputs import check_inputs, check_noise, checked_start, selection_of
+from attacks.result import AttackResult
 from attacks.threat import How, Threat, ThreatModel
 from detectors import noise as noise_module
-from detectors.errors import wrong_images
 from detectors.noise import Noise
 
 if TYPE_CHECKING:
@@ -30,84 +30,6 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class AttackSettings:
     """The settings of an attack; each attack derives its own frozen dataclass from this one."""
-
-
-@dataclass(frozen=True)
-class AttackResult:
-    """What an attack found for a batch of B images.
-
-    Losses are y * A(x), higher is better for the attack. Of a stochastic detector, `clean_loss`, `last_loss` and
-    `best_loss` are on common selection draws, and `trace` is under each step's own noise.
-
-    Attributes:
-        images: adversarial images inside the threat model, (B, 3, H, W).
-        trace: the loss at each iterate of the restart that the image came from, (steps + 1, B).
-        clean_loss: the loss of the clean image, (B,).
-        last_loss: the loss of the last iterate (of several restarts: the best of their last iterates), (B,).
-        best_loss: the loss of the best candidate that the attack saw, (B,); of a reprojected image, its own.
-        zero_gradients: share of the steps along the SCORE's gradient at which it was exactly zero, (B,); NaN where that
-            gradient was not followed.
-        non_finite_gradients: share of the gradient steps whose gradient held a NaN or an infinity, (B,).
-        reprojected: whether the attack had left the threat model and was brought back, (B,) bool.
-        forwards: forward passes per image.
-        gradients: backward passes per image.
-        surrogate_zero_gradients: as `zero_gradients`, of the surrogate's, (B,); None where it was not followed.
-        surrogate_won: whether the image was found along the surrogate's gradient, (B,) bool; None unless both the
-            score's and the surrogate's were followed.
-        gain, late_gain: what all of the steps, and what the last fifth of them, added to the loss in the run that the
-            image came from, (B,); of its best iterate where that is kept, and of a stochastic detector on the
-            selection's common draws. None where the attack goes in no steps.
-        had_enough: whether the attack stopped on the image because its loss had passed `enough`, (B,) bool; None where
-            it was not asked to.
-        gradients_spent: backward passes of each image, (B,); None where all had `gradients`.
-        transformation: of an attack that transforms images, what was done to each, (B, P), as its threat model counts
-            it (`attacks.threat.How`); None of an attack in a ball.
-    """
-
-    images: Tensor
-    trace: Tensor
-    clean_loss: Tensor
-    last_loss: Tensor
-    best_loss: Tensor
-    zero_gradients: Tensor
-    non_finite_gradients: Tensor
-    reprojected: Tensor
-    forwards: int
-    gradients: int
-    surrogate_zero_gradients: Tensor | None = None
-    surrogate_won: Tensor | None = None
-    gain: Tensor | None = None
-    late_gain: Tensor | None = None
-    had_enough: Tensor | None = None
-    gradients_spent: Tensor | None = None
-    transformation: Tensor | None = None
-
-    @classmethod
-    def without_gradients(
-        cls,
-        images: Tensor,
-        best_loss: Tensor,
-        *,
-        clean_loss: Tensor,
-        trace: Tensor,
-        forwards: int,
-        enough: Tensor | None,
-    ) -> AttackResult:
-        """Of an attack that asks for scores alone and returns its best candidate; `enough` as in `Attack.run`."""
-        return cls(
-            images=images,
-            trace=trace,
-            clean_loss=clean_loss,
-            last_loss=best_loss,
-            best_loss=best_loss,
-            zero_gradients=torch.full_like(best_loss, torch.nan),
-            non_finite_gradients=torch.zeros_like(best_loss),
-            reprojected=torch.zeros_like(best_loss, dtype=torch.bool),
-            forwards=forwards,
-            gradients=0,
-            had_enough=None if enough is None else best_loss > enough,
-            gradients_spent=None if enough is None else torch.zeros_like(best_loss),
-        )
 
 
 class Attack(ABC):
@@ -215,15 +137,15 @@ class Attack(ABC):
         check_inputs(x, y)
         threat = self.resolve(x.shape[-1])._threat_model()
         noise = noise if noise is not None else noise_module.fresh(len(x))
-        selection = selection if selection is not None else _selection_of(noise)
-        _check_noise(noise, selection, len(x))
+        selection = selection if selection is not None else selection_of(noise)
+        check_noise(noise, selection, len(x))
         self._check_enough(enough, detector, len(x))
         # Clones, and outside of inference mode: an attack that steps in place can't touch the caller's images, and
         # can differentiate whatever mode it is called in.
         with torch.inference_mode(False), torch.no_grad(), detector.trusting():
             clean, sign = x.detach(), y.detach().to(device=x.device, dtype=x.dtype).clone()
             limit = None if enough is None else enough.to(clean)
-            first = None if start is None else _checked_start(start, clean, threat)
+            first = None if start is None else checked_start(start, clean, threat)
             if threat.is_a_point:  # whatever the start
                 return self._nothing_to_find(detector, clean.clone(), sign, selection, limit)
             result = self._run(
@@ -408,65 +330,6 @@ class Attack(ABC):
                 f"The epsilon of {self.name} depends on the image's side; call resolve(image_size) first."
             )
         return self.threat
-
-
-def check_inputs(x: Tensor, y: Tensor) -> None:
-    """Raise AttackError unless x are images, (B, 3, H, W) in [0, 1], and y their labels, +1 or -1."""
-    wrong = wrong_images(x)
-    if wrong:
-        raise AttackError(wrong)
-    if not bool(((x >= 0) & (x <= 1)).all()):  # NaN fails too
-        raise AttackError(
-            f"Images must be in [0, 1]; got values from {float(x.min()):g} to {float(x.max()):g}; "
-            "undo the normalisation or divide by 255 (detectors normalise inside)."
-        )
-    if not isinstance(y, Tensor):
-        raise AttackError(f"Labels must be a tensor, one per image; got {type(y).__name__}; see torch.as_tensor.")
-    if y.shape != (len(x),):
-        raise AttackError(f"There must be one label per image, ({len(x)},); got {tuple(y.shape)}.")
-    signs = y.double()  # bytes hold no -1, and compare 255 with it as equal
-    if not bool(((signs == 1) | (signs == -1)).all()):
-        raise AttackError("Labels must be +1 (normal) or -1 (anomalous); convert 0/1 labels by 1 - 2 * label.")
-
-
-def _checked_start(start: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
-    """Images to start from, inside the threat model. Raises AttackError where they are no such images."""
-    wrong = wrong_images(start)
-    if wrong or start.shape != x.shape or not bool(((start >= 0) & (start <= 1)).all()):
-        raise AttackError(
-            f"The start must be images in [0, 1], one for each clean image, {tuple(x.shape)}; got "
-            f"{wrong or f'{tuple(start.shape)}, values from {float(start.min()):g} to {float(start.max()):g}'}."
-        )
-    if threat.is_a_point:
-        return x
-    if not threat.is_ball:
-        raise AttackError(
-            f"An attack can start from images in a ball alone, and {threat.norm} is none; leave start out."
-        )
-    return _projected(start.detach().to(x, copy=True), x, threat)
-
-
-def _projected(images: Tensor, x: Tensor, threat: ThreatModel) -> Tensor:
-    """The images inside the threat model. Only those that are not: projecting an image that is would move it by a
-    rounding and away from its loss."""
-    outside = ~threat.inside(images, x)
-    return torch.where(outside[:, None, None, None], threat.project(images, x), images)
-
-
-def _selection_of(noise: Noise) -> Noise:
-    # One-way, so that neither source can be had from the other's draws, and repeatable from `noise`.
-    return dataclasses.replace(noise, key=hashlib.sha256(noise.key + b"selection").digest())
-
-
-def _check_noise(noise: Noise, selection: Noise, batch_size: int) -> None:
-    for source in (noise, selection):
-        if len(source) != batch_size:
-            raise AttackError(f"The noise source is for {len(source)} images, the batch has {batch_size}.")
-    if noise.key == selection.key:
-        raise AttackError(
-            "The attack and the selection share one noise source, so lucky noise would be selected; "
-            "take sources of two purposes."
-        )
 
 
 def _silent(done: int, total: int, note: str = "") -> None:

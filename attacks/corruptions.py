@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from attacks.base import Attack, AttackResult, AttackSettings
+from attacks.base import Attack, AttackSettings
 from attacks.errors import AttackError
 from attacks.image_changes import KINDS, corrupted, signs
 from attacks.registry import register
+from attacks.result import AttackResult
 from attacks.search import Search
 from attacks.threat import ThreatModel
 from attacks.threat_others import CorruptionsUpTo

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from attacks.ascent import settled_gradient
-from attacks.base import check_inputs
 from attacks.errors import AttackError
 from attacks.flips import Flips
 from attacks.hyperplane import nearest_on_plane, steepest_path, time_to_plane
+from attacks.inputs import check_inputs
 from attacks.objective import Differentiate, Objective
 from attacks.threat import LInf, threat_model
 from detectors import noise as noise_module

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from attacks.base import AttackResult
 from attacks.candidates import Significant
 from attacks.objective import Objective
+from attacks.result import AttackResult
 from detectors.noise import Noise
 
 if TYPE_CHECKING:

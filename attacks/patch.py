@@ -19,12 +19,13 @@ from torch import Tensor
 
 from attacks import ascent
 from attacks.ascent import Climb
-from attacks.base import Attack, AttackResult, AttackSettings
+from attacks.base import Attack, AttackSettings
 from attacks.candidates import Highest, mean_over_draws
 from attacks.errors import AttackError
 from attacks.objective import Objective
 from attacks.objective import loss as loss_of
 from attacks.registry import register
+from attacks.result import AttackResult
 from attacks.threat import ThreatModel
 from attacks.threat_others import Patch, means_in_squares, square
 from detectors.noise import Noise

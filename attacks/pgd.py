@@ -21,11 +21,12 @@ from torch import Tensor
 
 from attacks import ascent
 from attacks.ascent import Climb
-from attacks.base import Attack, AttackResult, AttackSettings
+from attacks.base import Attack, AttackSettings
 from attacks.candidates import Highest
 from attacks.errors import AttackError
 from attacks.objective import loss as loss_of
 from attacks.registry import register
+from attacks.result import AttackResult
 from attacks.threat import ThreatModel, largest_entry
 from detectors.noise import Noise
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from attacks.base import Attack, AttackResult, AttackSettings
+from attacks.base import Attack, AttackSettings
 from attacks.candidates import Highest, Significant, mean_over_draws
 from attacks.errors import AttackError
 from attacks.objective import Objective
 from attacks.registry import register
+from attacks.result import AttackResult
 from attacks.threat import ThreatModel
 from detectors.noise import Noise
 

@@ -40,8 +40,19 @@ class Family:
 _REGISTRY: dict[str, type[Attack]] = {}
 _FAMILIES: dict[str, Family] = {}
 _INFRASTRUCTURE = frozenset(
-    {"ascent", "base", "candidates", "errors", "image_changes", "known_noise", "merging", "objective", "registry"}
-    | {"search", "starts", "threat", "threat_others", "torchattacks_adapter", "two_logits"}
+    {
+        "ascent",
+        "base",
+        "candidates",
+        "errors",
+        "image_changes",
+        "inputs",
+        "known_noise",
+        "merging",
+        "objective",
+        "registry",
+    }
+    | {"result", "search", "starts", "threat", "threat_others", "torchattacks_adapter", "two_logits"}
 )
 A = TypeVar("A", bound=type[Attack])
 

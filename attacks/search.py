@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from attacks.base import AttackResult
 from attacks.candidates import Significant, mean_over_draws
 from attacks.objective import Objective
+from attacks.result import AttackResult
 from detectors.noise import Noise
 
 if TYPE_CHECKING:

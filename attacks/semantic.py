@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from attacks.base import Attack, AttackResult, AttackSettings
+from attacks.base import Attack, AttackSettings
 from attacks.errors import AttackError
 from attacks.registry import register
+from attacks.result import AttackResult
 from attacks.search import Search
 from attacks.threat import How, ThreatModel
 from attacks.threat_others import SemanticRange

@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from attacks.base import Attack, AttackResult, AttackSettings
+from attacks.base import Attack, AttackSettings
 from attacks.candidates import Highest, Significant, mean_over_draws
 from attacks.errors import AttackError
 from attacks.objective import Objective
+from attacks.result import AttackResult
 from attacks.threat import ThreatModel
 from attacks.two_logits import TwoLogits, follows_surrogate
 from detectors.noise import Noise

@@ -15,7 +15,6 @@ inputs, follow the input's device and dtype, and replace a missing noise source 
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +36,8 @@ from detectors.errors import (
     wrong_images,
 )
 from detectors.noise import Noise
+from detectors.settings import Settings as Settings
+from detectors.settings import described
 from detectors.store import Store
 
 LARGEST_SIDE = 4096  # of a picture in pixels: one of them has 200 MB as float32
@@ -50,33 +51,6 @@ class Progress(Protocol):
 
 def silent(done: int, total: int, note: str = "") -> None:
     """A `Progress` that says nothing."""
-
-
-# Metadata of a setting that came when checkpoints and records were there without it: at its default they go on to be
-# what they were, since it is not named.
-CAME_LATER = {"came_later": True}
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """The settings of a detector; each detector derives its own frozen dataclass from this one."""
-
-
-def described(settings: Any) -> dict[str, Any]:
-    """Settings by name, parts as dictionaries, as checkpoints and records state them: what `CAME_LATER` is not named
-    where it is at its default."""
-    found = {}
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if not (came_later(field) and value == field.default):
-            is_part = dataclasses.is_dataclass(value) and not isinstance(value, type)
-            found[field.name] = described(value) if is_part else value
-    return found
-
-
-def came_later(field: dataclasses.Field[Any]) -> bool:
-    """Whether a setting is named only where it is not the default's."""
-    return bool(field.metadata.get("came_later", False))
 
 
 class Detector(nn.Module, ABC):

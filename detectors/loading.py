@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from detectors import checkpoint, registry
-from detectors.base import LARGEST_SIDE, Detector, Settings, came_later
+from detectors.base import LARGEST_SIDE, Detector, Settings
 from detectors.building import build
 from detectors.errors import CheckpointError, DetectorError, nearest
+from detectors.settings import came_later
 
 _LONGEST_NAME = 200
 

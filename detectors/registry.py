@@ -58,6 +58,7 @@ _INFRASTRUCTURE = frozenset(
         "noise",
         "parts",
         "registry",
+        "settings",
         "store",
     }
 )

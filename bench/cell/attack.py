@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attacks.base import Attack, AttackResult
+from attacks.base import Attack
 from attacks.merging import COMPARISON_DRAWS
+from attacks.result import AttackResult
 from bench.cell.attacking import Attacking, Floats, Tick
 from bench.cell.enough import Bounds
 from bench.cell.in_turn import attack_all, attack_to_the_end

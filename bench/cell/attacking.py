@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attacks import merging
-from attacks.base import Attack, AttackResult
+from attacks.base import Attack
+from attacks.result import AttackResult
 from bench.cell.enough import Bounds
 from bench.cell.gate import check_blind
 from bench.cell.memory import is_out_of_memory

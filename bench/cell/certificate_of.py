@@ -24,7 +24,7 @@ from bench.records.cell import CellDetector
 from bench.records.certificate import Certificate, Claim, Smoothing
 from bench.records.certificate_figures import figures
 from certificates.rules import Bounds
-from detectors.base import described
+from detectors.settings import described
 
 Floats = NDArray[np.float64]
 

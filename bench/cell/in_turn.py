@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attacks import merging
-from attacks.base import Attack, AttackResult
+from attacks.base import Attack
+from attacks.result import AttackResult
 from bench.cell.attacking import Attacking, Floats, Places, Tick
 from bench.cell.enough import Bounds
 from bench.cell.looking import example_places

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attacks import merging
-from attacks.base import Attack, AttackResult
+from attacks.base import Attack
+from attacks.result import AttackResult
 from attacks.threat_others import Transformations
 from bench.cell import plain_noise
 from bench.cell.attacking import Attacking, keys_of

@@ -33,9 +33,10 @@ from bench.data.base import Dataset
 from bench.errors import CellError
 from bench.records.score_table import ids_sha256
 from detectors import checkpoint
-from detectors.base import Detector, described
+from detectors.base import Detector
 from detectors.errors import CheckpointError
 from detectors.noise import Noise, NoiseSeed
+from detectors.settings import described
 from detectors.smooth import noisy_scores
 
 log = logging.getLogger(__name__)

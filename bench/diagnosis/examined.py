@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attacks.base import Attack, AttackResult
+from attacks.base import Attack
+from attacks.result import AttackResult
 from bench.cell.attacking import Attacking, keys_of
 from bench.cell.rivals import is_clearly_ahead
 from bench.metrics import ranking

@@ -12,7 +12,8 @@ from bench.plan.plan import Plan
 from bench.plan.request import RunConfig
 from bench.records.cell import Cell, CellAttack, CellDetector, CellDraws, CellProtocol, Subset
 from bench.records.score_table import ids_sha256
-from detectors.base import Detector, described
+from detectors.base import Detector
+from detectors.settings import described
 
 
 def subset_of(

@@ -17,8 +17,9 @@ from bench.plan.build import OPEN_SETTING_REVISION, open_setting
 from bench.plan.request import RunConfig
 from bench.plan.split import fit_ids
 from detectors import checkpoint
-from detectors.base import Detector, described
+from detectors.base import Detector
 from detectors.errors import CheckpointError
+from detectors.settings import described
 
 
 def dependencies(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from detectors.base import CAME_LATER, Settings
+from detectors.base import Settings
 from detectors.freerad.diffusion import Schedule
 from detectors.freerad.training import TrainingSettings
 from detectors.freerad.unet import UNetSettings
+from detectors.settings import CAME_LATER
 
 
 @dataclass(frozen=True)

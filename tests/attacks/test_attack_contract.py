@@ -27,9 +27,10 @@ from attack_fakes import (
 
 import attacks
 from attacks import L2, PGD, LInf
-from attacks.base import Attack, AttackResult
+from attacks.base import Attack
 from attacks.errors import AttackError, GradientCutError, ThreatModelError
 from attacks.registry import get_class
+from attacks.result import AttackResult
 from attacks.threat import How
 
 EPSILON = {"linf": 0.03, "l2": 0.3, "corruptions": 3, "semantic": 0.5, "patch": 0.4}

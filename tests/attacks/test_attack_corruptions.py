@@ -11,10 +11,10 @@ from PIL import Image
 from torch.nn.functional import conv2d, pad
 
 from attacks import CorruptionsUpTo, LInf, get
-from attacks.base import AttackResult
 from attacks.corruptions import Corruptions, CorruptionsSettings
 from attacks.errors import AttackError, ThreatModelError
 from attacks.image_changes import BLUR, BRIGHTNESS, CONTRAST, KINDS, NOISE, SEVERITIES, corrupted, signs
+from attacks.result import AttackResult
 from attacks.threat import How
 
 EVERY = [(kind, severity, sign) for kind in KINDS for severity in range(1, 6) for sign in signs(kind)]

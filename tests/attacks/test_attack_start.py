@@ -8,9 +8,10 @@ from attack_fakes import Fake, Linear, NoisyWavy, Wavy, images, labels, source
 from test_attack_contract import EPSILON, made, one_for
 
 import attacks
-from attacks.base import Attack, AttackResult
+from attacks.base import Attack
 from attacks.errors import AttackError
 from attacks.registry import get_class
+from attacks.result import AttackResult
 
 BALLS = [name for name in attacks.names() if get_class(name).norm in ("linf", "l2")]
 registered = pytest.mark.parametrize("name", BALLS)

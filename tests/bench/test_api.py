@@ -15,9 +15,10 @@ import attacks
 import bench
 import detectors
 from attacks import registry as attack_registry
-from attacks.base import Attack, AttackResult
+from attacks.base import Attack
 from attacks.errors import AttackError
 from attacks.objective import Objective
+from attacks.result import AttackResult
 from bench.errors import BenchError
 from detectors.errors import DetectorError
 

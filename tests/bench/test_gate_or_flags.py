@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import attacks
-from attacks.base import AttackResult
+from attacks.result import AttackResult
 from attacks.threat import LInf
 from bench.cell import gate
 from bench.cell.plain_noise import noise_won, rose

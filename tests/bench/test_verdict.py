@@ -14,8 +14,8 @@ import pytest
 import torch
 from bench_fakes import fitted, outcome_of
 
-from attacks.base import AttackResult
 from attacks.pgd import PGDLInf
+from attacks.result import AttackResult
 from attacks.threat import LInf
 from bench.cell.attack import Draws, run_cell
 from bench.cell.results import late_gain

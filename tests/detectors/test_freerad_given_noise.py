@@ -14,11 +14,11 @@ from freerad_small import SIDE, SMALL, alpha_bar_by_hand, lively, random_images,
 from torch import Tensor
 
 from detectors import checkpoint, contract, loading, registry
-from detectors.base import described
 from detectors.errors import CheckpointError, DetectorError
 from detectors.freerad import FreeRAD
 from detectors.freerad.diffusion import Schedule, matched_timestep, process
 from detectors.freerad.reconstruction import denoise, denoise_given
+from detectors.settings import described
 from detectors.smooth import Smoothed
 
 GIVEN = 0.25
