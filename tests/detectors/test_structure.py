@@ -13,7 +13,8 @@ FILES = sorted(
     path for folder in ("attacks", "bench", "certificates", "detectors") for path in (ROOT / folder).rglob("*.py")
 )
 GPU = ROOT / "detectors" / "freerad" / "gpu"
-FOUNDATIONS = {"base", "checkpoint", "errors", "files", "noise", "settings", "store"}  # of `detectors`: what parts may stand on
+# Of `detectors`: what parts may stand on.
+FOUNDATIONS = {"base", "checkpoint", "errors", "files", "noise", "settings", "store"}
 
 
 def name_of(path: Path) -> str:
