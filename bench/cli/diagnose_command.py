@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
@@ -16,8 +15,9 @@ from rich.text import Text
 
 from bench import files
 from bench.cell import group
-from bench.cli import cache_folder, exits, shell
+from bench.cli import cache_folder, comparison, exits, shell
 from bench.cli.options import (
+    AllowLeaks,
     BitDepth,
     Cache,
     Categories,
@@ -47,7 +47,7 @@ from bench.plan import plan as planning
 from bench.plan import presets
 from bench.plan.build import build
 from bench.plan.plan import Plan
-from bench.plan.split import TrainingData, training_data
+from bench.plan.split import TrainingData
 from bench.run.determinism import deterministic
 from bench.text import one_line, threat_text
 from detectors.base import Detector
@@ -73,6 +73,7 @@ def command(
     limit: Limit = None,
     holdout: Holdout = None,
     image_size: ImageSize = None,
+    allow_leaks: AllowLeaks = False,
     device: Device = "auto",
     settings: Settings = None,
     out: Annotated[
@@ -95,6 +96,7 @@ def command(
         data_root=data_root,
         group_pattern=group_pattern,
         bit_depth=bit_depth,
+        allow_leaks=allow_leaks,
         categories=categories,
         preset=preset,
         protocol=protocol,
@@ -112,20 +114,23 @@ def command(
     cache_folder.check(plan)
     if out is not None:
         out = out.absolute()  # a stranger's detector may change the current folder
+        if out.is_dir():
+            raise BenchError(f"--out is a file for JSON here, and {out} is a folder; name a file in it.")
         files.check_writable(out.parent)
     deterministic(config.torch_device())
     plan.built.clear()  # they are built again one by one
-    found, problems = [], []
+    found: list[Diagnosis] = []
+    problems: list[str] = []
     with ConsoleReporter(console, len(plan.jobs)) as reporter:
-        for category, jobs in groupby(plan.jobs, key=lambda job: job.category):
-            data = training_data(plan.dataset, category, plan.image_size, config)
-            sources = [_source(name, category, plan, data) for name in SOURCES]
-            for _, name, fit in jobs:
-                fitted = group.obtain(plan.at(fit), category, data, name, reporter)
+        for category in comparison.categories(plan, reporter, problems):
+            data = category.training
+            sources = [_source(name, category.name, plan, data) for name in SOURCES]
+            for _, name, fit in (job for job in plan.jobs if job.category == category.name):
+                fitted = group.obtain(plan.at(fit), category.name, data, name, reporter)
                 if isinstance(fitted, str):
-                    problems.append(f"{name} on {category}: {fitted}")
+                    problems.append(f"{name} on {category.name}: {fitted}")
                     continue
-                found += _diagnosed(plan, category, data, fitted.detector, sources, images, reporter, console)
+                found += _diagnosed(plan, category.name, data, fitted.detector, sources, images, reporter, console)
     if out is not None:
         with files.writing(out.parent):
             write_atomically(out, (json.dumps([one.describe() for one in found], indent=2) + "\n").encode())

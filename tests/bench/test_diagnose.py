@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -249,6 +250,21 @@ def test_what_cannot_be_asked_is_a_sentence(
     said = command("diagnose", "--detectors", "fake", *where, *words)
     assert said.code == 2 and said.err.startswith("Error: ") and said.err.strip().endswith(".")
     assert not (tmp_path / "out.json").exists()
+
+
+def test_pictures_that_leak_are_refused_as_a_run_refuses_them(
+    command: Command, folder: Path, tmp_path: Path, cheap: None
+) -> None:
+    data = tmp_path / "leaking"
+    shutil.copytree(folder, data)
+    shutil.copy(data / "bolt/train/good/000.png", data / "bolt/test/good/000.png")
+    said = diagnose(command, data, tmp_path, "brightness")
+    assert said.code == 2 and "is a training picture" in said.err
+    assert diagnose(command, data, tmp_path, "brightness", "--allow-leaks").code in (0, 3)
+    (tmp_path / "out.json").unlink()
+    (tmp_path / "out.json").mkdir()
+    said = diagnose(command, folder, tmp_path, "brightness")
+    assert said.code == 2 and "is a folder; name a file in it" in said.err
 
 
 def test_every_flag_has_its_advice() -> None:
