@@ -6,19 +6,16 @@ certificates/DATASET/CATEGORY/DETECTOR--RULE--KEY.json and .bounds.csv
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
-from contextlib import suppress
 from pathlib import Path
 
 from bench import files
 from bench.errors import RecordError
-from bench.records import certificate_figures, limits
+from bench.records import certificate_figures, limits, pairs
 from bench.records.bounds_table import BoundsTable, parse, render
 from bench.records.certificate import Certificate, Claim, check
 from bench.records.paths import companion, folder_of, safe_name
-from detectors.checkpoint import write_atomically
 from detectors.files import read_ordinary
 
 log = logging.getLogger(__name__)
@@ -40,19 +37,10 @@ def write(certificate: Certificate, table: BoundsTable, folder: Path) -> Path:
         DiskError: the disk refuses (nothing half-written stays behind).
     """
     path, text = certificate_path(folder, certificate.claim), render(table)
-    record = dataclasses.replace(certificate, bounds_sha256=_digest(text)).to_json()
+    record = dataclasses.replace(certificate, bounds_sha256=pairs.digest(text)).to_json()
     document = json.loads(record)
     certificate_figures.check(check(document), document["results"], table)
-    with files.writing(folder):
-        was_there = path.exists()
-        try:
-            write_atomically(companion(path, BOUNDS_SUFFIX), text.encode(errors="surrogateescape"))
-            write_atomically(path, record.encode())
-        except OSError:
-            if not was_there:
-                with suppress(OSError):
-                    companion(path, BOUNDS_SUFFIX).unlink(missing_ok=True)
-            raise
+    pairs.write(folder, path, record, companion(path, BOUNDS_SUFFIX), text)
     return path
 
 
@@ -88,30 +76,14 @@ def read_bounds(certificate: Certificate) -> BoundsTable:
         raise RecordError(
             f"its bounds {path.name} cannot be read ({files.why(error)}); run the command again."
         ) from None
-    if _digest(text) != certificate.bounds_sha256:
+    if pairs.digest(text) != certificate.bounds_sha256:
         raise RecordError(f"its bounds {path.name} are not those it was written with; run the command again.")
     return parse(text)
 
 
 def read_all(folder: Path) -> tuple[list[Certificate], list[str]]:
-    """Every certificate below the folder, in the order of their paths, and a sentence about each that does not count or
-    appears twice (the newer one counts)."""
-    found: dict[str, Certificate] = {}
-    problems = []
-    with files.writing(folder):  # where nobody may look
-        paths = sorted(folder.glob("*/*/*--*--*.json"))
-    for path in paths:
-        try:
-            one = read(path)
-        except RecordError as error:
-            problems.append(str(error))
-            continue
-        twin = found.get(one.key)
-        if twin is not None:
-            problems.append(f"{twin.path} and {path} are of the same claim; delete one (the newer one counts).")
-        if twin is None or one.written > twin.written:
-            found[one.key] = one
-    return list(found.values()), problems
+    """Every certificate below the folder, and what is said of those that do not count (`pairs.read_each`)."""
+    return pairs.read_each(folder, read, "of the same claim")
 
 
 def find(folder: Path, claim: Claim) -> Certificate | None:
@@ -126,8 +98,3 @@ def find(folder: Path, claim: Claim) -> Certificate | None:
         log.warning("%s That is done now.", error)
         return None
     return found if found.key == claim.key else None
-
-
-def _digest(text: str) -> str:
-    # Line ends are no part of it: git may change them on the way to Windows.
-    return hashlib.sha256(text.replace("\r\n", "\n").encode(errors="surrogateescape")).hexdigest()

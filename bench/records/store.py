@@ -13,22 +13,18 @@ by reading: only measuring the cell again would tell.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
-import os
-from contextlib import suppress
 from pathlib import Path
 
 from bench import files
 from bench.errors import RecordError
-from bench.records import limits, recount
+from bench.records import limits, pairs, recount
 from bench.records.cell import Cell
 from bench.records.paths import SCORES_SUFFIX, companion, record_path
 from bench.records.record import Record
 from bench.records.schema import check
 from bench.records.score_table import Scores, parse_scores, render_scores
-from detectors.checkpoint import write_atomically
 from detectors.files import read_ordinary
 
 log = logging.getLogger(__name__)
@@ -45,22 +41,12 @@ def write(record: Record, scores: Scores | None, folder: Path) -> Path:
         raise RecordError("A record that claims figures needs the scores they come from; pass them.")
     path = record_path(folder, record.cell)
     table = render_scores(scores) if scores is not None else ""
-    text = dataclasses.replace(record, scores_sha256=_digest(table) if table else "").to_json()
+    text = dataclasses.replace(record, scores_sha256=pairs.digest(table) if table else "").to_json()
     document = json.loads(text)
     cell = check(document)
     if record.ok and scores is not None:
         recount.check(cell, document["results"], scores)
-    with files.writing(folder):
-        had_record = path.exists()
-        try:
-            if table:
-                write_atomically(companion(path, SCORES_SUFFIX), table.encode(errors="surrogateescape"))
-            write_atomically(path, text.encode())
-        except OSError:
-            if not had_record:
-                with suppress(OSError):
-                    companion(path, SCORES_SUFFIX).unlink(missing_ok=True)
-            raise
+    pairs.write(folder, path, text, companion(path, SCORES_SUFFIX), table)
     return path
 
 
@@ -89,24 +75,7 @@ def read_all(folder: Path) -> tuple[list[Record], list[str]]:
     """Every record below the folder, in the order of their paths, and a sentence about each one that does not count or
     appears twice (the newer one counts), or each folder that may not be read. Other JSON files (of checkpoints, of
     plots) are not looked at."""
-    found: dict[str, Record] = {}
-    problems = [
-        f"The folder {place} may not be read, so its records are missing; give yourself that right."
-        for place in (folder, *sorted(folder.glob("*")), *sorted(folder.glob("*/*")))
-        if os.path.isdir(place) and not os.access(place, os.R_OK | os.X_OK)  # noqa: PTH112  `Path.is_dir` may raise
-    ]
-    for path in sorted(folder.glob("*/*/*--*--*.json")):
-        try:
-            record = read(path)
-        except RecordError as error:
-            problems.append(str(error))
-            continue
-        twin = found.get(record.key)
-        if twin is not None:
-            problems.append(f"{twin.path} and {path} are records of the same cell; delete one (the newer one counts).")
-        if twin is None or record.written > twin.written:
-            found[record.key] = record
-    return list(found.values()), problems
+    return pairs.read_each(folder, read, "records of the same cell")
 
 
 def find(folder: Path, cell: Cell) -> Record | None:
@@ -137,14 +106,9 @@ def read_scores(record: Record) -> Scores:
         text = read_ordinary(path, limits.SCORES_BYTES).decode(errors="surrogateescape")
     except OSError as error:
         raise RecordError(f"The scores {path} cannot be read ({files.why(error)}); run the cell again.") from None
-    if _digest(text) != record.scores_sha256:
+    if pairs.digest(text) != record.scores_sha256:
         raise RecordError(f"The scores {path} are not those of their record (SHA-256 differs); run the cell again.")
     try:
         return parse_scores(text)
     except RecordError as error:
         raise RecordError(f"The scores {path} are damaged: {error}") from None
-
-
-def _digest(text: str) -> str:
-    # Line ends are no part of it: git may change them on the way to Windows.
-    return hashlib.sha256(text.replace("\r\n", "\n").encode(errors="surrogateescape")).hexdigest()

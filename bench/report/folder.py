@@ -87,7 +87,17 @@ def _tabled(records: list[Record], out: Path, revisions: Revisions) -> tuple[lis
                 f"The record {record.path} is left out, for it cannot be put into a table ({type(error).__name__}: "
                 f"{one_line(error, 200)}); report it, or delete the file and run the cell again."
             )
-    return write.write(kept, out, revisions), kept, problems
+    try:
+        return write.write(kept, out, revisions, certificates), kept, problems
+    except DiskError:
+        raise
+    except Exception as error:
+        log.debug("While making tables:", exc_info=error)
+        problems.append(
+            f"The column of certificates is left out, for one of them cannot be put into a table "
+            f"({type(error).__name__}: {one_line(error, 200)}); report it, or delete {out / certificate_store.FOLDER}."
+        )
+        return write.write(kept, out, revisions), kept, problems
 
 
 def _state(records: Sequence[Record]) -> str:

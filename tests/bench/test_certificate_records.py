@@ -15,7 +15,7 @@ from fake_certificates import RADII, make_certificate, make_table, write_certifi
 
 from bench.errors import RecordError
 from bench.metrics import ranking
-from bench.records import certificate_store, limits
+from bench.records import certificate_store, limits, pairs
 from bench.records.bounds_table import parse, render
 from bench.records.cell import canonical_sha256
 from bench.records.certificate import best_of
@@ -287,7 +287,7 @@ def test_bounds_that_no_certificate_has_are_a_sentence(
     path = companion(two[1], certificate_store.BOUNDS_SUFFIX)
     path.write_text(change(path.read_text()))
     assert "not those it was written with" in refused(two)
-    forged(two[1], bounds_sha256=certificate_store._digest(path.read_text()))
+    forged(two[1], bounds_sha256=pairs.digest(path.read_text()))
     assert sentence in refused(two)
 
 

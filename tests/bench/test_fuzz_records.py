@@ -15,7 +15,7 @@ from fake_records import make_failed, make_record, make_scores, write_record
 from rich.console import Console
 
 from bench.errors import RecordError
-from bench.records import store
+from bench.records import pairs, store
 from bench.records.cell import canonical_sha256
 from bench.records.paths import SCORES_SUFFIX, companion
 from bench.records.schema import content_sha256
@@ -116,7 +116,7 @@ def mutated(document: dict[str, Any], scores: bytes, chance: random.Random) -> t
     kind = chance.random()
     if kind < 0.25 and scores:
         scores = chance.choice(OF_SCORES)(scores, chance)
-        document["scores_sha256"] = store._digest(scores.decode(errors="surrogateescape"))
+        document["scores_sha256"] = pairs.digest(scores.decode(errors="surrogateescape"))
         return sealed(document).encode(), scores
     if kind < 0.85:
         try:

@@ -198,14 +198,32 @@ def test_a_record_that_no_check_has_thought_of_is_left_out_of_the_tables_alone(
 ) -> None:
     honest = write.texts
 
-    def broken(records: Sequence[Record], revisions: Revisions | None = None) -> dict[str, str]:
+    def broken(records: Sequence[Record], *others: Any) -> dict[str, str]:
         if any(record.category == "bad" for record in records):
             raise OverflowError("unheard of")
-        return honest(records, revisions)
+        return honest(records, *others)
 
     monkeypatch.setattr(write, "texts", broken)
     _, problems = folder.write_results(tmp_path, Revisions())
     assert len(problems) == 1 and str(two[1]) in problems[0] and "unheard of" in problems[0]
+    assert "good" in (tmp_path / "leaderboard.md").read_text()
+
+
+def test_a_certificate_that_no_check_has_thought_of_costs_its_column_alone(
+    tmp_path: Path, two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = write.texts
+
+    def broken(records: Sequence[Record], revisions: Revisions, certificates: Sequence[Any] = ()) -> dict[str, str]:
+        if certificates:
+            raise OverflowError("unheard of")
+        return honest(records, revisions)
+
+    monkeypatch.setattr(write, "texts", broken)
+    monkeypatch.setattr(folder.certificate_store, "read_all", lambda place: (["one"], []))
+    _, problems = folder.write_results(tmp_path, Revisions())
+    (said,) = [p for p in problems if "column of certificates" in p]
+    assert "unheard of" in said
     assert "good" in (tmp_path / "leaderboard.md").read_text()
 
 
