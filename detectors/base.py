@@ -82,6 +82,8 @@ class Detector(nn.Module, ABC):
         auto_choices: settings that may be "auto", with the values that the suite tries (see `choose`).
         frozen_prefixes: state that comes from elsewhere (a pretrained backbone), is not trained and not saved.
         elastic_buffers: buffers whose first dimension is learned (a memory bank).
+        noise_setting: the setting that states the standard deviation, on [0, 1], of noise that every image carries
+            already, as under randomised smoothing; "" where there is none.
         min_normals: how many training images it needs; known when it is built, before any fit.
     """
 
@@ -101,6 +103,7 @@ class Detector(nn.Module, ABC):
     auto_choices: ClassVar[dict[str, tuple[int, ...]]] = {}
     frozen_prefixes: ClassVar[tuple[str, ...]] = ()
     elastic_buffers: ClassVar[frozenset[str]] = frozenset()
+    noise_setting: ClassVar[str] = ""
     min_normals: int = 2  # may depend on the settings
 
     def __init__(self, settings: Settings, image_size: int) -> None:

@@ -71,17 +71,18 @@ class Ruled:
 
 @dataclass(frozen=True, eq=False)
 class Certifying:
-    """The certificates of one fit on one category."""
+    """The certificates of one fit on one category, by a plan that may know more of its detector than the category's."""
 
     category: Category
+    general: Plan
     job: Job
     asked: CertifyConfig
     reporter: CertifyReporter
 
     @cached_property
     def plan(self) -> Plan:
-        """The category's, with this seed for the fit, and with paths that hold wherever a stranger's detector goes."""
-        plan = self.category.plan.at(self.job.fit_seed)
+        """The general one, with this seed for the fit, and with paths that hold wherever a stranger's detector goes."""
+        plan = self.general.at(self.job.fit_seed)
         run = replace(plan.run, out=plan.run.out.absolute(), cache=plan.run.cache.absolute())
         return replace(plan, run=run)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.cell import choose_percentile
 from bench.cell.samples import SampleSet, dependencies
-from bench.plan.certify import CertifyConfig
+from bench.plan.certify import CertifyConfig, parts
 from bench.plan.checkpoints import stored_hash
 from bench.plan.plan import Job, Plan
 from bench.plan.split import fit_ids
@@ -22,7 +22,11 @@ def sample_set(
 def planned(plan: Plan, asked: CertifyConfig, job: Job) -> tuple[int, int]:
     """Forward passes (of one image) that the samples of a job take in all, and how many of them are in the cache; the
     attack's are not among them. Nothing is decoded."""
-    plan = plan.at(job.fit_seed)
+    found = [_planned(of_fit.at(job.fit_seed), part, job) for of_fit, part in parts(plan, asked, job)]
+    return sum(total for total, _ in found), sum(done for _, done in found)
+
+
+def _planned(plan: Plan, asked: CertifyConfig, job: Job) -> tuple[int, int]:
     detector = plan.built[job.detector, job.category]
     if not detector.sees_pixels:
         return 0, 0

@@ -80,6 +80,9 @@ def certify(
     attack: Annotated[str, typer.Option(help="l2 attack on the smoothed detector.")] = "apgd-l2",
     attack_radii: Annotated[str, typer.Option(help="l2 radii to attack it at, e.g. 0.1,0.25 (default: none).")] = "",
     attack_steps: Annotated[int | None, typer.Option(help="Its steps (default: 10).")] = None,
+    match_noise: Annotated[
+        bool, typer.Option("--match-noise", help="Tell detectors that can be told (freerad) how much noise there is.")
+    ] = False,
     dataset: DatasetName = "elpv",
     data_root: DataRoot = None,
     group_pattern: GroupPattern = "",
@@ -118,6 +121,7 @@ def certify(
         attack=attack,
         attack_steps=attack_steps,
         attack_radii=numbers("--attack-radii", attack_radii),
+        match_noise=match_noise,
     )
     config = request(
         detectors=detectors,

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
 from attacks.registry import get_class
 from bench.errors import BenchError
 from bench.names import unknown
-from bench.plan.plan import Plan
+from bench.plan.build import build
+from bench.plan.plan import Job, Plan
+from bench.plan.request import Override
 from bench.plan.split import held_out_count
 from bench.records.certificate import STRICT_ALPHA
 from certificates.errors import CertificateError
 from certificates.rules import Exceedance, PaperMean, Percentile, Rule
+from detectors import registry as detector_registry
 from detectors.smooth import PREFIX
 
 RULES = ("percentile", "exceedance", "paper")
@@ -43,6 +46,8 @@ class CertifyConfig:
         alpha: the risk that some bound that counts in a certificate does not hold.
         attack, attack_steps: that attacks the smoothed detector at the radii of `attack_radii`; None: a few steps.
         attack_radii: l2 radii, rising and above 0; they join `radii`.
+        match_noise: fit detectors that can be told how much noise images carry (`Detector.noise_setting`) for each
+            sigma anew, and tell them.
     """
 
     sigmas: tuple[float, ...] = (0.05, 0.1, 0.25)
@@ -55,6 +60,7 @@ class CertifyConfig:
     attack: str = "apgd-l2"
     attack_steps: int | None = None
     attack_radii: tuple[float, ...] = ()
+    match_noise: bool = False
 
     def __post_init__(self) -> None:
         """Raises BenchError, AttackError."""
@@ -168,13 +174,46 @@ def percentile(p: float) -> Percentile:
         raise BenchError(f"--p: {error} Or choose it with --p auto.") from None
 
 
+def parts(plan: Plan, asked: CertifyConfig, job: Job) -> list[tuple[Plan, CertifyConfig]]:
+    """What is certified of a detector, fit by fit: everything with one, or where the detector is to be told how much
+    noise images carry, each sigma with a fit of its own.
+
+    Raises:
+        BenchError, DetectorError: the detector cannot be told of that noise.
+    """
+    setting = detector_registry.get(job.detector).noise_setting if asked.match_noise else ""
+    if not setting:
+        return [(plan, asked)]
+    return [(_told(plan, job, setting, sigma), replace(asked, sigmas=(sigma,))) for sigma in asked.sigmas]
+
+
+def _told(plan: Plan, job: Job, setting: str, sigma: float) -> Plan:
+    if setting in plan.run.overrides_for(job.detector, job.category):
+        raise BenchError(
+            f"--match-noise sets {job.detector}.{setting} to each sigma, and --set does as well; leave one of them out."
+        )
+    run = replace(plan.run, overrides=(*plan.run.overrides, Override(job.detector, setting, job.category, sigma)))
+    detector = build(job.detector, job.category, plan.image_size, run)
+    stochastic = plan.stochastic - {job.detector} | ({job.detector} if detector.is_stochastic else set())
+    return replace(plan, run=run, stochastic=stochastic, built={**plan.built, (job.detector, job.category): detector})
+
+
 def check(plan: Plan, asked: CertifyConfig) -> None:
-    """Raise BenchError, before anything is decoded or fitted, where a category has too few images for what is asked, or
-    a detector is smoothed already."""
+    """Raise BenchError, before anything is decoded or fitted, where a category has too few images for what is asked, a
+    detector is smoothed already, or none can be told of noise where some should be."""
     for name in plan.detectors:
         if name.startswith(f"{PREFIX}:"):
             inner = name.removeprefix(f"{PREFIX}:")
             raise BenchError(f"{name} is smoothed already, and this command smooths by itself: name {inner}.")
+    able = [name for name in plan.detectors if detector_registry.get(name).noise_setting]
+    if asked.match_noise and not able:
+        known = [name for name in detector_registry.names() if detector_registry.get(name).noise_setting]
+        raise BenchError(
+            f"--match-noise is for detectors that can be told how much noise images carry ({', '.join(known)}); name "
+            "one of them, or leave it out."
+        )
+    for job in plan.jobs:
+        parts(plan, asked, job)
     for category in plan.categories:
         asked.check_samples(len(plan.dataset.test_labels(category, per_class=plan.per_class)))
         asked.check_held_out(held_out_count(len(plan.dataset.train_ids(category, limit=plan.run.limit)), plan.run))

@@ -200,7 +200,7 @@ def attack_text(certificate: Certificate) -> str:
 
 
 def label(certificate: Certificate, *, detector: bool = True) -> str:
-    """ "SPADE, sigma 0.1, p 0.5"; "Brightness, exact"."""
+    """ "SPADE, sigma 0.1, p 0.5"; "Brightness, exact"; "FreeRAD, sigma 0.1, p 0.5, given_noise=0.1"."""
     made, own = certificate.claim.smoothing, certificate.claim.detector
     parts = [own.title or own.name] if detector else []
     if made.rule == EXACT:
@@ -211,6 +211,10 @@ def label(certificate: Certificate, *, detector: bool = True) -> str:
         parts.append(names.get(made.rule, made.rule))
     if detector and certificate.claim.fit_seed:
         parts.append(f"fit {certificate.claim.fit_seed}")
+    if detector:
+        own_settings = f"--set {own.name}."
+        changed = [limit.partition(":")[0] for limit in certificate.limits if limit.startswith(own_settings)]
+        parts += [option.removeprefix(own_settings) for option in changed]
     return ", ".join(parts)
 
 

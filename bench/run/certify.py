@@ -9,7 +9,7 @@ from itertools import groupby
 from bench.cell.certify import Certifying, CertifyReporter
 from bench.cell.pictures import Category
 from bench.errors import DataError
-from bench.plan.certify import CertifyConfig, check
+from bench.plan.certify import CertifyConfig, check, parts
 from bench.plan.plan import Plan
 from bench.records.certificate import Certificate
 from bench.text import one_line
@@ -53,8 +53,9 @@ def certify_plan(plan: Plan, asked: CertifyConfig, reporter: CertifyReporter) ->
         if name not in usable:
             continue
         for job in jobs:
-            made, odd = Certifying(usable[name], job, asked, reporter).run()
-            found += made
-            problems += odd
+            for of_fit, part in parts(plan, asked, job):
+                made, odd = Certifying(usable[name], of_fit, job, part, reporter).run()
+                found += made
+                problems += odd
         usable[name].forget()
     return CertifyResult(found, tuple(problems), round(time.monotonic() - started, 1))

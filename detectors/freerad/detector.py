@@ -52,6 +52,7 @@ class FreeRAD(Detector):
     has_map = True
     score_is_map_maximum = True
     has_reconstruction = True
+    noise_setting = "given_noise"
     auto_choices: ClassVar[dict[str, tuple[int, ...]]] = {"k": (25, 50, 100, 200, 300)}  # the paper's Table 8
 
     def __init__(self, settings: FreeRADSettings, image_size: int) -> None:

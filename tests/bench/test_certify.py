@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,10 @@ from bench.records import certificate_store
 from bench.records.bounds_table import BoundsTable
 from bench.records.certificate import Certificate
 from bench.report import certificate_plots
-from bench.report.certificates import flags
+from bench.report.certificates import flags, label
+from detectors.errors import DetectorError
 from detectors.noise import Noise
+from detectors.settings import Settings
 
 # The pictures' scores lie within half of |w| sigma, so that radii below sigma tell something.
 SIDE, SIGMA = 16, 0.02
@@ -61,6 +64,36 @@ class Jumping(Declared):
     name = "jumping"
 
 
+@dataclass(frozen=True)
+class ToldSettings(Settings):
+    """How much noise images carry."""
+
+    given: float = 0.0
+
+
+class Told(fakes.Linear):
+    """A score of twice the noise it is told of; without noise of its own once it is told."""
+
+    name = "told"
+    title = "Told"
+    noise_setting = "given"
+    is_stochastic = True
+
+    def __init__(self, settings: ToldSettings, image_size: int) -> None:
+        super().__init__(settings, image_size)  # type: ignore[arg-type]
+        if settings.given > 0.5:
+            raise DetectorError("told knows no such noise; have less.")
+        self.is_stochastic = settings.given == 0
+
+    @classmethod
+    def settings_for(cls, preset: str, image_size: int) -> Any:
+        return ToldSettings()
+
+    def value(self, x: Tensor, noise: Noise) -> Tensor:
+        own = 2 * self.settings.given if self.settings.given else noise.normal((), stream="own", like=x)
+        return super().value(x, noise) + own
+
+
 class Noisy(fakes.Noisy):
     """Draws noise of its own, and claims a Lipschitz constant that means nothing then."""
 
@@ -83,7 +116,7 @@ def certify(
     small: Path,
     tmp_path: Path,
 ) -> Callable[..., Said]:
-    register(fakes.Linear, Steady, Skewed, Noisy, Jumping, fakes.NotANumber)
+    register(fakes.Linear, Steady, Skewed, Noisy, Jumping, Told, fakes.NotANumber)
     monkeypatch.setattr(certificate_plots, "write_all", lambda *_: [])  # seconds; test_certificate_report draws
 
     def call(*more: object, names: str = "linear") -> Said:
@@ -370,6 +403,9 @@ def test_an_attack_with_nothing_to_follow_is_no_silent_one(
         (("--rule", "exceedance", "--holdout", "3"), "there are 3"),
         (("--p", "auto", "--holdout", "0"), "there are 0"),
         (("--detectors", "smooth:linear"), "smoothed already"),
+        (("--match-noise",), r"can be told how much noise images carry \(freerad, told\)"),
+        (("--match-noise", "--detectors", "told", "--sigma", "0.1,0.7"), "told knows no such noise"),
+        (("--match-noise", "--detectors", "told", "--set", "told.given=0.1"), "leave one of them out"),
     ],
 )
 def test_what_makes_no_sense_is_one_sentence_before_anything_is_done(
@@ -412,6 +448,32 @@ def test_a_score_that_looks_at_its_batch_is_not_certified(
         said = certify("--detectors", "odd", "--cache", tmp_path / cls.__name__)
         assert said.code == 2 and sentence in said.err
     assert not made(tmp_path / "out")
+
+
+def test_a_detector_that_can_be_told_of_the_noise_is_told_of_each_sigma(
+    certify: Callable[..., Said], tmp_path: Path
+) -> None:
+    """One fit for each sigma; whatever cannot be told is certified as ever, and without the option nothing is told."""
+    sigmas = (SIGMA, 2 * SIGMA)
+    words = "--sigma", ",".join(map(str, sigmas))
+    said = certify("--match-noise", *words, names="told,linear")
+    assert said.code == 0, said.err
+    claims = {(c.claim.detector.name, c.claim.smoothing.sigma): (c, t) for c, t in made(tmp_path / "out")}
+    assert claims.keys() == {(name, sigma) for name in ("told", "linear") for sigma in sigmas}
+    for sigma in sigmas:
+        (told, table), (plain, beside) = claims["told", sigma], claims["linear", sigma]
+        assert dict(told.claim.detector.settings) == {"given": sigma} and not told.claim.detector.is_stochastic
+        assert not told.full_run and label(told).endswith(f"given={sigma:g}")
+        assert plain.claim.detector.settings == {"knob": 1}
+        spread = 1.5 * LENGTH * sigma * (500**-0.5)  # of the median of 500 samples, with its 1.25 rounded up
+        assert np.abs(table.scores - beside.scores - 2 * sigma).max() < 6 * spread
+    text = " ".join(said.out.split())
+    assert f"given={SIGMA:g}" in text
+    assert "already there" in certify("--match-noise", *words, names="told,linear").out
+    passes = " ".join(certify("--match-noise", "--dry-run", *words, names="told,linear").out.split())
+    assert passes.count("0 of 28,000") == 2
+    untold = certify("--out", tmp_path / "untold", names="told")
+    assert untold.code == 0 and "given=" not in untold.out
 
 
 def test_a_dry_run_says_what_is_left_and_does_nothing(certify: Callable[..., Said], tmp_path: Path) -> None:
