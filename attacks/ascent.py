@@ -32,14 +32,16 @@ def settled_gradient(wanted: str, detector: Detector, *, smooth_map: bool) -> st
     Of a detector without a surrogate or a map there is the score's to follow, whatever is wanted. Of one whose
     surrogate is a monotone function of the score, "auto" is the surrogate's alone: the same direction, where the score
     has one. With `smooth_map` "auto" is the map's smooth maximum where the score is the map's maximum and stochastic:
-    a maximum over pixels has the gradient of one pixel, and noise makes it another one at each draw.
+    a maximum over pixels has the gradient of one pixel, and noise makes it another one at each draw. A surrogate that
+    holds the reconstruction constant is followed where it is wanted, alone.
     """
     if wanted == "auto" and detector.has_surrogate:
         return "surrogate" if detector.surrogate_is_monotone else "auto"
     if wanted == "auto":
         can_smooth = smooth_map and detector.has_map and detector.score_is_map_maximum
         return "map" if detector.is_stochastic and can_smooth else "score"
-    if (wanted == "surrogate" and not detector.has_surrogate) or (wanted.endswith("map") and not detector.has_map):
+    has_surrogate = detector.has_surrogate or detector.surrogate_holds_reconstruction
+    if (wanted == "surrogate" and not has_surrogate) or (wanted.endswith("map") and not detector.has_map):
         return "score"
     return wanted
 

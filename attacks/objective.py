@@ -59,6 +59,12 @@ def _stands_for_the_score(detector: Detector, differentiate: Differentiate) -> b
     return differentiate != "score" and detector.has_surrogate and detector.surrogate_is_monotone
 
 
+def _is_the_loss(detector: Detector, differentiate: Differentiate) -> bool:
+    """Whether what is followed has the value by which images are compared, so that no other pass has to be made."""
+    of_surrogate = detector.surrogate_is_monotone or detector.surrogate_holds_reconstruction
+    return differentiate != "surrogate" or of_surrogate
+
+
 def loss_and_gradient(
     detector: Detector,
     x: Tensor,
@@ -156,7 +162,7 @@ def _single_draw(
         losses = _signed(_followed(detector, differentiate, scale)(leaf, noise), leaf, sign)
         gradient = _gradient(losses, leaf, detector, differentiate)
     followed = losses.detach()
-    if differentiate == "surrogate" and not detector.surrogate_is_monotone:
+    if not _is_the_loss(detector, differentiate):
         return _Draw(loss(detector, x, y, noise), gradient, followed)
     return _Draw(followed, gradient, followed)
 
@@ -245,8 +251,7 @@ class Objective:
         evaluation = loss_and_gradient(
             self._detector, x, y, noise, differentiate=self._differentiate, scale=scale, eot=draws
         )
-        twice = self._differentiate == "surrogate" and not self._detector.surrogate_is_monotone
-        self.forwards += draws * (2 if twice else 1)
+        self.forwards += draws * (1 if _is_the_loss(self._detector, self._differentiate) else 2)
         self.gradients += draws
         which = slice(None) if rows is None else rows
         self._steps[which] += 1

@@ -76,6 +76,9 @@ class Detector(nn.Module, ABC):
         surrogate_is_monotone: whether the surrogate is an increasing function of the score (its logarithm, say).
             Steepest steps along both are then the same wherever the score's gradient is alive, and attacks follow the
             surrogate's alone.
+        surrogate_holds_reconstruction: whether the surrogate has the score's values, and a gradient that leaves out the
+            way through the reconstruction (BPDA as the FreeRAD paper takes it). The score's own gradient is there, so
+            no attack follows this one unless it is told to (`--bpda`).
         score_is_map_maximum: whether the score is the largest value of the anomaly map (of one of another size: up to
             interpolation). The gradient of a maximum touches what one pixel sees; attacks on a stochastic detector
             can then follow a smooth maximum of the map instead. May depend on the settings.
@@ -99,6 +102,7 @@ class Detector(nn.Module, ABC):
     has_reconstruction: bool = False
     has_surrogate: bool = False  # may depend on the settings
     surrogate_is_monotone: bool = False
+    surrogate_holds_reconstruction: bool = False
     score_is_map_maximum: bool = False
     auto_choices: ClassVar[dict[str, tuple[int, ...]]] = {}
     frozen_prefixes: ClassVar[tuple[str, ...]] = ()

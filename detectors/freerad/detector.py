@@ -52,6 +52,7 @@ class FreeRAD(Detector):
     has_map = True
     score_is_map_maximum = True
     has_reconstruction = True
+    surrogate_holds_reconstruction = True
     noise_setting = "given_noise"
     auto_choices: ClassVar[dict[str, tuple[int, ...]]] = {"k": (25, 50, 100, 200, 300)}  # the paper's Table 8
 
@@ -231,17 +232,23 @@ class FreeRAD(Detector):
         chain = self.process if count == self.k else process(self.settings.schedule, shots(self.k, count))
         return (denoise(self.unet, x * 2 - 1, chain, self.k, noise) + 1) / 2
 
-    def _errors(self, x: Tensor, noise: Noise) -> Tensor:
+    def _errors(self, x: Tensor, noise: Noise, *, held: bool = False) -> Tensor:
+        """Error maps of images at the work size, the mean over the score's draws; `held`: no gradient goes through the
+        reconstruction."""
         draws = self.settings.score_draws
         sources = [noise] if draws == 1 else [noise.sub(draw) for draw in range(draws)]
-        maps = [
-            multiscale_error(x, self._rebuilt(x, source), self.settings.scales, self.settings.filter_size)
-            for source in sources
-        ]
+        maps = []
+        for source in sources:
+            rebuilt = self._rebuilt(x.detach() if held else x, source)
+            maps.append(multiscale_error(x, rebuilt, self.settings.scales, self.settings.filter_size))
         return torch.stack(maps).mean(dim=0)
 
     def _score(self, x: Tensor, noise: Noise) -> Tensor:
         return image_score(self._errors(self._work(x), noise), self.normal_map)
+
+    def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
+        """The score with the reconstruction held constant, as the paper's BPDA has it: for `--bpda`."""
+        return image_score(self._errors(self._work(x), noise, held=True), self.normal_map)
 
     def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
         deviation = (self._errors(self._work(x), noise) - self.normal_map).abs()[:, None]
