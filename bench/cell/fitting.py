@@ -59,12 +59,19 @@ class Fitted:
         """For the record."""
         report = self.detector.fit_report
         taken = report.get("unet_from") or report.get("network_from")
+        chosen = report.get("auto")
         return {
             "origin": self.origin,
             "key": self.key,
             "seconds": self.fit_seconds,
             **({"network_from": taken} if taken is not None else {}),
+            **({"chosen": _told(chosen)} if isinstance(chosen, dict) else {}),
         }
+
+
+def _told(chosen: dict[str, Any]) -> dict[str, Any]:
+    """Of a setting that the suite has chosen: which, its value, and on what; a checkpoint has the whole table."""
+    return {"setting": chosen.get("setting"), "value": chosen.get("chosen"), "judged_on": chosen.get("judged_on")}
 
 
 def obtain(

@@ -155,7 +155,7 @@ def certify(
     cache_folder.check(plan)
     files.check_writable(config.cache)
     deterministic(config.torch_device())
-    with _Reporter(console, plan.several_fits) as reporter:
+    with CertificateReporter(console, plan.several_fits) as reporter:
         result = certify_plan(plan, asked, reporter)
     if (out / "records").is_dir():  # whose leaderboards have a column for what is certified
         write_results(out, summary.revisions())
@@ -194,7 +194,7 @@ def write_certificates(out: Path, console: Screen) -> list[Path]:
     return written
 
 
-class _Reporter(ConsoleReporter):
+class CertificateReporter(ConsoleReporter):
     """A `CertifyReporter` on a console."""
 
     def __init__(self, console: Screen, several: Collection[str]) -> None:

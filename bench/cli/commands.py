@@ -35,7 +35,6 @@ from bench.cli.options import (
     Holdout,
     ImageSize,
     Limit,
-    Out,
     PresetName,
     Settings,
     expanded,
@@ -59,6 +58,7 @@ app.command(cls=shell.Once)(certify_command.certify)
 app.command(cls=shell.Once)(distance_command.distance)
 app.command(cls=shell.Once)(transfer_command.transfer)
 app.command("diagnose", cls=shell.Once)(diagnose_command.command)
+app.command(cls=shell.Once)(reproduce_command.reproduce)
 
 
 @app.command(cls=shell.Once)
@@ -163,24 +163,6 @@ def list_names(
     """Say what there is."""
     screen = Screen()
     screen.print(summary.listing(what, refused=refused, width=screen.width))
-
-
-@app.command("reproduce", cls=shell.Once)
-def reproduce_table(
-    table: Annotated[str, typer.Argument(help="table1, table2, table3, table6 or table14")],
-    records: Annotated[
-        Path | None,
-        typer.Option(help="Folder of records (default: results/records, and those of a clone).", callback=expanded),
-    ] = None,
-    preset: Annotated[str, typer.Option(help="Whose records to compare.")] = "paper",
-    protocol: Annotated[str, typer.Option(help="Whose records to compare.")] = "paper",
-    image_size: ImageSize = None,
-    out: Out = Path("results"),
-) -> None:
-    """Put a table of the paper beside what was measured; what is missing is marked as not run."""
-    reproduce_command.reproduce_table(
-        table, records, preset=preset, protocol=protocol, image_size=image_size, out=out, console=Screen()
-    )
 
 
 def main() -> None:

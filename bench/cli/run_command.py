@@ -43,6 +43,7 @@ from bench.cli.progress import ConsoleReporter
 from bench.cli.screen import Screen
 from bench.plan import plan as planning
 from bench.plan import protocols
+from bench.plan.request import RunConfig
 from bench.run import costs, runner
 from bench.run import pool as processes
 from bench.run.determinism import deterministic
@@ -155,6 +156,19 @@ def run(
     if dry_run:
         show_costs(planning.make(config), console)
         return
+    plan, result = execute(config, console, workers=workers)
+    summary.write_results(out, console)
+    summary.show_result(plan, result, console)
+    shell.say(*result.problems)
+    raise typer.Exit(2 if result.problems else summary.failures(result.records))
+
+
+def execute(config: RunConfig, console: Screen, *, workers: int | None) -> tuple[planning.Plan, runner.RunResult]:
+    """Do what is missing of a request, with progress on the console.
+
+    Raises:
+        BenchError, DetectorError, AttackError, WeightsError: what the user can mend.
+    """
     with processes.early(config, workers) as crew:
         plan = planning.make(config)
         files.check_writable(config.out)
@@ -162,12 +176,8 @@ def run(
         files.check_writable(config.out / "records")
         deterministic(config.torch_device())
         with ConsoleReporter(console, plan.cells, plan.several_fits) as reporter:
-            drawing = summary.DrawingReporter(reporter, out)
-            result = runner.run_plan(plan, drawing, workers=processes.count(plan, workers), crew=crew)
-    summary.write_results(out, console)
-    summary.show_result(plan, result, console)
-    shell.say(*result.problems)
-    raise typer.Exit(2 if result.problems else summary.failures(result.records))
+            drawing = summary.DrawingReporter(reporter, config.out)
+            return plan, runner.run_plan(plan, drawing, workers=processes.count(plan, workers), crew=crew)
 
 
 def show_costs(plan: planning.Plan, console: Screen) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from attacks.base import Attack
 from bench.cell.more_draws import FACTOR, PER_CLASS
 from bench.plan import protocols
 from bench.plan.plan import Job, Plan
@@ -150,9 +151,15 @@ def _seconds(cost: Cost, plan: Plan, detector: str, fits: bool) -> float:
     both = any(name == detector and follows.run == "auto" for (name, _), follows in plan.follows.items())
     # A few images are attacked once more with more draws, and along the score.
     attacked = images + ((FACTOR + 1) * 2 * PER_CLASS if stochastic else 0)
+
+    def followed(attack: Attack) -> int:
+        """Gradients of an image; at epsilon 0 there is nothing to find."""
+        if attack.threat.at(plan.image_size).is_a_point:
+            return 0
+        return attack.gradients(is_stochastic=stochastic, gradients_followed=2 if both else 1)
+
     attacks = sum(
-        attacked * attack.gradients(is_stochastic=stochastic, gradients_followed=2 if both else 1) * cost.gradient
-        + 2 * images * draws * cost.forward
+        attacked * followed(attack) * cost.gradient + 2 * images * draws * cost.forward
         for attack in plan.attacks_on(detector)
     )
     return attacks + (cost.fit if fits else 0.0)

@@ -1,7 +1,9 @@
 """The paper's tables: copied faithfully, never completed by zeros, and beside the right records only."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,10 @@ from rich.console import Console
 from bench.errors import UnknownNameError
 from bench.records.record import Record, Revisions
 from bench.report.paper import render
-from bench.report.paper.reproduce import Row, reproduce, sensitivity
-from bench.report.paper.tables import AVERAGE, RECIPES, paper_rows, recipe_of
+from bench.report.paper.measured import Row, reproduce
+from bench.report.paper.printed import AVERAGE
+from bench.report.paper.recipe import Arm, Recipe
+from bench.report.paper.tables import RECIPES, recipe_of, sensitivity
 
 
 def averages(table: str) -> dict[tuple[str, str], Row]:
@@ -20,7 +24,7 @@ def averages(table: str) -> dict[tuple[str, str], Row]:
 
 
 def measured(clean: float = 90.0, robust: float = 50.0, table: str = "table2", **fields: object) -> Record:
-    recipe = RECIPES[table]
+    recipe = RECIPES.get(table, RECIPES["table2"])
     cell = {
         "dataset": recipe.dataset,
         "preset": "paper",
@@ -33,18 +37,24 @@ def measured(clean: float = 90.0, robust: float = 50.0, table: str = "table2", *
     return with_auc(make_record(**cell), clean=clean, robust=robust)
 
 
+PRINTED = tuple(table for table, recipe in RECIPES.items() if not recipe.is_lost)
+LOST = tuple(table for table in RECIPES if table not in PRINTED)
+
+
 def test_every_table_has_all_its_cells_under_registry_names() -> None:
-    for table, recipe in RECIPES.items():
-        rows = [r for r in paper_rows(recipe) if r.category != AVERAGE]
+    assert PRINTED == ("table1", "table2", "table3", "table14")
+    for table in PRINTED:
+        recipe = RECIPES[table]
+        rows = [r for r in recipe.printed() if r.category != AVERAGE]
         expected = {(c, d, t.norm) for c in recipe.categories for d in recipe.detectors for t in recipe.threats}
         assert {(r.category, r.detector, r.norm) for r in rows} == expected, table
         assert len(rows) == len(expected)
-    names = {r.category for t in ("table2", "table14") for r in paper_rows(RECIPES[t])}
+    names = {r.category for t in ("table2", "table14") for r in RECIPES[t].printed()}
     assert {"metal_nut", "airplane", "automobile"} <= names
 
 
 def test_numbers_are_the_papers() -> None:
-    rows = {(r.category, r.detector): r for r in paper_rows(RECIPES["table2"])}
+    rows = {(r.category, r.detector): r for r in RECIPES["table2"].printed()}
     assert (rows["grid", "freerad"].clean, rows["grid", "freerad"].robust) == (100.0, 99.8)
     assert (rows["zipper", "fastflow"].clean, rows["zipper", "fastflow"].robust) == (99.6, 17.5)
     assert rows["carpet", "ocr-gan"].robust == 0.0  # printed as 0, and zero it is
@@ -55,7 +65,7 @@ def test_fastflows_rows_do_not_average_to_what_is_printed() -> None:
     assert (linf.paper_clean, round(linf.computed_clean or 0, 1)) == (98.5, 96.4)
     assert (linf.paper_robust, round(linf.computed_robust or 0, 1)) == (2.3, 2.7)
     assert (l2.paper_robust, round(l2.computed_robust or 0, 1)) == (9.9, 10.3)
-    flagged = {key for t in RECIPES for key, row in averages(t).items() if row.disagrees}
+    flagged = {key for t in PRINTED for key, row in averages(t).items() if row.disagrees}
     assert flagged == {("fastflow", "linf"), ("fastflow", "l2")}
 
 
@@ -119,13 +129,10 @@ def test_an_average_needs_every_category() -> None:
     assert part.measured_robust is None
 
 
-def test_the_protocols_own_steps_are_shown_and_others_only_in_the_sensitivity_table() -> None:
+def test_the_protocols_own_steps_are_shown() -> None:
     records = [measured(robust=70.0, steps=10, written="2026"), measured(robust=50.0), measured(robust=45.0, steps=200)]
     row = next(r for r in reproduce("table2", records).rows if (r.category, r.detector) == ("carpet", "freerad"))
     assert row.measured_robust is not None and row.measured_robust.value == pytest.approx(50.0)
-    moved = sensitivity("table2", [*records, measured(category="grid")])
-    assert list(moved["steps"]) == [10, 40, 200] and list(moved["robust_auc"]) == pytest.approx([70, 50, 45])
-    assert sensitivity("table2", records[:1]).empty
 
 
 def test_stale_partial_and_failed_cells_are_marked() -> None:
@@ -135,7 +142,7 @@ def test_stale_partial_and_failed_cells_are_marked() -> None:
     found = reproduce("table2", records, revisions=Revisions(detectors={"freerad": 2}))
     status = {r.category: r.status for r in found.rows if r.detector == "freerad"}
     assert (status["grid"], status["tile"], status["wood"], status["carpet"]) == (" ‡", " †‡", " x‡", "")
-    assert ("wood", "freerad") in {(c, d) for c, d, _ in found.missing}
+    assert ("wood", "freerad") in {(c, arm.detector) for c, arm in found.missing}
 
 
 def test_table14_uses_the_native_radius_and_shows_the_scaled_one_beside_it() -> None:
@@ -144,14 +151,14 @@ def test_table14_uses_the_native_radius_and_shows_the_scaled_one_beside_it() -> 
     row = next(r for r in found.rows if (r.category, r.detector, r.norm) == ("cat", "cfa", "l2"))
     assert row.measured_robust is not None and row.measured_robust.value == pytest.approx(5.0)
     assert row.also_robust is not None and row.also_robust.value == pytest.approx(55.0)
-    assert any("--epsilon 0.025" in c for c in found.commands()) and any(
-        "--epsilon 0.2 " in c for c in found.commands()
-    )
+    commands = [run.command() for run in found.runs()]
+    assert any("--epsilon 0.025" in c for c in commands) and any("--epsilon 0.2 " in c for c in commands)
 
 
 def test_at_another_size_l2_scales_with_the_side_and_linf_stays() -> None:
     assert recipe_of("table3").at_size(128, preset="quick", protocol="quick").threats[0].epsilon == pytest.approx(0.1)
     assert recipe_of("table14").at_size(32, preset="quick", protocol="paper").threats == recipe_of("table14").threats
+    assert recipe_of("table5").at_size(128, preset="quick", protocol="quick").threats[-1].epsilon == pytest.approx(0.1)
     quick = recipe_of("table2").at_size(128, preset="quick", protocol="quick")
     assert quick.threats[0].epsilon == 2 / 255
     assert "Ours: preset quick, protocol quick, 128 pixels, linf 2/255" in quick.title
@@ -161,48 +168,158 @@ def test_at_another_size_l2_scales_with_the_side_and_linf_stays() -> None:
 
 def test_the_commands_name_what_is_missing_and_nothing_else() -> None:
     recipe = RECIPES["table1"]
-    assert len(reproduce("table1", []).commands()) == 1
+    assert len(reproduce("table1", []).runs()) == 1
     done = [measured(table="table1", detector=d) for d in recipe.detectors if d != "spade"]
-    (command,) = reproduce("table1", done).commands()
+    (run,) = reproduce("table1", done).runs()
+    command = run.command()
     assert "--detectors spade " in command and "--categories toothbrush" in command and "--epsilon 2/255" in command
     everything = [*done, measured(table="table1", detector="spade")]
-    assert reproduce("table1", everything).commands() == []
+    assert reproduce("table1", everything).runs() == []
 
 
 def test_the_commands_leave_out_detectors_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.report.paper.reproduce.registry.names", lambda: ("spade",))
+    monkeypatch.setattr("bench.report.paper.measured.registry.names", lambda: ("spade",))
     found = reproduce("table1", [])
-    (command,) = found.commands()
-    assert "--detectors spade " in command
+    (run,) = found.runs()
+    assert run.detectors == ("spade",) and "--detectors spade " in run.command()
     assert found.absent() == ["cfa", "cflow", "fastflow", "ocr-gan"]
 
 
-@pytest.mark.parametrize("table", sorted(RECIPES))
-def test_every_table_fits_80_columns_and_can_be_written(tmp_path: Path, table: str) -> None:
-    recipe = RECIPES[table]
-    records = [
-        measured(
-            table=table,
-            category=c,
-            detector=d,
-            norm=t.norm,
-            attack=t.attack,
-            epsilon=t.epsilon,
-            clean=100.0,
-            robust=100.0,
-            full_run=False,
-        )
-        for c in recipe.categories[:2]
-        for d in recipe.detectors
-        for t in recipe.threats
+def of_arm(recipe: Recipe, category: str, arm: Arm, **fields: Any) -> Record:
+    """The record that a run of a recipe's arm would leave."""
+    threat, asked = arm.threat, dict(arm.threat.asked)
+    gradient = asked.pop("differentiate", "score")
+    gradient = "score" if arm.detector == "pls" else gradient  # it has no inner optimisation: its BPDA is its PGD
+    held = [f"--set {arm.detector}.{name}={value}: not the preset's" for name, value in arm.settings]
+    held += [f"--gradient {gradient}: the protocol follows the score's"] if gradient != "score" else []
+    record = measured(
+        table=recipe.table,
+        dataset=recipe.dataset,
+        preset=recipe.preset,
+        image_size=recipe.image_size,
+        protocol=recipe.protocol_of(threat),
+        category=category,
+        detector=arm.detector,
+        norm=threat.norm,
+        attack=threat.attack,
+        epsilon=threat.epsilon,
+        settings={"width": 1, **dict(arm.settings)},
+        changed=asked,
+        differentiate=gradient,
+        full_run=not held,
+        **asked,
+        **fields,
+    )
+    return replace(record, limits=held)
+
+
+@pytest.mark.parametrize("table", [*RECIPES, "sensitivity"])
+def test_each_arm_is_filled_by_its_own_record_and_by_no_other_arms(table: str) -> None:
+    recipe = sensitivity("screw") if table == "sensitivity" else RECIPES[table]
+    category = recipe.categories[0]
+    for number, arm in enumerate(recipe.arms):
+        record = of_arm(recipe, category, arm, robust=40.0 + number)
+        found = reproduce(table, [record], recipe=recipe)
+        filled = [r.arm for r in found.rows if r.category == category and r.measured_robust is not None]
+        assert arm in filled
+        assert (category, arm) not in found.missing or recipe.shows[-1] in ("k", "seconds")
+        for other in (a for a in filled if a != arm):  # the same measurement under another name
+            asked = dict(other.threat.asked)
+            is_plain = other.detector == "pls" and asked.pop("differentiate", "surrogate") == "surrogate"
+            assert other.settings == arm.settings and other.threat.norm == arm.threat.norm
+            assert is_plain or all(record.attack.settings[name] == value for name, value in asked.items())
+        assert not any("†" in r.status for r in found.rows)  # what the arm asks for makes it no lesser run
+
+
+@pytest.mark.parametrize("table", [*RECIPES, "sensitivity"])
+def test_every_missing_cell_is_in_a_run_and_the_runs_ask_for_what_the_arms_do(table: str) -> None:
+    recipe = sensitivity("screw") if table == "sensitivity" else RECIPES[table]
+    found = reproduce(table, [], recipe=recipe)
+    cells = {
+        (c, str(run.threat), run.settings, d) for run in found.runs() for c in run.categories for d in run.detectors
+    }
+    for category, arm in found.missing:
+        settings = tuple(f"{arm.detector}.{name}={value}" for name, value in arm.settings)
+        assert (category, str(arm.threat), settings, arm.detector) in cells
+    for run in found.runs():
+        command = run.command()
+        assert f"--attack {run.threat.attack} " in command and ("--bpda" in command) == run.threat.bpda
+        assert ("--eot 20" in command) == (run.threat.eot == 20)
+        assert all(f"--set {setting}" in command for setting in run.settings)
+        assert ("--holdout 32" in command) == (table == "table7")
+
+
+def test_what_another_table_asks_for_is_not_run_twice() -> None:
+    first, second = reproduce("table10", []), reproduce("table11", [])
+    shared = {first.place(*cell) for cell in first.missing}
+    assert {c for run in second.runs(shared) for c in run.categories} == set()
+    assert [run.epsilon for run in reproduce("table3", []).runs({first.place(*c) for c in first.missing})] == [0.2]
+    of_table3 = reproduce("table3", [])
+    fifth = reproduce("table5", []).runs({of_table3.place(*c) for c in of_table3.missing})
+    assert [(run.threat.norm, run.threat.eot) for run in fifth] == [("linf", None), ("linf", 20), ("l2", 20)]
+
+
+def test_other_data_stand_under_a_heading_of_their_own_without_the_papers_numbers() -> None:
+    recipe = RECIPES["table2"].on("elpv", ("mono", "poly")).at_size(128, preset="quick", protocol="quick")
+    assert "elpv, which is not the paper's data" in recipe.title and "128 pixels" in recipe.title
+    arm = recipe.arms[-1]
+    found = reproduce(
+        "table2", [of_arm(recipe, c, arm, clean=70.0, robust=25.0) for c in ("mono", "poly")], recipe=recipe
+    )
+    average = next(r for r in found.rows if r.category == AVERAGE and r.arm == arm)
+    assert average.paper_robust is None and average.measured_robust is not None
+    assert "paper" not in render.markdown(found).splitlines()[2]
+    part = RECIPES["table2"].on("mvtec", ("screw",))
+    rows = reproduce("table2", [], recipe=part).rows
+    assert {r.category for r in rows} == {"screw"} and any(r.paper_robust == 87.6 for r in rows)
+    assert part.is_papers and RECIPES["table2"].on("mvtec", RECIPES["table2"].categories) is RECIPES["table2"]
+
+
+def test_the_chosen_k_and_the_seconds_are_read_from_the_record() -> None:
+    seventh = RECIPES["table7"]
+    record = of_arm(seventh, "carpet", seventh.arms[0])
+    assert ("carpet", seventh.arms[0]) in reproduce("table7", [record]).missing  # it does not say what was chosen
+    told = replace(record, checkpoint={"chosen": {"setting": "k", "value": 50}})
+    found = reproduce("table7", [told])
+    assert found.rows[0].chosen == 50 and "50" in render.markdown(found).splitlines()[4]
+    eleventh = RECIPES["table11"]
+    of_one = [
+        replace(of_arm(eleventh, "toothbrush", arm), seconds={"verdict": 0.1 * (1 + number) * 2 * 50})
+        for number, arm in enumerate(eleventh.arms)
     ]
-    found = reproduce(table, records, revisions=Revisions(detectors=dict.fromkeys(recipe.detectors, 2)))
-    stream = io.StringIO()
-    Console(file=stream, width=80).print(render.terminal(found))
-    assert "…" not in stream.getvalue() and "100.0 †‡" in stream.getvalue()
+    rows = [r for r in reproduce("table11", of_one).rows if r.category == "toothbrush"]
+    scale = [r.seconds / 0.1 for r in rows if r.seconds is not None]
+    assert scale == pytest.approx([1, 2, 3, 4, 5, 6])
+    assert "x6.0" in render.markdown(reproduce("table11", of_one))
+
+
+@pytest.mark.parametrize("table", [*sorted(RECIPES), "sensitivity"])
+def test_every_table_fits_80_columns_and_can_be_written(tmp_path: Path, table: str) -> None:
+    recipe = sensitivity("metal_nut") if table == "sensitivity" else RECIPES[table]
+    records = [
+        replace(of_arm(recipe, c, arm, clean=100.0, robust=100.0), full_run=False, limits=["few"])
+        for c in recipe.categories[:2]
+        for arm in recipe.arms
+    ]
+    found = reproduce(table, records, recipe=recipe, revisions=Revisions(detectors=dict.fromkeys(recipe.detectors, 2)))
+    for width in (80, 40):
+        stream = io.StringIO()
+        Console(file=stream, width=width).print(render.terminal(found, width))
+        assert "…" not in stream.getvalue() and "†‡" in stream.getvalue()
+        assert max(map(len, stream.getvalue().splitlines())) <= width
     assert [p.name for p in render.write(found, tmp_path)] == [f"{table}.csv", f"{table}.md"]
 
 
-def test_a_table_that_did_not_survive_is_an_error_that_names_the_others() -> None:
+def test_a_lost_table_says_so_and_shows_no_zero() -> None:
+    for table in LOST:
+        found = reproduce(table, [])
+        assert found.notes[0] == "The numbers of this table are lost in the paper's text."
+        assert all(r.paper_clean is None and r.paper_robust is None for r in found.rows)
+        text = render.markdown(found)
+        assert "not run" in text and "| 0.0" not in text and "paper |" not in text
+        assert all(finding.holds == "not measured" for _, finding in found.findings) and found.findings
+
+
+def test_a_table_that_does_not_exist_is_an_error_that_names_the_nearest() -> None:
     with pytest.raises(UnknownNameError, match="table1"):
-        reproduce("table7", [])
+        reproduce("table15", [])

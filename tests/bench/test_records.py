@@ -14,7 +14,7 @@ import pytest
 from fake_records import make_cell, make_failed, make_record, make_scores, write_record
 
 from bench.errors import RecordError
-from bench.records import paths, store
+from bench.records import pairs, paths, store
 from bench.records.cell import Cell
 from bench.records.record import Record, Revisions, is_stale
 from bench.records.schema import content_sha256
@@ -216,13 +216,13 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing_behind(
 
 def test_the_record_is_written_after_its_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    real = store.write_atomically
+    real = pairs.write_atomically
 
     def spy(path: Path, data: bytes) -> None:
         order.append(path.name)
         real(path, data)
 
-    monkeypatch.setattr(store, "write_atomically", spy)
+    monkeypatch.setattr(pairs, "write_atomically", spy)
     store.write(make_record(), make_scores(), tmp_path)
     assert [name.endswith(".scores.csv") for name in order] == [True, False]
 

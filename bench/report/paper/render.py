@@ -1,7 +1,8 @@
-"""A reproduced table as a data frame, Markdown, CSV, and for the terminal."""
+"""A reproduced table as a data frame, Markdown, CSV, and for the terminal: a block for each attack."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,13 +13,15 @@ from rich.text import Text
 from bench import files
 from bench.metrics.intervals import Estimate
 from bench.report import narrow
-from bench.report.paper.reproduce import Reproduction
-from bench.report.paper.tables import AVERAGE
-from bench.text import MISSING, escape_markdown, markdown_table, norm_text
+from bench.report.paper.measured import Reproduction
+from bench.report.paper.printed import AVERAGE
+from bench.report.paper.recipe import Threat
+from bench.text import MISSING, escape_markdown, markdown_table
 from detectors.checkpoint import write_atomically
 
 NOT_RUN = "not run"
 UNREADABLE = "?"
+OUR_INTERVAL = "Ours: AUC in %, and its 95 % interval."
 
 
 def frame(found: Reproduction) -> pd.DataFrame:
@@ -33,6 +36,8 @@ def frame(found: Reproduction) -> pd.DataFrame:
             {
                 "category": r.category,
                 "detector": r.detector,
+                "arm": r.arm.label,
+                "attack": str(r.arm.threat),
                 "norm": r.norm,
                 "epsilon": r.epsilon,
                 "paper_clean": r.paper_clean,
@@ -44,6 +49,8 @@ def frame(found: Reproduction) -> pd.DataFrame:
                 "robust_difference": r.robust_difference,
                 "computed_robust": r.computed_robust,
                 **bounds("scaled_robust", r.also_robust),
+                "chosen": r.chosen,
+                "seconds_per_image": r.seconds,
                 "average_disagrees": r.disagrees,
                 "status": r.status,
             }
@@ -53,12 +60,23 @@ def frame(found: Reproduction) -> pd.DataFrame:
 
 
 def markdown(found: Reproduction) -> str:
-    """The table, its notes, and the commands for what is missing."""
-    header, rows = _cells(found)
-    text = f"## {escape_markdown(found.recipe.title)}\n\n"
-    text += markdown_table([escape_markdown(h) for h in header], [[escape_markdown(c) for c in row] for row in rows])
+    """The tables, what holds, notes, and the commands for what is missing."""
+    text = f"## {escape_markdown(found.recipe.title)}\n"
+    for threat in _blocks(found):
+        header, rows = _cells(found, threat)
+        text += f"\n### {escape_markdown(str(threat))}\n\n" if len(_blocks(found)) > 1 else "\n"
+        text += markdown_table(
+            [escape_markdown(" ".join(h.split())) for h in header], [[escape_markdown(c) for c in row] for row in rows]
+        )
+    if found.findings:
+        text += "\n\nWhat the paper says, and whether it holds here:\n"
+    for claim, finding in found.findings:
+        text += f"\n- **{finding.holds}**: {escape_markdown(claim.sentence)}"
+        text += f" ({escape_markdown(finding.found)})" if finding.found else ""
+    if found.findings:
+        text += "\n"
     text += "".join(f"\n- {escape_markdown(note)}" for note in found.notes)
-    commands = found.commands()
+    commands = [run.command() for run in found.runs()]
     if found.absent():
         text += f"\n- Not among the installed detectors: {', '.join(found.absent())}."
     if commands:
@@ -66,17 +84,38 @@ def markdown(found: Reproduction) -> str:
     return text + "\n"
 
 
-def terminal(found: Reproduction, width: int = 80) -> Table | Group:
-    """For rich, within so many columns, 80 at most."""
-    header, rows = _cells(found)
-    if width < 80:  # its columns are no wider than their figures
-        names = [" ".join(name.split()) for name in header]
-        lines = [(0, found.recipe.title)]
-        for row in rows:
-            values = [f"{name} {value}" for name, value in zip(names[2:], row[2:], strict=True) if value]
-            lines += [(0, " ".join(row[:2])), (1, "  ".join(values))]
-        return narrow.listed(lines)
-    table = Table(title=Text(found.recipe.title), box=None, padding=(0, 1, 0, 0), pad_edge=False, show_lines=False)
+def terminal(found: Reproduction, width: int = 80) -> Group:
+    """For rich, within so many columns, 80 at most: the tables and what holds of the claims."""
+    parts: list[Table | Group | Text] = [Text(found.recipe.title, style="bold")]
+    several = len(_blocks(found)) > 1
+    for threat in _blocks(found):
+        header, rows = _cells(found, threat)
+        if width < 80:  # its columns are no wider than their figures
+            names = [" ".join(name.split()) for name in header]
+            lines = [(0, str(threat))] if several else []
+            for row in rows:
+                values = [f"{name} {value}" for name, value in zip(names[2:], row[2:], strict=True) if value]
+                lines += [(0, " ".join(row[:2])), (1, "  ".join(values))]
+            parts.append(narrow.listed(lines))
+            continue
+        parts.append(_table(header, rows, str(threat) if several else ""))
+    if found.findings:
+        parts.append(Text("\nWhat the paper says, and whether it holds here:"))
+    for claim, finding in found.findings:
+        told = f" ({finding.found})" if finding.found else ""
+        parts.append(Text(f"- {finding.holds}: {claim.sentence}{told}"))
+    return Group(*parts)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> Table:
+    table = Table(
+        title=Text(f"\n{title}") if title else None,
+        title_justify="left",
+        box=None,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        show_lines=False,
+    )
     for index, name in enumerate(header):
         table.add_column(Text(name), justify="left" if index < 2 else "right", no_wrap=True)
     for row in rows:
@@ -94,46 +133,60 @@ def write(found: Reproduction, folder: Path) -> list[Path]:
     return paths
 
 
-def _cells(found: Reproduction) -> tuple[list[str], list[list[str]]]:
-    scaled = any(t.also is not None for t in found.recipe.threats)
-    several = len(found.recipe.threats) > 1
-    # "paper" is printed, "ours" is measured, "diff" is ours minus paper; first clean, then robust.
-    header = ["category", "detector", *(["norm"] if several else [])]
-    header += [
-        "clean:\npaper",
-        "\nours",
-        "\ndiff",
-        "robust:\npaper",
-        "\nours",
-        "\ndiff",
-        *(["\nscaled"] if scaled else []),
-    ]
+def _blocks(found: Reproduction) -> list[Threat]:
+    """The attacks of which there is something to say; one alone where single arms of a table differ in it."""
+    threats = list(found.recipe.threats)
+    own = [row.arm.threat for row in found.rows if row.arm.label]
+    return threats[:1] if own and len(set(own)) == len(threats) > 1 else threats
+
+
+def _cells(found: Reproduction, threat: Threat) -> tuple[list[str], list[list[str]]]:
+    """Header and lines: "paper" is printed, "ours" is measured, "diff" is ours minus paper."""
+    shows, printed = found.recipe.shows, bool(found.recipe.printed())
+    together = len(_blocks(found)) < len(found.recipe.threats)
+    scaled = threat.also is not None
+    header = ["category", "detector"]
+    for which in ("clean", "robust"):
+        if which in shows:
+            header += [f"{which}:\npaper", "\nours", "\ndiff"] if printed else [f"{which}:\nours"]
+    header += ["\nscaled"] if scaled and "robust" in shows else []
+    header += ["\nk"] if "k" in shows else []
+    header += ["seconds\nan image", "\nof the first"] if "seconds" in shows else []
     rows = []
+    first: dict[str, float] = {}
     for r in found.rows:
-        ours = f"{_text(r.measured_robust, NOT_RUN)}{r.status}"
-        cells = [r.category, r.detector, *([norm_text(r.norm)] if several else [])]
-        cells += [_text(r.paper_clean, UNREADABLE), _text(r.measured_clean, MISSING), _signed(r.clean_difference)]
-        cells += [_text(r.paper_robust, UNREADABLE), ours, _signed(r.robust_difference)]
-        cells += [_text(r.also_robust, MISSING)] if scaled else []
+        if not together and r.arm.threat != threat:
+            continue
+        cells = [r.category, str(r.arm)]
+        if "clean" in shows:
+            absent = NOT_RUN if "robust" not in shows else MISSING
+            status = r.status if "robust" not in shows else ""
+            ours = f"{_text(r.measured_clean, absent, interval=not scaled)}{status}"
+            cells += [_text(r.paper_clean, UNREADABLE), ours, _signed(r.clean_difference)] if printed else [ours]
+        if "robust" in shows:
+            ours = f"{_text(r.measured_robust, NOT_RUN, interval=not scaled)}{r.status}"
+            cells += [_text(r.paper_robust, UNREADABLE), ours, _signed(r.robust_difference)] if printed else [ours]
+            cells += [_text(r.also_robust, MISSING, interval=False)] if scaled else []
+        if "k" in shows:
+            cells.append(MISSING if r.chosen is None else str(r.chosen))
+        if "seconds" in shows:
+            base = first.setdefault(r.category, r.seconds) if r.seconds is not None else None
+            cells.append(NOT_RUN if r.seconds is None else f"{r.seconds:.3f}{r.status}")
+            cells.append(f"x{r.seconds / base:.1f}" if r.seconds is not None and base else MISSING)
         rows.append(cells)
-        if r.category == AVERAGE:
+        if r.category == AVERAGE and printed:
             computed = [_text(r.computed_clean, UNREADABLE), "", "", _text(r.computed_robust, UNREADABLE), "", ""]
-            rows.append(
-                [
-                    "  of rows" + (" (!)" if r.disagrees else ""),
-                    r.detector,
-                    *([norm_text(r.norm)] if several else []),
-                    *computed,
-                    *([""] if scaled else []),
-                ]
-            )
+            scale = [""] if scaled else []
+            rows.append(["  of rows" + (" (!)" if r.disagrees else ""), str(r.arm), *computed, *scale])
     return header, rows
 
 
-def _text(value: Estimate | float | None, absent: str) -> str:
+def _text(value: Estimate | float | None, absent: str, *, interval: bool = True) -> str:
     if value is None:
         return absent
-    return f"{value.value if isinstance(value, Estimate) else value:.1f}"
+    if not isinstance(value, Estimate):
+        return f"{value:.1f}"
+    return f"{value.value:.1f} {value.low:.0f}-{value.high:.0f}" if interval else f"{value.value:.1f}"
 
 
 def _signed(value: float | None) -> str:

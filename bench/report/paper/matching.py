@@ -1,0 +1,96 @@
+"""Which records fill a line of a table of the paper: those of its detector, settings and attack, the best of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bench.plan.protocols import option
+from bench.records.record import Record, Revisions, is_stale
+from bench.report.fits import fit_seed
+from bench.report.paper.recipe import PAPER_STEPS, Arm, Recipe, Threat
+
+_WITH_BPDA = ("apae", "freerad")  # of the paper's detectors: which have another gradient to follow
+
+
+def fits(record: Record, category: str, arm: Arm, recipe: Recipe, epsilon: float) -> bool:
+    """Whether a record is of an arm: of its detector with the settings in which the table's arms differ, under its
+    attack. Of an arm that is about clean images alone, under any attack."""
+    threat, settings = arm.threat, dict(arm.settings)
+    if (record.category, record.detector_name) != (category, arm.detector):
+        return False
+    where = (record.dataset, record.preset, record.image_size, record.protocol)
+    if where != (recipe.dataset, recipe.preset, recipe.image_size, recipe.protocol_of(threat)):
+        return False
+    of_record = record.detector.settings
+    if any(of_record.get(name) != value for name, value in settings.items()):
+        return False
+    if any(_has(record, f"--set {arm.detector}.{name}=") for name in recipe.varied(arm.detector) - settings.keys()):
+        return False
+    return epsilon == 0 or (_in_ball(record, threat, epsilon) and _as_asked(record, arm, recipe))
+
+
+def _in_ball(record: Record, threat: Threat, epsilon: float) -> bool:
+    # An epsilon typed as a decimal is meant as well as 2/255.
+    is_near = abs(record.epsilon - epsilon) <= 1e-6 * epsilon
+    return (record.attack_name, record.norm) == (threat.attack, threat.norm) and is_near
+
+
+def _as_asked(record: Record, arm: Arm, recipe: Recipe) -> bool:
+    """Whether the attack had the settings that the arm asks for, and none that other arms of the table do."""
+    asked, attack, changed = arm.threat.asked, record.attack.settings, record.cell.protocol.changed or {}
+    follows = asked.pop("differentiate", None)
+    if follows is not None:
+        follows = "score" if arm.threat.bpda and arm.detector not in _WITH_BPDA else follows
+        if attack.get("differentiate") != follows:
+            return False
+    elif _has(record, "--gradient"):
+        return False
+    others = {name for threat in recipe.threats for name in threat.asked} - asked.keys()
+    return all(attack.get(name) == value for name, value in asked.items()) and not others & changed.keys()
+
+
+def _has(record: Record, limit: str) -> bool:
+    return any(str(told).startswith(limit) for told in record.limits)
+
+
+def is_partial(record: Record, arm: Arm, recipe: Recipe) -> bool:
+    """Whether it is less than a full run by more than what the arm asks for."""
+    if record.full_run:
+        return False
+    asked = [*map(option, arm.threat.asked), *(f"--set {arm.detector}.{name}=" for name, _ in arm.settings)]
+    asked += ["--holdout"] if recipe.holdout is not None else []
+    return not record.limits or not all(any(str(told).startswith(a) for a in asked) for told in record.limits)
+
+
+def _worth(record: Record, revisions: Revisions, arm: Arm, recipe: Recipe) -> tuple[bool, bool, bool, bool]:
+    """Which of several fitting records are shown: current, successful, complete, at the protocol's 40 steps and step
+    size 2.5 epsilon / steps."""
+    settings = record.attack.settings
+    steps, size = settings.get("steps"), settings.get("step_size")
+    expected = 2.5 * record.epsilon / PAPER_STEPS
+    usual = steps == PAPER_STEPS and isinstance(size, float) and abs(size - expected) <= 1e-6 * expected
+    return (not is_stale(record, revisions), record.ok, not is_partial(record, arm, recipe), usual)
+
+
+def chosen_by_itself(record: Record) -> int | None:
+    """The value of the setting that the fit has chosen; None where it chose none, or the record does not say."""
+    found = record.checkpoint.get("chosen")
+    value = found.get("value") if isinstance(found, dict) else None
+    return value if isinstance(value, int) else None
+
+
+def seconds_a_pass(record: Record) -> float | None:
+    """Of one pass of one image: the verdict's time, in batches, over what it scored, clean and attacked."""
+    seconds, draws = record.seconds.get("verdict"), record.results.get("verdict_draws") or 1
+    count = 2 * (record.subset.normals + record.subset.anomalies) * draws
+    return seconds / count if record.ok and isinstance(seconds, int | float) and count else None
+
+
+def best_of_each_fit(records: Sequence[Record], revisions: Revisions, arm: Arm, recipe: Recipe) -> list[Record]:
+    """One record for each fit seed, over which the mean is taken: of those that are worth most, the newest."""
+    most = max((_worth(r, revisions, arm, recipe) for r in records), default=None)
+    by_seed: dict[int, Record] = {}
+    for record in sorted(records, key=lambda r: r.written):
+        if _worth(record, revisions, arm, recipe) == most:
+            by_seed[fit_seed(record)] = record
+    return [by_seed[seed] for seed in sorted(by_seed)]
