@@ -17,7 +17,7 @@ from bench.metrics.kl_estimates import kl_estimates
 from bench.plan import plan as planning
 from bench.plan.plan import Plan
 from bench.plan.request import RunConfig
-from bench.text import LONGEST, attack_text, one_line
+from bench.text import attack_text
 from detectors.noise import NoiseSeed
 
 if TYPE_CHECKING:
@@ -47,9 +47,11 @@ def show(config: RunConfig | None, out: Path, console: Screen, *, images: int = 
         _check_one_cell(plan)
         on_images = _on_images(plan, console, images)
     gaussians = theorem.on_gaussians()
-    several = [] if on_images is None else [on_images]
-    for line in theorem.markdown(gaussians, several).splitlines():
-        console.print(one_line(line, LONGEST), markup=False, highlight=False)
+    for heading, said in theorem.sentences(gaussians, on_images).items():
+        console.print(heading, style="bold", markup=False, highlight=False)
+        console.print(" ".join(said), markup=False, highlight=False)
+    if on_images is not None:
+        console.print(theorem.terminal(on_images.found, console.width))
     if on_images is None:
         console.print("On Gaussians alone: name a detector, a dataset and an attack to see it on attacked images.")
     for path in theorem.write(gaussians, on_images, out):

@@ -6,6 +6,7 @@ and their reconstructions, clean and attacked. Of any detector (the second: of o
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -107,9 +108,9 @@ def figure1(record: Record, examples: Examples) -> Figure:
     delta = perturbation_of(examples)
     factor = magnification(delta[rows])
     shown = np.clip(0.5 + factor * delta, 0, 1)
-    threshold = record.results.get("threshold")
+    threshold = _threshold(record)
     with style():
-        page = _Page(columns=3, rows=len(rows), left=0.2, gap=0.2, below=0.28, head=0.48, foot=0.34)
+        page = _Page(columns=3, rows=len(rows), left=0.2, gap=0.2, below=0.36, head=0.48, foot=0.63)
         for y, index in enumerate(rows):
             truth = int(examples.labels[index])
             pictures: list[tuple[str, Pixels, Floats | None]] = [
@@ -153,7 +154,7 @@ def figure2(record: Record, examples: Examples) -> Figure:
     errors = [np.abs(rebuilt / 255.0 - image / 255.0).mean(axis=0) for _, image, rebuilt, _ in columns]
     factor = max(1.0, float(int(1 / max(float(np.quantile(errors, 0.995)), 0.01))))
     with style():
-        page = _Page(columns=len(columns), rows=3, left=0.2, gap=0.06, below=0.05, head=0.66, foot=0.3)
+        page = _Page(columns=len(columns), rows=3, left=0.2, gap=0.06, below=0.05, head=0.66, foot=0.2)
         for x, ((title, image, rebuilt, score), error) in enumerate(zip(columns, errors, strict=True)):
             top, middle, bottom = (page.axes(x, y) for y in range(3))
             _show(top, image)
@@ -215,17 +216,23 @@ def _strip(axes: Axes) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _say_verdict(axes: Axes, score: float, threshold: Any, truth: int) -> None:
+def _say_verdict(axes: Axes, score: float, threshold: float | None, truth: int) -> None:
     """Below a picture: its score, and what it is called at the threshold; a wrong verdict is crossed, and coloured."""
     text, colour = f"score {score:.3g}", "black"
     if threshold is not None:
         found = -1 if score > threshold else 1
-        text += f": {CLASSES[found]} {'✓' if found == truth else '✗'}"
+        text += f"\n{CLASSES[found]} {'✓' if found == truth else '✗'}"
         colour = RIGHT if found == truth else WRONG
-    axes.set_xlabel(text, fontsize=6.8, labelpad=2.5, color=colour)
+    axes.set_xlabel(text, fontsize=7, labelpad=2.5, color=colour)
 
 
-def _legend(record: Record, threshold: Any) -> str:
+def _threshold(record: Record) -> float | None:
+    """None where there is none, or what a stranger put there is no number."""
+    found = record.results.get("threshold")
+    return float(found) if isinstance(found, int | float) and math.isfinite(found) else None
+
+
+def _legend(record: Record, threshold: float | None) -> str:
     named = "GT: ground truth."
     if threshold is None:
         return f"{named} The record has no threshold."

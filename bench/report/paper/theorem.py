@@ -5,7 +5,6 @@ On two Gaussians it has a closed form; of attacked images it is estimated (`benc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +12,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
 
 from bench import files
 from bench.metrics.diffused import ddpm, example_pair, identity_gap, kl_over_time
 from bench.metrics.falling import Curve, Judgement, judge
 from bench.metrics.kl_estimates import KLEstimates
 from bench.metrics.ranking import Floats
+from bench.report import narrow
 from bench.report.fonts import drawable
 from bench.report.style import COLOURS, MARKERS, TEXT_WIDTH, save, style
 from bench.text import escape_csv, escape_markdown, markdown_table
@@ -88,42 +91,100 @@ def theorem_figure(gaussians: OnGaussians, images: OnImages | None = None) -> Fi
     return figure
 
 
-def frame(gaussians: OnGaussians, images: Sequence[OnImages] = ()) -> pd.DataFrame:
+def frame(gaussians: OnGaussians, images: OnImages | None = None) -> pd.DataFrame:
     """A line for each value of each curve; error is the standard error, 0 of exact values, and bound that of the pairs,
     NaN where there is none. bias is against the exact densities in the same projection, of the two samples alone."""
     parts = [_rows(GAUSSIANS, gaussians.curve)]
-    for one in images:
-        found = one.found
+    if images is not None:
+        found = images.found
         parts += [
-            _rows(one.place, found.full, bound=found.bound),
-            _rows(one.place, found.projected),
-            _rows(one.place, found.two_sample, bias=found.bias),
+            _rows(images.place, found.full, bound=found.bound),
+            _rows(images.place, found.projected),
+            _rows(images.place, found.two_sample, bias=found.bias),
         ]
     return pd.concat(parts, ignore_index=True)
 
 
-def markdown(gaussians: OnGaussians, images: Sequence[OnImages] = ()) -> str:
-    """The theorem, what was found, and what it does not say."""
+def sentences(gaussians: OnGaussians, images: OnImages | None = None) -> dict[str, list[str]]:
+    """What the theorem says, and what was found on Gaussians and on images, by heading, as plain text."""
     curve = gaussians.curve
-    text = (
-        "## Theorem E.1: diffusion brings clean and attacked data together\n\n"
-        "Of any two distributions p and q, KL(p\\_t || q\\_t) never grows as both are diffused. The paper proves it in "
-        "the limit of many small steps; it holds of the discrete chain as well, whose marginals are the same. It says "
-        "that the divergence falls, not that it is small at the timestep that a detector diffuses to.\n\n"
-        f"**On two Gaussians** of {gaussians.dimensions} dimensions, other means and other covariances, in closed "
-        f"form: {curve.kl[0]:.3g} nats at t = 0, {curve.kl[-1]:.2g} at t = {curve.timesteps[-1]}. "
-        f"{_answer(judge(curve))} The proof's identity, d KL / dt = -beta / 2 times the Fisher divergence, agrees with "
-        f"finite differences to {gaussians.gap:.0e} of its value at every t from 1 on.\n"
-    )
-    return text + "".join(f"\n{_of_images(one)}" for one in images)
+    said = {
+        "The theorem": [
+            "Of any two distributions p and q, KL(p_t || q_t) never grows as both are diffused.",
+            "The paper proves it in the limit of many small steps; it holds of the discrete chain as well, whose "
+            "marginals are the same.",
+            "It says that the divergence falls, not that it is small at the timestep that a detector diffuses to.",
+        ],
+        "On two Gaussians": [
+            f"Of {gaussians.dimensions} dimensions, with other means and other covariances, in closed form: "
+            f"{curve.kl[0]:.3g} nats at t = 0, {curve.kl[-1]:.2g} at t = {curve.timesteps[-1]}.",
+            f"Does it never grow? {_answer(judge(curve))}.",
+            "The proof's identity, d KL / dt = -beta / 2 times the Fisher divergence, agrees with finite differences "
+            f"to {gaussians.gap:.0e} of its value at every t from 1 on.",
+        ],
+    }
+    if images is not None:
+        found = images.found
+        answers = "; ".join(f"{curve.name}: {_answer(judge(curve))}" for curve in found.curves)
+        said["On images"] = [
+            f"{images.place}: {found.images} clean images and their attacked copies, as two mixtures of as many "
+            f"Gaussians in {found.values} dimensions.",
+            *_size(found),
+            f"The projection keeps {found.dimensions} orthonormal directions, in which "
+            f"{100 * found.share:.2g} % of the perturbations' squared length lies.",
+            f"The two samples have {found.samples} points each; their estimate, from {found.neighbours} nearest "
+            "neighbours, is biased by what the last column says.",
+            f"Does it never grow? {answers}.",
+        ]
+    return said
+
+
+def cells(found: KLEstimates) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the table of estimates, in nats with standard errors over noise draws."""
+    header = ["t", *(curve.name for curve in found.curves), "bias of the two samples"]
+    rows = [
+        [str(t), *(_value(curve.kl[i], curve.error[i]) for curve in found.curves), f"{found.bias[i]:+.2g}"]
+        for i, t in enumerate(found.full.timesteps)
+    ]
+    return header, rows
+
+
+def markdown(gaussians: OnGaussians, images: OnImages | None = None) -> str:
+    """All of it, and the table of what was found on images."""
+    text = "## Theorem E.1: diffusion brings clean and attacked data together\n"
+    for heading, said in sentences(gaussians, images).items():
+        text += f"\n**{heading}.** {' '.join(map(escape_markdown, said))}\n"
+    if images is not None:
+        header, rows = cells(images.found)
+        table = markdown_table([escape_markdown(name) for name in header], rows)
+        text += f"\n{table}\nIn nats, with the standard error over noise draws; the images are given.\n"
+    return text
+
+
+def terminal(found: KLEstimates, width: int = 80) -> Table | Group:
+    """The table for rich, within so many columns."""
+    header, rows = cells(found)
+    if width < 80:
+        lines = [(0, "KL(p_t || q_t) in nats")]
+        for row in rows:
+            lines += [
+                (0, f"t {row[0]}"),
+                *((1, f"{name}: {value}") for name, value in zip(header[1:], row[1:], strict=True)),
+            ]
+        return narrow.listed(lines)
+    table = Table(title=Text("KL(p_t || q_t) in nats"), box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for name in header:
+        table.add_column(Text(name), justify="right")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
 
 
 def write(gaussians: OnGaussians, images: OnImages | None, folder: Path) -> list[Path]:
     """Write theorem-e1.csv, .md, .png and .pdf, each atomically. Raises DiskError where the disk refuses."""
-    several = [] if images is None else [images]
     texts = {
-        ".csv": frame(gaussians, several).to_csv(index=False, lineterminator="\n", float_format="%.10g"),
-        ".md": markdown(gaussians, several),
+        ".csv": frame(gaussians, images).to_csv(index=False, lineterminator="\n", float_format="%.10g"),
+        ".md": markdown(gaussians, images),
     }
     with files.writing(folder):
         for suffix, text in texts.items():
@@ -156,51 +217,26 @@ def _rows(place: str, curve: Curve, *, bound: Floats | None = None, bias: Floats
     )
 
 
-def _of_images(one: OnImages) -> str:
-    found = one.found
-    steps = found.full.timesteps
-    header = ["t", *(curve.name for curve in found.curves), "bias of the two samples"]
-    rows = [
-        [
-            str(steps[i]),
-            *(_value(curve.kl[i], curve.error[i]) for curve in found.curves),
-            f"{found.bias[i]:+.2g}",
-        ]
-        for i in range(len(steps))
-    ]
-    answers = "; ".join(f"{curve.name}: {_answer(judge(curve), brief=True)}" for curve in found.curves)
-    return (
-        f"**On images**: {escape_markdown(one.place)}; {found.images} clean images and their attacked copies, as two "
-        f"mixtures of as many Gaussians in {found.values} dimensions. {_size(found)} The projection keeps "
-        f"{found.dimensions} orthonormal directions, {100 * found.share:.2g} % of the perturbations' squared length; "
-        f"the two samples have {found.samples} points each and {found.neighbours} neighbours, and are biased by what "
-        f"the last column says. Does it never grow? {answers}.\n\n"
-        + markdown_table([escape_markdown(name) for name in header], rows)
-        + "\nIn nats, with the standard error over noise draws; the images are given.\n"
-    )
-
-
-def _size(found: KLEstimates) -> str:
+def _size(found: KLEstimates) -> list[str]:
     """How far apart the distributions still are where the paper diffuses to."""
     steps, kl = found.full.timesteps, found.full.kl
-    there = [i for i, t in enumerate(steps) if PAPER_K[0] <= t <= PAPER_K[1]]
-    text = "; ".join(f"{kl[i]:.3g} at t = {steps[i]}" for i in there)
+    there = "; ".join(
+        f"{value:.3g} at t = {t}" for t, value in zip(steps, kl, strict=True) if PAPER_K[0] <= t <= PAPER_K[1]
+    )
     below = np.flatnonzero(kl < NAT)
     end = f"It is below one nat from t = {steps[below[0]]} on." if len(below) else "It is nowhere below one nat."
-    return f"In nats: {text}. {end}" if text else end
+    return [*([f"In nats: {there}."] if there else []), end]
 
 
 def _value(value: float, error: float) -> str:
     return f"{value:.3g} ± {error:.1g}" if error > 1e-9 * abs(value) else f"{value:.3g}"
 
 
-def _answer(found: Judgement, *, brief: bool = False) -> str:
-    if found.answer == "yes":
-        return "yes" if brief else "It never grows."
+def _answer(found: Judgement) -> str:
     if found.answer == "no":
         assert found.growth is not None
         start, end, growth = found.growth
-        text = f"it grows by {growth:.2g} nats from t = {start} to {end}"
-        return f"no, {text}" if brief else f"**{text.capitalize()}.**"
-    text = f"undecided: {found.shown} of {found.steps} steps are shown to fall, and no growth is"
-    return text if brief else f"{text.capitalize()}."
+        return f"no, it grows by {growth:.2g} nats from t = {start} to {end}"
+    if found.answer == "undecided":
+        return f"undecided, {found.shown} of {found.steps} steps are shown to fall, and no growth is"
+    return "yes"
