@@ -23,6 +23,8 @@ from detectors.noise import NoiseSeed
 if TYPE_CHECKING:
     from bench.report.paper.theorem import OnImages
 
+MOST_IMAGES = 400  # the memory grows with their square
+
 
 def show(config: RunConfig | None, out: Path, console: Screen, *, images: int = 60) -> None:
     """Print and write theorem-e1.md, .csv, .png and .pdf.
@@ -32,7 +34,7 @@ def show(config: RunConfig | None, out: Path, console: Screen, *, images: int = 
             Gaussians alone, for which no data are needed.
         out: where the files are written.
         console: where the text is printed.
-        images: how many test images are attacked, half of them anomalous.
+        images: how many test images are attacked, half of them anomalous, 2 to 400.
 
     Raises:
         BenchError, DetectorError, AttackError: a request that is more than one cell, data that cannot be had, a
@@ -44,7 +46,7 @@ def show(config: RunConfig | None, out: Path, console: Screen, *, images: int = 
     on_images = None
     if config is not None and config.detectors:
         plan = planning.make(config)
-        _check_one_cell(plan)
+        _check_one_cell(plan, images)
         on_images = _on_images(plan, console, images)
     gaussians = theorem.on_gaussians()
     for heading, said in theorem.sentences(gaussians, on_images).items():
@@ -58,8 +60,10 @@ def show(config: RunConfig | None, out: Path, console: Screen, *, images: int = 
         console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _check_one_cell(plan: Plan) -> None:
-    """Raise BenchError, before any fit, where one curve would not be enough."""
+def _check_one_cell(plan: Plan, images: int) -> None:
+    """Raise BenchError, before any fit, where one curve would not be enough, or the images too few or too many."""
+    if not 2 <= images <= MOST_IMAGES:
+        raise BenchError(f"Name 2 to {MOST_IMAGES} images; got {images}.")
     if len(plan.jobs) != 1 or plan.cells != 1:
         raise BenchError(
             f"The theorem is shown on one detector, category, attack and epsilon, and this names {plan.cells} cells; "

@@ -116,6 +116,9 @@ def test_more_than_one_cell_and_a_broken_detector_are_sentences(
     for several in ({"categories": None}, {"categories": ("bolt",), "epsilons": (0.01, 0.02)}):
         with pytest.raises(BenchError, match="this names 2 cells"):
             command.show(fakes.config(tmp_path, folder, "fake", **several), tmp_path, console)
+    for count in (1, 401):
+        with pytest.raises(BenchError, match="2 to 400 images"):
+            command.show(fakes.config(tmp_path, folder, "fake", categories=("bolt",)), tmp_path, console, images=count)
     broken = fakes.config(tmp_path, folder, fakes.BrokenFit.name, categories=("bolt",))
     with pytest.raises(CellError):
         command.show(broken, tmp_path / "none", console)
@@ -143,6 +146,16 @@ def test_a_growth_is_said_with_its_place(gaussians: theorem.OnGaussians, found: 
     assert "exact densities: no, it grows by 1 nats from t = 50 to 100" in text
     bad = replace(gaussians, curve=Curve("closed form", np.arange(3), np.array([[3.0, 1.0, 2.0]])))
     assert "no, it grows by 1 nats from t = 1 to 2." in theorem.markdown(bad)
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_the_table_fits_the_terminal(found: KLEstimates, width: int) -> None:
+    text = io.StringIO()
+    console = Screen(file=text, width=width)
+    console.print(theorem.terminal(found, width))
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert any(f"{found.full.kl[1]:.3g}" in line for line in lines)
 
 
 def test_the_curves_are_drawn_with_logarithmic_axes(

@@ -163,7 +163,7 @@ def figure2(record: Record, examples: Examples) -> Figure:
             _strip(bottom)
             top.set_title(title, fontsize=7.5, pad=3)
             if score is not None:
-                bottom.set_xlabel(f"score {score:.3g}", fontsize=7, labelpad=3)
+                bottom.set_xlabel(f"score {score:.3g}", fontsize=6.5, labelpad=3)
         for y, name in enumerate(("image", "reconstruction", f"|error| ×{factor:g}")):  # noqa: RUF001
             page.axes(0, y).set_ylabel(name, fontsize=7, labelpad=3)
         _name_record(page.figure, record)

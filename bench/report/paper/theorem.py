@@ -130,6 +130,7 @@ def sentences(gaussians: OnGaussians, images: OnImages | None = None) -> dict[st
             f"{images.place}: {found.images} clean images and their attacked copies, as two mixtures of as many "
             f"Gaussians in {found.values} dimensions.",
             *_size(found),
+            "KL is convex: in the mean it is no smaller than that of what the images are drawn from.",
             f"The projection keeps {found.dimensions} orthonormal directions, in which "
             f"{100 * found.share:.2g} % of the perturbations' squared length lies.",
             f"The two samples have {found.samples} points each; their estimate, from {found.neighbours} nearest "
