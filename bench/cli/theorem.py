@@ -27,7 +27,7 @@ MOST_IMAGES = 400  # the memory grows with their square
 
 
 def show(config: RunConfig | None, out: Path, console: Screen, *, images: int = 60) -> None:
-    """Print and write theorem-e1.md, .csv, .png and .pdf.
+    """Print what was found, and write it as theorem-e1.csv, .md, .png and .pdf.
 
     Args:
         config: one detector on one category under one attack with one epsilon; None, or without detectors: the

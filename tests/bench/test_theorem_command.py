@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +28,14 @@ from bench.text import escape_markdown
 from detectors.noise import NoiseSeed
 
 Register = Callable[..., None]
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    """The command wants deterministic algorithms; other tests want what they had."""
+    before = torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.use_deterministic_algorithms(before)
 
 
 @pytest.fixture(scope="module")

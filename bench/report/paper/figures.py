@@ -219,7 +219,7 @@ def _strip(axes: Axes) -> None:
 def _say_verdict(axes: Axes, score: float, threshold: float | None, truth: int) -> None:
     """Below a picture: its score, and what it is called at the threshold; a wrong verdict is crossed, and coloured."""
     text, colour = f"score {score:.3g}", "black"
-    if threshold is not None:
+    if threshold is not None and not math.isnan(score):
         found = -1 if score > threshold else 1
         text += f"\n{CLASSES[found]} {'✓' if found == truth else '✗'}"
         colour = RIGHT if found == truth else WRONG
