@@ -35,7 +35,7 @@ T = TypeVar("T")
 CPU = torch.device("cpu")
 
 
-def _unseen(kind: str, name: str) -> AbstractContextManager[Tick]:
+def unseen(kind: str, name: str) -> AbstractContextManager[Tick]:
     return nullcontext(lambda done, note: None)
 
 
@@ -54,7 +54,7 @@ class Ground:
     draws: Draws
     batch_size: int
     device: torch.device
-    shown: Shown = _unseen
+    shown: Shown = unseen
 
     def images_of(self, name: str, detector: Detector, attack: Attack) -> Tensor:
         """The adversarial images of every test image, (N, 3, S, S) on the CPU, after a look by the gate.

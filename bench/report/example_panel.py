@@ -39,7 +39,7 @@ class Examples:
     """Images of one cell; what the detector does not have is None.
 
     Attributes:
-        image, adversarial, adversarial_reconstruction: uint8 (n, 3, S, S).
+        image, adversarial, reconstruction, adversarial_reconstruction: uint8 (n, 3, S, S).
         anomaly_map, adversarial_map: float32 (n, S, S).
         labels: (n,), +1 normal, -1 anomalous.
         perturbation: (n, 3, S, S), adversarial minus image before rounding to bytes; without it the difference of the
@@ -56,6 +56,7 @@ class Examples:
     perturbation: Floats | None = None
     score: Floats | None = None
     adversarial_score: Floats | None = None
+    reconstruction: NDArray[np.uint8] | None = None
 
 
 def read_examples(path: Path) -> Examples:
@@ -69,7 +70,9 @@ def read_examples(path: Path) -> Examples:
         raise RecordError(f"The examples {path} hold no images of the shape (n, 3, S, S); run the cell again.")
     count, side = len(image), image.shape[-1]
     shapes = {
-        **dict.fromkeys(("image", "adversarial", "adversarial_reconstruction"), ("u", (count, 3, side, side))),
+        **dict.fromkeys(
+            ("image", "adversarial", "reconstruction", "adversarial_reconstruction"), ("u", (count, 3, side, side))
+        ),
         "perturbation": ("f", (count, 3, side, side)),
         **dict.fromkeys(("map", "adversarial_map"), ("f", (count, side, side))),
         **dict.fromkeys(("score", "adversarial_score"), ("f", (count,))),
@@ -101,7 +104,26 @@ def read_examples(path: Path) -> Examples:
         number("perturbation"),
         number("score"),
         number("adversarial_score"),
+        tensors.get("reconstruction"),
     )
+
+
+def has_examples(record: Record) -> bool:
+    """Whether there are examples beside the record."""
+    return record.path is not None and companion(record.path, EXAMPLES_SUFFIX).is_file()
+
+
+def examples_of(record: Record) -> Examples:
+    """The examples beside a record that has some. Raises RecordError where they are damaged, or not the record's."""
+    assert record.path is not None
+    path = companion(record.path, EXAMPLES_SUFFIX)
+    examples = read_examples(path)
+    if examples.image.shape[-1] > record.image_size or len(examples.image) > MOST_EXAMPLES:
+        raise RecordError(
+            f"The examples {path} are {len(examples.image)} pictures of {examples.image.shape[-1]} pixels, and the "
+            f"record's are {MOST_EXAMPLES} at most of {record.image_size}; run the cell again."
+        )
+    return examples
 
 
 def write_panel(record: Record, folder: Path) -> list[Path]:
@@ -113,25 +135,19 @@ def write_panel(record: Record, folder: Path) -> list[Path]:
         RecordError: the examples are damaged, or not the record's.
         DiskError: the folder cannot be written to.
     """
-    if record.path is None or not companion(record.path, EXAMPLES_SUFFIX).is_file():
+    if record.path is None or not has_examples(record):
         return []
     stem = f"panel--{safe_name(record.dataset)}--{safe_name(record.category)}--{record.path.name.removesuffix('.json')}"
     # The notice first: a picture without its licence must not exist, not even after a kill.
-    notice = _add_notice(folder / NOTICE, stem, record)
+    notice = add_notice(folder / NOTICE, stem, record)
     picture = folder / f"{stem}.png"
     if is_drawn(picture, record.stamp):
         return [picture, notice]
-    path = companion(record.path, EXAMPLES_SUFFIX)
-    examples = read_examples(path)
-    if examples.image.shape[-1] > record.image_size or len(examples.image) > MOST_EXAMPLES:
-        raise RecordError(
-            f"The examples {path} are {len(examples.image)} pictures of {examples.image.shape[-1]} pixels, and the "
-            f"record's are {MOST_EXAMPLES} at most of {record.image_size}; run the cell again."
-        )
-    return [*save(panel_figure(record, examples), folder / stem, source=record.stamp), notice]
+    return [*save(panel_figure(record, examples_of(record)), folder / stem, source=record.stamp), notice]
 
 
-def _add_notice(path: Path, stem: str, record: Record) -> Path:
+def add_notice(path: Path, stem: str, record: Record) -> Path:
+    """Write under which licence the pictures called `stem` travel. Raises DiskError where the disk refuses."""
     head = "The pictures in this folder are made from dataset images and carry their licence, not that of the code:"
     line = f"{stem}: {one_line(record.dataset)}, {one_line(record.licence) or 'licence not known: do not pass it on'}"
     with files.writing(path.parent):
@@ -145,10 +161,8 @@ def panel_figure(record: Record, examples: Examples) -> Figure:
     """Columns: image, perturbation magnified around grey, attacked image, its reconstruction, anomaly map before and
     after. Normal rows first. All maps share one colour scale, so that a map that the attack flattened looks flat."""
     rows = _chosen(examples.labels)
-    delta = examples.perturbation
-    if delta is None:
-        delta = examples.adversarial.astype(np.float64) / 255 - examples.image.astype(np.float64) / 255
-    factor = _magnification(delta[rows])
+    delta = perturbation_of(examples)
+    factor = magnification(delta[rows])
     pictures: list[tuple[str, NDArray[np.uint8] | Floats | None, bool]] = [
         ("image", examples.image, False),
         (f"perturbation ×{factor:g}", np.clip(0.5 + factor * delta, 0, 1), False),  # noqa: RUF001
@@ -229,7 +243,14 @@ def _chosen(labels: NDArray[np.int8]) -> list[int]:
     return [*normal[:few_anomalies], *anomalous[:few_normals]]
 
 
-def _magnification(delta: Floats) -> float:
+def perturbation_of(examples: Examples) -> Floats:
+    """What the attack added, (n, 3, S, S) on the [0, 1] scale."""
+    if examples.perturbation is not None:
+        return examples.perturbation
+    return examples.adversarial.astype(np.float64) / 255 - examples.image.astype(np.float64) / 255
+
+
+def magnification(delta: Floats) -> float:
     """A round factor that makes the largest change fill about half the range of grey."""
     largest = float(np.abs(delta).max())
     if largest == 0.0:
