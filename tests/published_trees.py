@@ -70,16 +70,16 @@ def btad(root: Path, category: str = "03") -> None:
         mask(folder / "ground_truth/ko" / f"{number:04d}.png", (number, 0))
 
 
-def mvtec_loco(root: Path, category: str = "pushpins") -> None:
-    """Picture 000 of logical_anomalies has two masks, in different corners."""
+def mvtec_loco(root: Path, category: str = "pushpins", times: int = 1) -> None:
+    """Picture 000 of logical_anomalies has two masks, in different corners; `times` as many pictures."""
     folder = root / category
     for place, count in (("train/good", 4), ("validation/good", 2), ("test/good", 3)):
-        for number in range(count):
+        for number in range(count * times):
             picture(folder / place / f"{number:03d}.png")
-    for kind, count in (("logical_anomalies", 2), ("structural_anomalies", 2)):
-        for number in range(count):
+    for kind in ("logical_anomalies", "structural_anomalies"):
+        for number in range(2 * times):
             picture(folder / "test" / kind / f"{number:03d}.png")
-            mask(folder / "ground_truth" / kind / f"{number:03d}/000.png", (number, 0), value=248)
+            mask(folder / "ground_truth" / kind / f"{number:03d}/000.png", (number % HEIGHT, 0), value=248)
     mask(folder / "ground_truth/logical_anomalies/000/001.png", (HEIGHT - 1, WIDTH - 1), value=200)
 
 
