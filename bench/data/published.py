@@ -51,9 +51,12 @@ class Published(Dataset):
                 f"There is no folder {root}: get {self.about.title} from {self.about.home}, unpack it, and give "
                 "--data-root its folder."
             )
-        for folder in (root, *(root / name for name in self.unpacked)):
-            if self._is_here(folder):
-                return folder
+        try:
+            for folder in (root, *(root / name for name in self.unpacked)):
+                if self._is_here(folder):
+                    return folder
+        except PermissionError as error:
+            raise DataError(f"{error.filename} cannot be read ({error.strerror}): check its permissions.") from error
         raise DataError(
             f"There is no {self.about.title} in {root}: --data-root needs the folder with {self._looks_like}, as "
             f"the archive from {self.about.home} unpacks."

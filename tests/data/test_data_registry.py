@@ -1,5 +1,7 @@
 """Every dataset registers itself, says what it is, and an unknown name is met with the nearest."""
 
+from pathlib import Path
+
 import pytest
 from published_trees import TREES
 
@@ -34,6 +36,15 @@ def test_a_published_one_says_where_it_is_had_and_how_its_pictures_may_be_shown(
     assert find(name).licence == about.line
     assert about.home.startswith("https://") and about.home in about.line and about.size
     assert ("not commercially" in about.showing) == ("-NC-" in about.licence.replace(" ", "-"))
+
+
+@pytest.mark.parametrize("name", bench.data.names())
+def test_the_page_of_data_sets_has_each_with_its_licence(name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    assert f"`{name}`" in page
+    about = find(name).about
+    if about is not None and about.licence.startswith("CC"):
+        assert f"`{name}`, {about.licence}" in page
 
 
 @pytest.mark.parametrize("name", bench.data.names())
