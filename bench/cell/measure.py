@@ -79,7 +79,7 @@ def measure(
     )
     gate.confirm(passed, detector.name)
     labels = test.labels.numpy().astype(np.int64)
-    scores = Scores(test.ids, labels, outcome.clean, outcome.robust)
+    scores = Scores(test.ids, labels, outcome.clean, outcome.robust, test.defects)
     signs = indicators(outcome)
     if flags := attack.flags(detector):
         signs["flags"] = list(flags)

@@ -21,8 +21,8 @@ from bench.cell.group import reason_of
 from bench.cell.verdict import CALIBRATION_FPR
 from bench.cli.progress import ConsoleReporter
 from bench.data import registry as datasets
-from bench.data.folder import pictures_below
 from bench.data.images import EXTENSIONS, read_rgb_tensor
+from bench.data.listing import pictures_below
 from bench.errors import BenchError, DataError
 from bench.metrics import ranking
 from bench.plan import presets

@@ -14,6 +14,7 @@ import attacks
 from attacks.registry import Family, families, get_class
 from bench.cell.group import Reporter
 from bench.data import registry as datasets
+from bench.data.base import Dataset
 from bench.errors import BenchError
 from bench.plan import presets, protocols
 from bench.plan.plan import Job, Plan
@@ -187,9 +188,10 @@ def listing(what: str, *, refused: bool = False, width: int = 80) -> Table | Gro
             of_group = _family_rows(group, refused=refused)
             rows += [(name, "; ".join(filter(None, rest))) for name, *rest in of_group]
     elif what == "datasets":
-        header = ("name", "what it is", "needs")
-        found = [datasets.find(name) for name in datasets.names()]
-        rows = [(d.name, d.summary, "--data-root" if d.needs_root else "nothing") for d in found]
+        header = ("name", "what it is")
+        rows = [(name, *_about(datasets.find(name))) for name in datasets.names()]
+        if width >= narrow.COLUMNS:
+            rows = [(name, "\n".join(lines)) for name, *lines in rows]
     elif what == "presets":
         header = ("name", "what it is")
         rows = [(p.name, p.summary) for p in presets.PRESETS]
@@ -205,6 +207,15 @@ def listing(what: str, *, refused: bool = False, width: int = 80) -> Table | Gro
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
+
+
+def _about(dataset: type[Dataset]) -> list[str]:
+    """Of a data set what `list` says, line by line."""
+    about, needs = dataset.about, "needs --data-root" if dataset.needs_root else "needs nothing"
+    if about is None:  # the user's own
+        return [dataset.summary, dataset.licence, needs]
+    facts = f"{about.licence}; {about.size}; {needs}"
+    return [dataset.summary, facts, about.home, f"to be shown: {about.showing}"]
 
 
 def _family_rows(family: detector_registry.Family | Family, *, refused: bool) -> list[tuple[str, ...]]:

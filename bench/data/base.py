@@ -13,6 +13,7 @@ from PIL import Image
 
 from bench import files
 from bench.data import groups
+from bench.data.about import About
 from bench.data.file_facts import FileFacts, facts_of
 from bench.data.findings import Finding
 from bench.data.groups import id_hash as id_hash
@@ -114,6 +115,7 @@ class Dataset(ABC):
     name: ClassVar[str]
     summary: ClassVar[str]  # one line
     licence: ClassVar[str]  # one line with the source, to stand beside anything made from the data
+    about: ClassVar[About | None] = None  # of a published one: the facts behind that line
     needs_root: ClassVar[bool] = True
     has_masks: ClassVar[bool] = False  # whether it can have masks; `ImageSet.masks` says whether a category does
     takes_reading: ClassVar[bool] = False  # whether the user may say how its files are read

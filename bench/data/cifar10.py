@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from bench.data.about import About
 from bench.data.base import Sample
 from bench.data.cifar_pickle import Batch, read_batch
 from bench.data.oneclass import OneClass, Part
@@ -45,10 +46,14 @@ class Cifar10(OneClass):
 
     name = "cifar10"
     summary = "CIFAR-10, one class normal and nine anomalous"
-    licence = (
-        "CIFAR-10, pictures resized: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009, "
-        "https://www.cs.toronto.edu/~kriz/cifar.html, no licence stated"
+    about = About(
+        title="CIFAR-10",
+        source="Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009",
+        home="https://www.cs.toronto.edu/~kriz/cifar.html",
+        licence="no licence stated",
+        size="60,000 pictures, 0.2 GB",
     )
+    licence = about.line
     classes = CLASSES
 
     def categories(self) -> tuple[str, ...]:

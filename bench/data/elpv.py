@@ -14,6 +14,7 @@ from functools import partial
 from importlib import resources
 from importlib.resources.abc import Traversable
 
+from bench.data.about import CC_BY_NC_SA, About
 from bench.data.base import GOOD, Dataset, Sample, Split
 from bench.data.images import read_bytes
 from bench.data.registry import register
@@ -38,11 +39,14 @@ class Elpv(Dataset):
 
     name = "elpv"
     summary = "solar cells with real defects, mono- and polycrystalline (comes with RADBench)"
-    licence = (
-        "ELPV dataset, pictures resized: Buerhop-Lutz et al. 2018, Deitsch et al. 2019 and 2021, "
-        "https://github.com/zae-bayern/elpv-dataset, CC BY-NC-SA 4.0 "
-        "(https://creativecommons.org/licenses/by-nc-sa/4.0/)"
+    about = About(
+        title="ELPV dataset",
+        source="Buerhop-Lutz et al. 2018, Deitsch et al. 2019 and 2021",
+        home="https://github.com/zae-bayern/elpv-dataset",
+        licence=CC_BY_NC_SA,
+        size="2,624 pictures, 0.1 GB",
     )
+    licence = about.line
     needs_root = False
 
     def categories(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from bench.data.about import About
 from bench.data.base import Sample
 from bench.data.oneclass import OneClass, Part
 from bench.data.registry import register
@@ -27,7 +28,15 @@ class FashionMnist(OneClass):
 
     name = "fashion-mnist"
     summary = "Fashion-MNIST, one class normal and nine anomalous"
-    licence = f"Fashion-MNIST, pictures resized: Xiao et al. 2017, (c) Zalando SE, {_SOURCE}, MIT licence"
+    about = About(
+        title="Fashion-MNIST",
+        source="Xiao et al. 2017, (c) Zalando SE",
+        home=_SOURCE,
+        licence="MIT licence",
+        size="70,000 pictures, 0.03 GB",
+        shown="with source and licence",
+    )
+    licence = about.line
     classes = (
         "t-shirt",
         "trouser",

@@ -7,7 +7,6 @@
 <category>/groups.csv                                  which pictures share a part, a scene, a lot; optional
 """
 
-import unicodedata
 from collections import defaultdict
 from dataclasses import replace
 from functools import partial
@@ -16,12 +15,11 @@ from pathlib import Path
 from bench.data import group_table, left_out, mask_files
 from bench.data.base import GOOD, Dataset, Sample, Split
 from bench.data.findings import Finding, such_as
-from bench.data.images import EXTENSIONS, MASK_EXTENSIONS, is_image_name, read_bytes, read_image
+from bench.data.images import EXTENSIONS, MASK_EXTENSIONS, read_bytes, read_image
+from bench.data.listing import entries, normal_form, pictures
 from bench.data.registry import register
 from bench.errors import DataError
 from bench.text import plural
-
-SYSTEM = frozenset({"__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"})
 
 
 @register
@@ -57,7 +55,7 @@ class Folder(Dataset):
         self.check_category(category)
         folder = self._category_folders()[category]
         found = (
-            *left_out.same_but_for_case([path.name for path in _entries(folder / "test") if path.is_dir()], "test"),
+            *left_out.same_but_for_case([path.name for path in entries(folder / "test") if path.is_dir()], "test"),
             *left_out.left_out(folder),
         )
         try:
@@ -78,7 +76,7 @@ class Folder(Dataset):
             raise DataError(f"There is no folder {root}: give --data-root the folder that holds the data.")
         if _is_category(root):
             return {root.resolve().name: root}
-        found = {_normal_form(path.name): path for path in _entries(root) if path.is_dir() and _is_category(path)}
+        found = {normal_form(path.name): path for path in entries(root) if path.is_dir() and _is_category(path)}
         if not found:
             raise DataError(
                 f"Neither {root} nor a folder in it is in MVTec layout: --data-root needs a folder with train/good, "
@@ -89,13 +87,13 @@ class Folder(Dataset):
     def _list(self, category: str) -> Split:
         folder = self._category_folders()[category]
         masks = folder / "ground_truth"
-        train = [_sample(folder, path, None) for path in _images(folder / "train" / GOOD)]
-        test = [_sample(folder, path, None) for path in _images(folder / "test" / GOOD)]
-        for defect in _entries(folder / "test"):
+        train = [_sample(folder, path, None) for path in pictures(folder / "train" / GOOD)]
+        test = [_sample(folder, path, None) for path in pictures(folder / "test" / GOOD)]
+        for defect in entries(folder / "test"):
             if defect.is_dir() and defect.name != GOOD:
                 _check_not_good(defect)
                 known = _masks(masks / defect.name)
-                test += [_sample(folder, path, _mask_of(path, known)) for path in _images(defect)]
+                test += [_sample(folder, path, _mask_of(path, known)) for path in pictures(defect)]
         ids = {sample.id for sample in train + test}
         pattern = self.reading.group_pattern
         groups = group_table.from_pattern(pattern, ids) if pattern else group_table.from_table(folder, ids)
@@ -115,7 +113,7 @@ class Folder(Dataset):
         }
         for place, (purpose, samples) in needed.items():
             if not samples:
-                for path in _entries(folder / place.partition("/")[0]):
+                for path in entries(folder / place.partition("/")[0]):
                     _check_not_good(path)
                 raise DataError(f"{folder} has no {purpose}: put them ({_extensions()}) into {folder}/{place}.")
         super()._check_split(category, split)
@@ -154,31 +152,8 @@ def _is_category(folder: Path) -> bool:
         return False
 
 
-def _entries(folder: Path) -> list[Path]:
-    """What is in a folder, aside from hidden things and from what systems leave there; nothing where there is no
-    folder."""
-    try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name not in SYSTEM)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise DataError(f"The folder {folder} cannot be read ({error.strerror}): check its permissions.") from error
-
-
-def _images(folder: Path) -> list[Path]:
-    """Not folders: Synology's index has some that are named like pictures."""
-    return [path for path in _entries(folder) if is_image_name(path.name) and not path.is_dir()]
-
-
-def pictures_below(folder: Path) -> list[Path]:
-    """All pictures in a folder and in those below, sorted within each; links to folders are not followed. Raises
-    DataError where a folder cannot be read."""
-    below = [path for path in _entries(folder) if path.is_dir() and not path.is_symlink()]
-    return _images(folder) + [picture for inner in below for picture in pictures_below(inner)]
-
-
 def _masks(folder: Path) -> dict[str, Path]:
-    masks = (path for path in _entries(folder) if path.suffix.lower() in MASK_EXTENSIONS)
+    masks = (path for path in entries(folder) if path.suffix.lower() in MASK_EXTENSIONS)
     return {path.stem: path for path in masks if not path.is_dir()}
 
 
@@ -189,18 +164,13 @@ def _mask_of(image: Path, masks: dict[str, Path]) -> Path | None:
 
 def _sample(folder: Path, path: Path, mask: Path | None) -> Sample:
     return Sample(
-        id=_normal_form(path.relative_to(folder).as_posix()),
-        defect=_normal_form(path.parent.name),
+        id=normal_form(path.relative_to(folder).as_posix()),
+        defect=normal_form(path.parent.name),
         where=str(path),
         content=partial(read_bytes, path),
         mask=None if mask is None else partial(read_bytes, mask),
         mask_where="" if mask is None else str(mask),
     )
-
-
-def _normal_form(name: str) -> str:
-    """The same id on every system: macOS may store an umlaut as two characters."""
-    return unicodedata.normalize("NFC", name)
 
 
 def _extensions() -> str:

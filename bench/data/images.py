@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch.nn import functional as F
 
@@ -123,16 +124,23 @@ def read_mask(content: bytes, name: str, image_size: tuple[int, int], size: int)
     A cell is defective as soon as it overlaps one defective pixel, so that a tiny defect does not vanish.
     Raises DataError where the mask cannot be read, or is not as large as its picture, `image_size` (width, height).
     """
-    mask, _ = _decode(content, name)
-    if mask.size != image_size:
+    defective = read_defective(content, name)
+    height, width = defective.shape
+    if (width, height) != image_size:
         raise DataError(
-            f"The mask {name} has {mask.width}x{mask.height} pixels and its picture {image_size[0]}x{image_size[1]}: "
+            f"The mask {name} has {width}x{height} pixels and its picture {image_size[0]}x{image_size[1]}: "
             "give them the same size, or take away the folder ground_truth to go without masks."
         )
+    pixels = torch.from_numpy(defective.astype(np.float32))
+    return F.adaptive_max_pool2d(pixels[None, None], size)[0, 0] > 0
+
+
+def read_defective(content: bytes, name: str) -> NDArray[np.bool_]:
+    """bool (height, width) of a mask at its own size: what is not black. DataError as `read_image`."""
+    mask, _ = _decode(content, name)
     deep = mask.mode in ("I", "F") or mask.mode.startswith("I;16")
     values = np.asarray(mask) if deep else np.asarray(_to_rgb(mask, "", name)).max(axis=2)
-    defective = torch.from_numpy((values != 0).astype(np.float32))
-    return F.adaptive_max_pool2d(defective[None, None], size)[0, 0] > 0
+    return np.asarray(values != 0)
 
 
 def _without_text(content: bytes) -> bytes:

@@ -42,7 +42,8 @@ def unmatched(ground_truth: Path, stems: Mapping[str, Iterable[str]]) -> tuple[F
                 f"{count} not read",
                 f"{count} ({such_as([f'ground_truth/{p.as_posix()}' for p in nested])}) lie in a folder for each "
                 "picture, as in MVTec LOCO, and are not read: join those of a picture into one file "
-                f"ground_truth/{one_line(nested[0].parts[0], 60)}/{one_line(nested[0].parts[1], 60)}_mask.png.",
+                f"ground_truth/{one_line(nested[0].parts[0], 60)}/{one_line(nested[0].parts[1], 60)}_mask.png, or read "
+                "MVTec LOCO itself with --dataset mvtec-loco.",
             )
         )
     if strays:

@@ -1,5 +1,6 @@
 """MVTec AD: 15 categories of industrial objects and textures with pixel masks (Bergmann et al., CVPR 2019)."""
 
+from bench.data.about import CC_BY_NC_SA, About
 from bench.data.folder import Folder
 from bench.data.registry import register
 
@@ -10,8 +11,11 @@ class Mvtec(Folder):
 
     name = "mvtec"
     summary = "MVTec AD, unpacked: 15 categories of industrial objects and textures"
-    licence = (
-        "MVTec AD, pictures resized: Bergmann et al., CVPR 2019, "
-        "https://www.mvtec.com/company/research/datasets/mvtec-ad, CC BY-NC-SA 4.0 "
-        "(https://creativecommons.org/licenses/by-nc-sa/4.0/)"
+    about = About(
+        title="MVTec AD",
+        source="Bergmann et al., CVPR 2019",
+        home="https://www.mvtec.com/company/research/datasets/mvtec-ad",
+        licence=CC_BY_NC_SA,
+        size="5,354 pictures, 4.9 GB",
     )
+    licence = about.line

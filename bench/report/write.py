@@ -14,7 +14,7 @@ from bench import files
 from bench.metrics.intervals import Estimate
 from bench.records.certificate import Certificate
 from bench.records.record import Record, Revisions
-from bench.report import budget, curves, narrow, noise_worth
+from bench.report import budget, curves, defects, narrow, noise_worth
 from bench.report.leaderboard import Leaderboard, Row, build
 from bench.report.tables import figure, label, noise_figure, noise_figures, places, tables
 from bench.report.tidy import tidy
@@ -23,6 +23,9 @@ from detectors.checkpoint import write_atomically
 
 if TYPE_CHECKING:  # imported where it is needed: what a run shows before its end needs no tables
     import pandas as pd
+
+
+OF_DEFECTS = ("defects.csv", "defects.md")
 
 
 def frame(board: Leaderboard) -> pd.DataFrame:
@@ -140,7 +143,8 @@ def write(
     revisions: Revisions | None = None,
     certificates: Sequence[Certificate] = (),
 ) -> list[Path]:
-    """Write leaderboard.csv, leaderboard.md, leaderboard.tex, each atomically. Returns their paths.
+    """Write leaderboard.csv, leaderboard.md, leaderboard.tex, and where a category has several kinds of defect
+    defects.csv and defects.md, each atomically. Returns their paths.
 
     Raises:
         DiskError: the folder cannot be written to.
@@ -149,6 +153,9 @@ def write(
     with files.writing(folder):
         for name, text in found.items():
             write_atomically(folder / name, text.encode(errors="replace"))
+        for name in OF_DEFECTS:
+            if name not in found:  # of records that are there no more
+                (folder / name).unlink(missing_ok=True)
     return [folder / name for name in found]
 
 
@@ -165,8 +172,14 @@ def texts(
             table[column] = [escape_csv(v) if isinstance(v, str | list | dict) else v for v in table[column]]
     crossings = (curves.markdown(found) for found in curves.groups(boards).values())
     sections = [*map(markdown, boards), *filter(None, crossings)]
+    kinds = [(board, defects.of_board(board)) for board in boards]
+    of_defects: dict[str, str] = {}
+    if listed := [one for _, found in kinds for one in found]:
+        tidied = defects.frame(listed).to_csv(index=False, lineterminator="\n")
+        of_defects = dict(zip(OF_DEFECTS, (tidied, defects.markdown(kinds)), strict=True))
     return {
         "leaderboard.csv": table.to_csv(index=False, lineterminator="\n"),
         "leaderboard.md": "# Leaderboards\n\n" + ("\n".join(sections) or "There are no records yet.\n"),
         "leaderboard.tex": "\n".join(map(latex, boards)),
+        **of_defects,
     }

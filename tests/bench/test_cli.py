@@ -143,6 +143,13 @@ def test_list_shows_everything_there_is(command: Command, what: str, names: tupl
     assert [name for name in names if not any(line.startswith(name) for line in said.out.splitlines())] == []
 
 
+def test_list_says_of_each_data_set_its_licence_and_where_it_is_had(command: Command) -> None:
+    said = command("list", "datasets").out.split()
+    for about in (datasets.find(name).about for name in datasets.names() if name != "folder"):
+        assert about is not None and about.home in said, "an address in one piece"
+        assert about.licence.split()[0] in said
+
+
 def test_a_member_of_a_family_goes_the_way_of_every_detector(command: Command, folder: Path, tmp_path: Path) -> None:
     name = "purify:brightness"
     short = ("--set", f"{name}.purifier.training.iterations=1", "--set", f"{name}.purifier.k@nut=50")

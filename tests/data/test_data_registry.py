@@ -1,6 +1,9 @@
 """Every dataset registers itself, says what it is, and an unknown name is met with the nearest."""
 
+from pathlib import Path
+
 import pytest
+from published_trees import TREES
 
 import bench.data
 from bench.data.registry import find, register
@@ -10,6 +13,7 @@ from bench.names import nearest, unknown
 
 def test_every_module_registers_its_dataset() -> None:
     assert {"cifar10", "elpv", "fashion-mnist", "folder", "mvtec"} <= set(bench.data.names())
+    assert TREES.keys() <= set(bench.data.names())
 
 
 @pytest.mark.parametrize("name", bench.data.names())
@@ -20,9 +24,27 @@ def test_each_dataset_introduces_itself_in_one_line(name: str) -> None:
         assert "\n" not in line
 
 
-@pytest.mark.parametrize("name", ["elpv", "mvtec"])
+@pytest.mark.parametrize("name", ["elpv", "mvtec", "mvtec-loco", "mvtec-3d", "mvtec-ad-2", "kolektor-sdd", "btad"])
 def test_share_alike_licences_travel(name: str) -> None:
-    assert "CC BY-NC-SA 4.0" in find(name).licence
+    assert ("CC BY-SA 4.0" if name == "btad" else "CC BY-NC-SA 4.0") in find(name).licence
+
+
+@pytest.mark.parametrize("name", sorted(set(bench.data.names()) - {"folder"}))
+def test_a_published_one_says_where_it_is_had_and_how_its_pictures_may_be_shown(name: str) -> None:
+    about = find(name).about
+    assert about is not None
+    assert find(name).licence == about.line
+    assert about.home.startswith("https://") and about.home in about.line and about.size
+    assert ("not commercially" in about.showing) == ("-NC-" in about.licence.replace(" ", "-"))
+
+
+@pytest.mark.parametrize("name", bench.data.names())
+def test_the_page_of_data_sets_has_each_with_its_licence(name: str) -> None:
+    page = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    assert f"`{name}`" in page
+    about = find(name).about
+    if about is not None and about.licence.startswith("CC"):
+        assert f"`{name}`, {about.licence}" in page
 
 
 @pytest.mark.parametrize("name", bench.data.names())

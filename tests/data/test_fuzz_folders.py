@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from bench.data import registry
-from bench.data.folder import pictures_below
+from bench.data.listing import pictures_below
 from bench.errors import DataError
 from bench.inspection import inspection
 
