@@ -13,9 +13,10 @@ from rich.console import Console
 from bench.errors import UnknownNameError
 from bench.records.record import Record, Revisions
 from bench.report.paper import render
-from bench.report.paper.measured import Row, reproduce
+from bench.report.paper.arms import Arm, Row
+from bench.report.paper.measured import reproduce
 from bench.report.paper.printed import AVERAGE
-from bench.report.paper.recipe import Arm, Recipe
+from bench.report.paper.recipe import Recipe
 from bench.report.paper.tables import RECIPES, recipe_of, sensitivity
 
 

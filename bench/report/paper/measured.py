@@ -10,68 +10,14 @@ from bench.records.record import Record, Revisions, is_stale
 from bench.records.schema import Figures
 from bench.report.fits import over_fits
 from bench.report.marks import MARKS, MEANING
+from bench.report.paper.arms import PRINTED_TO, Arm, Row
 from bench.report.paper.claims import Claim, Finding
 from bench.report.paper.matching import best_of_each_fit, chosen_by_itself, fits, is_partial, seconds_a_pass
 from bench.report.paper.printed import AVERAGE, PaperRow, computed_average, implied_value, with_repeated_clean
-from bench.report.paper.recipe import Arm, Recipe, Wanted, wanted
+from bench.report.paper.recipe import Recipe, Wanted, wanted
 from bench.report.paper.tables import recipe_of
 from bench.text import epsilon_text, norm_text
 from detectors import registry
-
-_PRINTED_TO = 0.05 + 1e-9  # tables are printed to one decimal
-
-
-@dataclass(frozen=True)
-class Row:
-    """One cell or one average, AUCs in per cent.
-
-    `paper_*` is None where unreadable or lost, `measured_*` where not run; what was measured is the mean over `fits`
-    fits. An average's `computed_*` is the mean of the printed rows, None where one of them is unreadable; `measured_*`
-    of an average is None unless every category was run. `chosen` is a setting that was chosen by itself, `seconds` the
-    time of one pass of one image.
-    """
-
-    category: str
-    arm: Arm
-    paper_clean: float | None = None
-    paper_robust: float | None = None
-    measured_clean: Estimate | None = None
-    measured_robust: Estimate | None = None
-    also_robust: Estimate | None = None
-    computed_clean: float | None = None
-    computed_robust: float | None = None
-    chosen: int | None = None
-    seconds: float | None = None
-    status: str = ""
-    fits: int = 1
-
-    @property
-    def detector(self) -> str:
-        return self.arm.detector
-
-    @property
-    def norm(self) -> str:
-        return self.arm.threat.norm
-
-    @property
-    def epsilon(self) -> float:
-        return self.arm.threat.epsilon
-
-    @property
-    def clean_difference(self) -> float | None:
-        """Measured minus printed."""
-        return _minus(self.measured_clean, self.paper_clean)
-
-    @property
-    def robust_difference(self) -> float | None:
-        return _minus(self.measured_robust, self.paper_robust)
-
-    @property
-    def disagrees(self) -> bool:
-        """Whether a printed average does not follow from the printed rows, beyond rounding."""
-        pairs = ((self.paper_clean, self.computed_clean), (self.paper_robust, self.computed_robust))
-        # The rows are rounded as well: their mean may be off by as much again.
-        return any(p is not None and c is not None and abs(p - c) > 2 * _PRINTED_TO for p, c in pairs)
 
 
 @dataclass(frozen=True)
@@ -229,7 +175,7 @@ def _average_notes(row: Row, rows: Sequence[Row]) -> list[str]:
         if printed is None:
             continue
         where = f"{row.detector}, {norm_text(row.norm)}, {which}"
-        if computed is not None and abs(printed - computed) > 2 * _PRINTED_TO:
+        if computed is not None and abs(printed - computed) > 2 * PRINTED_TO:
             notes.append(f"{where}: the paper prints the average {printed}, its rows average {computed:.1f}.")
         implied = implied_value(printed, values)
         if implied is not None:
@@ -241,7 +187,3 @@ def _average_notes(row: Row, rows: Sequence[Row]) -> list[str]:
 def _estimate(of_fits: Sequence[Figures | None]) -> Estimate | None:
     # The paper's protocol counts a tie as half, as scikit-learn does: the AUC, not the strict one.
     return over_fits([Estimate(f.auc, f.low, f.high) for f in of_fits if f is not None])
-
-
-def _minus(measured: Estimate | None, printed: float | None) -> float | None:
-    return None if measured is None or printed is None else measured.value - printed

@@ -13,9 +13,9 @@ from rich.text import Text
 from bench import files
 from bench.metrics.intervals import Estimate
 from bench.report import narrow
+from bench.report.paper.arms import Threat
 from bench.report.paper.measured import Reproduction
 from bench.report.paper.printed import AVERAGE
-from bench.report.paper.recipe import Threat
 from bench.text import MISSING, escape_markdown, markdown_table
 from detectors.checkpoint import write_atomically
 

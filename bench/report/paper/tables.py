@@ -9,9 +9,10 @@ from dataclasses import replace
 from bench.errors import UnknownNameError
 from bench.names import unknown
 from bench.report.paper import claims
+from bench.report.paper.arms import Arm, Threat
 from bench.report.paper.claims import Claim
 from bench.report.paper.printed import DETECTORS
-from bench.report.paper.recipe import PAPER_SIZE, PAPER_STEPS, Arm, Recipe, Threat
+from bench.report.paper.recipe import PAPER_SIZE, PAPER_STEPS, Recipe
 
 MVTEC = (
     "carpet",
