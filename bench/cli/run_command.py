@@ -43,6 +43,7 @@ from bench.cli.progress import ConsoleReporter
 from bench.cli.screen import Screen
 from bench.plan import plan as planning
 from bench.plan import protocols
+from bench.records import kept_images
 from bench.run import costs, runner
 from bench.run import pool as processes
 from bench.run.determinism import deterministic
@@ -101,6 +102,9 @@ def run(
         int | None, typer.Option(help="Processes that share the work (default: one per CPU thread; 1 on a GPU).")
     ] = None,
     refit: Refit = False,
+    keep_images: Annotated[
+        bool, typer.Option("--keep-images", help="Keep the adversarial images, for `verify` (12 bytes a pixel).")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its estimated cost.")] = False,
     out: Out = Path("results"),
     cache: Cache = None,
@@ -148,6 +152,7 @@ def run(
         batch_size=batch_size,
         device=device,
         refit=refit,
+        keep_images=keep_images,
         settings=settings,
         out=out,
         cache=cache,
@@ -166,6 +171,8 @@ def run(
             result = runner.run_plan(plan, drawing, workers=processes.count(plan, workers), crew=crew)
     summary.write_results(out, console)
     summary.show_result(plan, result, console)
+    if keep_images:
+        console.print(kept_images.sentence(result.records), markup=False, highlight=False)
     shell.say(*result.problems)
     raise typer.Exit(2 if result.problems else summary.failures(result.records))
 

@@ -11,6 +11,7 @@ from bench.records.cell import Cell
 
 SCORES_SUFFIX = ".scores.csv"
 EXAMPLES_SUFFIX = ".examples.safetensors"
+IMAGES_SUFFIX = ".images.safetensors"
 
 
 def record_path(folder: Path, cell: Cell) -> Path:
