@@ -8,11 +8,12 @@ asked of the result: the cell that it plans must be the record's, entry by entry
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import detectors
+from attacks.registry import get_class
 from bench.errors import BenchError
 from bench.plan import protocols
 from bench.plan.cells import cell_of, subset_of
@@ -111,6 +112,26 @@ def differences(stated: Cell, found: Cell) -> list[str]:
         for name in names[:_MOST_NAMED]
     ]
     return shown + ([f"{len(names) - _MOST_NAMED} more entries differ"] if len(names) > _MOST_NAMED else [])
+
+
+def stronger(run: RunConfig, epsilon: float, attack: str, protocol: str, settings: Mapping[str, Any]) -> RunConfig:
+    """The same images and the same verdict, attacked otherwise.
+
+    Args:
+        run: of `request_of`.
+        epsilon: the ball.
+        attack: its name.
+        protocol: whose settings of the attack are taken; "": those of the run, where it has the same attack.
+        settings: instead of these.
+
+    Raises:
+        BenchError: a protocol or an attack that is not there.
+    """
+    kept = run.attack_settings if run.attacks == (attack,) else {}
+    asked = protocols.get(protocol).attack_settings if protocol else kept
+    known = protocols.taken({f.name for f in fields(get_class(attack).settings_class)})
+    mine = {name: value for name, value in asked.items() if name in known} | dict(settings)
+    return replace(run, attacks=(attack,), epsilons=(epsilon,), sweep=False, attack_settings=mine)
 
 
 def _overrides(cell: Cell) -> tuple[Override, ...]:
