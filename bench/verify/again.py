@@ -66,7 +66,7 @@ def same_seed(ground: Ground, out: Path) -> Finding:
     is_same_fit = record.detector.checkpoint_sha256 == found.detector.checkpoint_sha256
     if not is_same_fit and not is_close:
         _doubt_the_fit(ground, f"The cell was run again{fit}: {told}")
-    if same and is_same_fit:
+    if is_close and same and is_same_fit:
         return Finding(
             3,
             Outcome.FAILS,
