@@ -128,7 +128,13 @@ def test_entries_for_the_hub_are_yaml_of_its_form() -> None:
 
 @pytest.mark.parametrize(
     "title",
-    ["<script>alert(1)</script>", 'a" \n- value: 100', "${x} !!python/object:os.system", "\x1b[2J\ud800", "𝔘ml"],
+    [
+        "<script>alert(1)</script>",
+        'a" \n- value: 100',
+        "${x} !!python/object:os.system",
+        "\x1b[2J\ud800",
+        "\U0001d518ml",
+    ],
 )
 def test_what_a_stranger_named_is_text_in_them(title: str) -> None:
     record = make_record()
