@@ -77,7 +77,7 @@ def verify(
     if level < 4 and (wanted.changes_the_attack or seed is not None):
         raise BenchError("--seed, --attack, --protocol, --steps and --restarts are of --level 4; add that.")
     with TemporaryDirectory(prefix="radbench-verify-") as private:
-        at, checkpoints, problems = _unpacked(place, Path(private))
+        at, checkpoints, problems = _unpacked(place, Path(private), console)
         machine = Machine(
             data_root=data_root,
             group_pattern=group_pattern,
@@ -98,12 +98,16 @@ def verify(
     raise typer.Exit(worst([*codes, UNJUDGED_CODE if problems else HOLDS_CODE]))
 
 
-def _unpacked(place: Path, private: Path) -> tuple[Path, Path | None, list[str]]:
-    """Where the claims lie, the checkpoints that came with them, and what is wrong with the archive beside them."""
+def _unpacked(place: Path, private: Path, console: Screen) -> tuple[Path, Path | None, list[str]]:
+    """Where the claims lie, the checkpoints that came with them, and what is wrong with the archive beside them; of an
+    archive it is printed whose it is."""
     if place.suffix.lower() != archive.SUFFIX:
         return place, None, []
     folder = private / "archive"
     archive.unpack(place, folder)
+    card = pack.read_card(folder)
+    told = f"Submitted by {card.submitter}; licence {card.licence}; hyperparameters chosen on: {card.chosen_on}"
+    console.print(one_line(told, 500), markup=False, highlight=False, soft_wrap=True)
     return folder, folder / archive.CHECKPOINTS, list(pack.check(folder))
 
 

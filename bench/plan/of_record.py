@@ -7,6 +7,7 @@ asked of the result: the cell that it plans must be the record's, entry by entry
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -105,7 +106,8 @@ def differences(stated: Cell, found: Cell) -> list[str]:
     """What two cells differ in, as "protocol.version is 4 in the record and 5 here"; empty where they are one."""
     if stated.key == found.key:
         return []
-    one, other = _flat(stated.to_document()), _flat(found.to_document())
+    # As a record states them: to JSON a tuple is a list.
+    one, other = (_flat(json.loads(json.dumps(cell.to_document()))) for cell in (stated, found))
     names = [name for name in (*one, *(n for n in other if n not in one)) if one.get(name) != other.get(name)]
     shown = [
         f"{one_line(name, 80)} is {_shown(one, name)} in the record and {_shown(other, name)} here"

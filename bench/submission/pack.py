@@ -101,11 +101,7 @@ def pack(places: Sequence[Path], card: Card, packing: Packing, out: Path) -> tup
 def check(folder: Path) -> Iterator[str]:
     """What is wrong with an archive that was unpacked into a folder, as sentences: what a maintainer looks at before
     anything is run. Raises RecordError where its card cannot be read."""
-    try:
-        text = read_ordinary(folder / archive.CARD, archive.CARD_BYTES).decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"The submission has no {archive.CARD} ({files.why(error)}); submit again.") from None
-    card = Card.from_json(text)
+    card = read_card(folder)
     for asked in card.lacking():
         yield f"The card does not say {asked}."
     claims = [stated.read(path) for path in stated.files_of(folder)]
@@ -131,6 +127,15 @@ def check(folder: Path) -> Iterator[str]:
         for path in sorted((folder / top).rglob("*")):
             if path.is_file() and path not in wanted:
                 yield f"{one_line(path.relative_to(folder), 200)} belongs to no record of the submission; leave it out."
+
+
+def read_card(folder: Path) -> Card:
+    """The card of an archive that was unpacked into a folder. Raises RecordError."""
+    try:
+        text = read_ordinary(folder / archive.CARD, archive.CARD_BYTES).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"The submission has no {archive.CARD} ({files.why(error)}); submit again.") from None
+    return Card.from_json(text)
 
 
 def _place(folder: Path, what: Record | Certificate) -> Path:

@@ -98,6 +98,9 @@ def ground_of(record: Record, machine: Machine, reporter: Reporter, checkpoints:
         others = differences(record.cell, planned_cell(plan, record.cell, record.detector.checkpoint_sha256))
     except CANNOT as error:
         raise UnjudgedError(str(error)) from None
+    except Exception as error:  # the values are a stranger's, and of any type where an attack or a detector names them
+        told = f"{type(error).__name__}: {one_line(error, 200)}"
+        raise UnjudgedError(f"The cell cannot be planned from this record ({told}).") from None
     if others:
         commit = one_line(record.environment.get("commit") or "", 60)
         made_by = f" It was made by commit {commit}." if commit else ""

@@ -90,6 +90,16 @@ def test_a_checkpoint_that_came_for_other_data_is_not_used(
     assert said.code == 2 and "was fitted on other data" in " ".join(said.out.split())
 
 
+def test_whose_it_is_is_shown_without_what_it_could_do_to_a_terminal(
+    run: Record, command: Command, tmp_path: Path
+) -> None:
+    card = replace(CARD, submitter="\x1b[2J[red]me[/red]", chosen_on="a\nb")
+    pack([tmp_path / "out"], card, Packing(tmp_path / "cache"), tmp_path / "claim.zip")
+    said = command("verify", tmp_path / "claim.zip")
+    assert said.code == 0
+    assert r"Submitted by \x1b[2J[red]me[/red]; licence Apache-2.0; hyperparameters chosen on: a b" in said.out
+
+
 def test_what_is_missing_or_does_not_hold_is_not_packed(tmp_path: Path) -> None:
     record = write_record(tmp_path / "records")
     (tmp_path / "cache").mkdir()

@@ -137,6 +137,19 @@ def test_an_honest_claim_holds_on_all_levels(made: Callable[..., Record], judged
     assert exit_code(found, 4) == 0
 
 
+def test_a_stochastic_claim_is_judged_on_its_own_draws_and_then_on_others(
+    folder: Path, tmp_path: Path, register: Register, one_thread: None, judged: Callable[..., list[Finding]]
+) -> None:
+    register(fakes.Noisy)
+    asked = fakes.config(tmp_path, folder, "noisy", categories=("bolt",), keep_images=True)
+    (record,) = fakes.run(asked).records
+    assert len(store.read_scores(record).clean) >= 10
+    found = judged(record, 4, Try(seed=11))
+    assert outcomes(found) == [Outcome.HOLDS] * 4
+    assert "to the last bit" in found[1].sentence and "the same bits" in found[2].sentence
+    assert "with seed 11" in found[3].sentence
+
+
 def test_figures_that_are_not_those_of_the_scores_do_not_hold(
     made: Callable[..., Record], judged: Callable[..., list[Finding]]
 ) -> None:
@@ -292,15 +305,64 @@ def test_other_data_are_named(made: Callable[..., Record], tmp_path: Path) -> No
 
 def test_a_checkpoint_that_is_not_here_is_said(made: Callable[..., Record], judged: Callable[..., Any]) -> None:
     record = made()
-    assert record.path is not None
-    document = json.loads(record.path.read_text())
-    document["cell"]["detector"]["checkpoint_sha256"] = "d" * 64
-    document["key"] = canonical_sha256(document["cell"])
-    document["content_sha256"] = content_sha256(document)
-    record.path.write_text(json.dumps(document))
+    changed(record, "detector__checkpoint_sha256", "d" * 64)
     found = judged(record, 3)
     assert found[1].outcome is Outcome.UNJUDGED and "is not the record's (dddddddd" in found[1].sentence
     assert found[2].outcome is Outcome.HOLDS and "on another fit" in found[2].sentence
+
+
+def changed(record: Record, place: str, value: Any) -> None:
+    """Another entry at a place of the cell, and the hashes that such a record has."""
+    assert record.path is not None
+    document = json.loads(record.path.read_text())
+    *steps, last = place.split("__")
+    inner = document["cell"]
+    for step in steps:
+        inner = inner[step]
+    inner[last] = value
+    document["key"] = canonical_sha256(document["cell"])
+    document["content_sha256"] = content_sha256(document)
+    record.path.write_text(json.dumps(document))
+
+
+STRANGE: list[tuple[str, Any]] = [
+    ("dataset", "../../etc"),
+    ("category", "../bolt"),
+    ("category", "/etc"),
+    ("preset", "huge"),
+    ("image_size", 5000),
+    ("image_size", 7),
+    ("seed", 2**64 - 1),
+    ("fit_seed", -(2**63) - 5),
+    ("holdout", -1),
+    ("subset__limit", 0),
+    ("protocol__name", "mine"),
+    ("protocol__changed", {"steps": 0}),
+    ("protocol__changed", {"steps": "many"}),
+    ("protocol__changed", {"keep": []}),
+    ("protocol__changed", {"no_such": 1}),
+    ("attack__name", "os.system"),
+    ("attack__epsilon", 1e5),
+    ("attack__warm_from", ["x", None]),
+    ("attack__warm_from", [0.5] * 3),
+    ("attack__differentiate", "import os"),
+    ("detector__name", "purify:../../x"),
+    ("detector__settings", {"knob": "x"}),
+    ("detector__settings", {"knob": {"deep": 1}}),
+    ("detector__settings", {"level": 1}),
+    ("detector__revision", 99),
+]
+
+
+@pytest.mark.parametrize(("place", "value"), STRANGE, ids=[f"{place}={value!r:.20}" for place, value in STRANGE])
+def test_whatever_a_stranger_states_is_planned_or_a_sentence(
+    made: Callable[..., Record], judged: Callable[..., list[Finding]], place: str, value: Any
+) -> None:
+    record = made(keep_images=False)
+    changed(record, place, value)
+    found = judged(record, 3)
+    assert found[-1].level == 3 and found[-1].outcome is Outcome.UNJUDGED
+    assert found[-1].sentence.endswith((".", ")", "?")) and len(found[-1].sentence) > 30
 
 
 @pytest.mark.parametrize(
