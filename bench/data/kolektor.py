@@ -1,4 +1,4 @@
-"""KolektorSDD and KolektorSDD2: surfaces of commutators and of other parts, with fine masks, from one company.
+"""KolektorSDD and KolektorSDD2: surfaces of electrical commutators, and of other parts, from one company.
 
 Both give every picture a mask, which is black where there is no defect: the masks are the labels.
 """
@@ -23,8 +23,11 @@ FOLDS = 3
 
 @register
 class KolektorSdd(Published):
-    """kosNN/PartM.jpg with kosNN/PartM_label.bmp: eight surfaces of each of 50 commutators, of which most have one
-    defective surface.
+    """kosNN/PartM.jpg with kosNN/PartM_label.bmp: the surfaces of 50 commutators, eight of each, of which 52 are
+    defective.
+
+    There are two archives, KolektorSDD and KolektorSDD-boxes, which differ in their masks: the second's are boxes.
+    Where both lie in `root`, the first is read.
 
     The authors cross-validate over three folds in which a commutator is whole. So does this, but with folds of its own
     (their table of the folds is a pickle, which is code): the categories. In `fold-1` the commutators 1, 4, 7, ... are
@@ -91,10 +94,11 @@ class KolektorSdd(Published):
 @register
 class KolektorSdd2(Published):
     """train/NNNNN.png and test/NNNNN.png, each with NNNNN_GT.png. The authors' split, made for supervised learning, has
-    defective pictures in train: they are left out."""
+    defective pictures in train: they are left out. Files with other names, such as the copy of a picture that the
+    archive holds (`10301 (copy).png`), are not read."""
 
     name = "kolektor-sdd2"
-    summary = "KolektorSDD2, unpacked: coloured surfaces, one category"
+    summary = "KolektorSDD2, unpacked: surfaces of industrial parts, one category"
     about = About(
         title="KolektorSDD2",
         source="Bozic et al., Computers in Industry 2021",

@@ -108,7 +108,7 @@ class InCategories(Published):
     def _folders(self) -> Mapping[str, Path]:
         if self._is_one and self.root is not None:
             return {self.root.resolve().name: self.root}
-        return {name: self._folder / name for name in self.known if (self._folder / name).is_dir()}
+        return {name: _innermost(self._folder / name) for name in self.known if (self._folder / name).is_dir()}
 
 
 class ByKind(InCategories):
@@ -150,6 +150,13 @@ class ByKind(InCategories):
         if not own:
             raise self._incomplete(folder / "...", f"the mask of {path.relative_to(folder).as_posix()}")
         return sample(folder, path, normal_form(kind), own)
+
+
+def _innermost(folder: Path) -> Path:
+    """The folder, or the one of its own name within: an archive of a single category that is unpacked into a folder
+    named after it makes Class1/Class1."""
+    inner = folder / folder.name
+    return inner if inner.is_dir() else folder
 
 
 def sample(folder: Path, path: Path, defect: str, masks: Sequence[Path] = (), group: str = "") -> Sample:

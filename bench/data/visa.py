@@ -40,7 +40,7 @@ class Visa(ByKind):
         source="Zou et al., ECCV 2022",
         home="https://github.com/amazon-science/spot-diff",
         licence=CC_BY,
-        size="10,821 pictures",
+        size="10,821 pictures, 1.9 GB",
     )
     licence = about.line
     known = (
@@ -57,7 +57,7 @@ class Visa(ByKind):
         "pcb4",
         "pipe_fryum",
     )
-    unpacked = ("VisA_20220922", "VisA", "1cls", "VisA_pytorch/1cls")
+    unpacked = ("VisA_20220922", "VisA", "1cls", "VisA_pytorch/1cls", "visa_pytorch")
 
     def _masks_in(self, folder: Path, kind: str) -> Mapping[str, Sequence[Path]]:
         return by_stem(folder / "ground_truth" / kind)

@@ -264,26 +264,54 @@ def test_enough_commutators_make_matched_test_subsets(tmp_path: Path) -> None:
     assert Counter(dataset.test("fold-2", 8).defects) == {"good": 10, "defective": 10}
 
 
-def test_each_condition_of_robustad_is_a_category(tmp_path: Path) -> None:
+def test_each_test_part_of_robustad_is_a_category(tmp_path: Path) -> None:
     dataset, _ = made("robustad", tmp_path)
-    assert dataset.categories() == (
-        "PCB-lighting",
-        "PCB-position",
-        "PCB-rotation",
-        "PCB-shadow",
-        "PCB-source",
-        "PCB-white_balancing",
-    )
-    assert {dataset.train_ids(category) for category in dataset.categories()} == {dataset.train_ids("PCB-source")}
-    assert dataset.remark("PCB-source") == "" and "shift: shadow" in dataset.remark("PCB-shadow")
-    assert dataset.test("PCB-shadow", 8).ids[0].startswith("pcb_data_dir_test5/")
+    assert dataset.categories() == tuple(f"PCB-test{number}" for number in range(6))
+    assert {dataset.train_ids(category) for category in dataset.categories()} == {dataset.train_ids("PCB-test0")}
+    assert dataset.remark("PCB-test5") == "Fitted on PCB's train part, tested on its part test5, one of 6."
+    assert dataset.test("PCB-test5", 8).ids[0].startswith("pcb_data_dir_test5/")
+
+
+@pytest.mark.parametrize("before", ["", "masks/", "PCB/pcb_data_dir_test1/masks/", "../data/masks/", "/home/author/"])
+def test_robustad_finds_masks_whatever_folder_its_table_names(before: str, tmp_path: Path) -> None:
+    dataset, category = made("robustad", tmp_path)
+    table = tmp_path / "PCB/pcb_data_dir_test1/metadata.jsonl"
+    table.write_text(table.read_text().replace("/home/author/PCB/", before))
+    split = dataset.split(category)
+    assert [Path(found.mask_where).relative_to(tmp_path).as_posix() for found in split.anomalies] == [
+        "PCB/pcb_data_dir_test1/masks/0.png",
+        "PCB/pcb_data_dir_test1/masks/1.png",
+    ]
 
 
 def test_robustad_without_masks_has_none(tmp_path: Path) -> None:
     dataset, category = made("robustad", tmp_path)
     table = tmp_path / "PCB/pcb_data_dir_test1/metadata.jsonl"
-    table.write_text(table.read_text().replace('"masks/1.png"', "null"))
+    table.write_text(table.read_text().replace('"/home/author/PCB/1.png"', "null"))
     assert dataset.test(category, 8).masks is None
+
+
+def test_piled_bags_have_no_masks_even_where_their_table_names_some(tmp_path: Path) -> None:
+    made("robustad", tmp_path)
+    (tmp_path / "PCB").rename(tmp_path / "PiledBags")
+    for part in ("train", "test1"):
+        folder = tmp_path / f"PiledBags/pcb_data_dir_{part}"
+        shutil.rmtree(folder / "masks")
+        folder.rename(tmp_path / f"PiledBags/piled_bags_data_dir_{part}")
+    test = bench.data.load("robustad", tmp_path).test("PiledBags-test1", 8)
+    assert test.masks is None and Counter(test.defects) == {"good": 4, "anomaly": 2}
+
+
+@pytest.mark.parametrize("name", ["dagm", "mvtec-ad-2", "mvtec-loco"])
+def test_a_category_unpacked_into_a_folder_of_its_name_is_found(name: str, tmp_path: Path) -> None:
+    """As programs do that unpack Class1.zip into Class1/."""
+    dataset, category = made(name, tmp_path)
+    before = dataset.fingerprint(category)
+    (tmp_path / category).rename(tmp_path / "aside")
+    (tmp_path / category).mkdir()
+    (tmp_path / "aside").rename(tmp_path / category / category)
+    for root in (tmp_path, tmp_path / category, tmp_path / category / category):
+        assert bench.data.load(name, root).fingerprint(category) == before
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "1", "RGBA", "I;16"])
