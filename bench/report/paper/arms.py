@@ -89,7 +89,7 @@ class Row:
     `paper_*` is None where unreadable or lost, `measured_*` where not run; what was measured is the mean over `fits`
     fits. An average's `computed_*` is the mean of the printed rows, None where one of them is unreadable; `measured_*`
     of an average is None unless every category was run. `chosen` is a setting that was chosen by itself, `seconds` the
-    time of one pass of one image.
+    time of one pass of one image, `spread` the standard deviation of the robust AUC over single noise draws.
     """
 
     category: str
@@ -103,6 +103,7 @@ class Row:
     computed_robust: float | None = None
     chosen: int | None = None
     seconds: float | None = None
+    spread: float | None = None
     status: str = ""
     fits: int = 1
 

@@ -78,7 +78,7 @@ def reproduce(
                 rows.append(average)
                 notes += _average_notes(average, own)
     missing = [(r.category, r.arm) for r in rows if r.category != AVERAGE and _is_missing(r, chosen)]
-    notes += _of_rows(rows)
+    notes += _of_rows(rows) + (_of_draws(rows) if "change" in chosen.shows else [])
     notes += [
         f"{before.category}, {before.detector}, {norm_text(before.norm)}: the clean AUC is unreadable here and repeats "
         f"the other norm's {after.clean}."
@@ -102,7 +102,17 @@ def _is_missing(row: Row, recipe: Recipe) -> bool:
         "k": row.chosen,
         "seconds": row.seconds,
     }
-    return any(found[column] is None for column in recipe.shows)
+    return any(found[column] is None for column in recipe.shows if column in found)
+
+
+def _of_draws(rows: Sequence[Row]) -> list[str]:
+    """What a verdict of one noise draw would add, of the first arm."""
+    return [
+        f"{row.category}: a verdict of a single noise draw would move the robust AUC by {row.spread:.1f} points "
+        "(standard deviation); ours is the mean over its draws."
+        for row in rows[:1]
+        if row.spread is not None
+    ]
 
 
 def _of_rows(rows: Sequence[Row]) -> list[str]:
@@ -129,6 +139,7 @@ def _measured(
         marks += MARKS["partial"] if is_partial(shown[0], arm, recipe) else ""
         marks += MARKS["stale"] if is_stale(shown[0], revisions) else ""
     seconds = [s for s in map(seconds_a_pass, shown) if s is not None]
+    spreads = [f.sd for r in shown if (f := r.robust) is not None and r.detector.is_stochastic]
     return Row(
         category,
         arm,
@@ -139,6 +150,7 @@ def _measured(
         _estimate([r.robust for r in also]),
         chosen=next((c for c in map(chosen_by_itself, shown) if c is not None), None),
         seconds=sum(seconds) / len(seconds) if seconds else None,
+        spread=max(spreads, default=None),
         status=f" {marks}" if marks else "",
         fits=len(shown),
     )

@@ -14,7 +14,7 @@ from bench.text import epsilon_text
 PAPER_SIZE = 256
 PAPER_STEPS = 40
 _PACKAGED = ("elpv",)  # what is installed with its data
-Column = Literal["clean", "robust", "k", "seconds"]
+Column = Literal["clean", "robust", "change", "k", "seconds"]
 # Which protocol runs an experiment of a protocol of the paper's at the small preset.
 AT_QUICK = {"paper": "quick", "strict": "strict-lite"}
 
@@ -85,10 +85,11 @@ class Recipe:
         scale = image_size / self.image_size
         arms = tuple(replace(arm, threat=arm.threat.scaled(scale)) for arm in self.arms)
         changed = replace(self, arms=arms, image_size=image_size, preset=preset, protocol=protocol)
-        radii = ", ".join(f"{t.norm} {epsilon_text(t.epsilon, t.norm)}" for t in changed.threats if t.epsilon > 0)
+        balls = dict.fromkeys(f"{t.norm} {epsilon_text(t.epsilon, t.norm)}" for t in changed.threats if t.epsilon > 0)
         # What stands under "ours" is then not the paper's experiment, and the title says so.
-        told = f"preset {preset}, protocol {protocol}, {image_size} pixels" + (f", {radii}" if radii else "")
-        return replace(changed, title=f"{self.title}. Ours: {told}")
+        told = ", ".join([f"preset {preset}, protocol {protocol}, {image_size} pixels", *balls])
+        before = f"{self.title}; " if "Ours: " in self.title else f"{self.title}. Ours: "
+        return replace(changed, title=f"{before}{told}")
 
     def on(self, dataset: str, categories: Sequence[str]) -> Recipe:
         """The same experiment on other pictures, beside which the paper's numbers would mean nothing."""
