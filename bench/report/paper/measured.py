@@ -16,7 +16,7 @@ from bench.report.paper.matching import best_of_each_fit, chosen_by_itself, fits
 from bench.report.paper.printed import AVERAGE, PaperRow, computed_average, implied_value, with_repeated_clean
 from bench.report.paper.recipe import Recipe, Wanted, wanted
 from bench.report.paper.tables import recipe_of
-from bench.text import epsilon_text, norm_text
+from bench.text import epsilon_text, norm_text, plural
 from detectors import registry
 
 
@@ -91,6 +91,7 @@ def reproduce(
         for t in chosen.threats
         if t.also is not None
     ]
+    notes += _elsewhere(chosen, known) if missing else []
     findings = tuple((claim, claim.judge(rows)) for claim in chosen.claims)
     return Reproduction(chosen, tuple(rows), findings, tuple(missing), tuple(dict.fromkeys(notes)))
 
@@ -103,6 +104,23 @@ def _is_missing(row: Row, recipe: Recipe) -> bool:
         "seconds": row.seconds,
     }
     return any(found[column] is None for column in recipe.shows if column in found)
+
+
+def _elsewhere(recipe: Recipe, records: Sequence[Record]) -> list[str]:
+    """Records of the same detectors and categories that were made otherwise: named, for they are not mixed in."""
+    own = {(recipe.preset, recipe.protocol_of(threat), recipe.image_size) for threat in recipe.threats}
+    found: dict[tuple[str, str, int], int] = {}
+    for record in records:
+        where = (record.preset, record.protocol, record.image_size)
+        is_ours = record.dataset == recipe.dataset and record.category in recipe.categories
+        if is_ours and record.detector_name in recipe.detectors and where not in own:
+            found[where] = found.get(where, 0) + 1
+    return [
+        f"{plural(count, 'record')} of these detectors and categories {'is' if count == 1 else 'are'} of preset "
+        f"{preset}, protocol {protocol}, {size} pixels, and not shown here: --preset {preset} --protocol {protocol} "
+        f"--image-size {size} shows them."
+        for (preset, protocol, size), count in sorted(found.items())
+    ]
 
 
 def _of_draws(rows: Sequence[Row]) -> list[str]:
