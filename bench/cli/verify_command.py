@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -91,7 +92,8 @@ def verify(
             files.check_writable(out)
         work = Path(private) / "made-again" if out is None else out
         verification = Verification(level, machine, work, wanted, checkpoints)
-        codes = [_judged(path, verification, console) for path in stated.files_of(at)]
+        seen: dict[str, Path] = {}
+        codes = [_judged(path, verification, console, seen) for path in stated.files_of(at)]
     if len(codes) > 1:
         console.print(_together(codes), style="bold", markup=False, highlight=False)
     shell.say(*problems)
@@ -111,9 +113,15 @@ def _unpacked(place: Path, private: Path, console: Screen) -> tuple[Path, Path |
     return folder, folder / archive.CHECKPOINTS, list(pack.check(folder))
 
 
-def _judged(path: Path, asked: Verification, console: Screen) -> int:
-    """Print what is found of one claim. Returns its exit code."""
+def _judged(path: Path, asked: Verification, console: Screen, seen: dict[str, Path]) -> int:
+    """Print what is found of one claim. Returns its exit code. `seen`: the claims before it, by their keys; of two that
+    are of one cell nobody knows which one counts."""
     claim = stated.read(path)
+    if claim.what is not None and claim.finding.outcome is Outcome.HOLDS:
+        twin = seen.setdefault(claim.what.key, path)
+        if twin != path:
+            told = f"{one_line(twin, 500)} and this are of one cell; delete the one that does not hold."
+            claim = replace(claim, finding=Finding(1, Outcome.UNJUDGED, told))
     console.print(_title(claim), style="bold", markup=False, highlight=False, soft_wrap=True)
     found: list[Finding] = []
     cells = len(claim.what.cell.attack.warm_from) + 1 if isinstance(claim.what, Record) else 1
