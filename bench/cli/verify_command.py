@@ -30,6 +30,7 @@ from bench.errors import BenchError
 from bench.plan.of_record import Machine
 from bench.plan.request import default_cache
 from bench.records.certificate import Certificate
+from bench.records.certificate_store import FOLDER as CERTIFICATES
 from bench.records.record import Record
 from bench.submission import archive, pack
 from bench.text import one_line, plural
@@ -107,6 +108,8 @@ def _unpacked(place: Path, private: Path, console: Screen) -> tuple[Path, Path |
         return place, None, []
     folder = private / "archive"
     archive.unpack(place, folder)
+    if not any((folder / name).is_dir() for name in (stated.RECORDS, CERTIFICATES)):
+        raise BenchError(f"{place} holds no record and no certificate; submit names what it packs.")
     card = pack.read_card(folder)
     told = f"Submitted by {card.submitter}; licence {card.licence}; hyperparameters chosen on: {card.chosen_on}"
     console.print(one_line(told, 500), markup=False, highlight=False, soft_wrap=True)

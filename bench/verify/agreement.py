@@ -62,8 +62,8 @@ def agreement(stated: Scores, found: Scores) -> Agreement | None:
         largest = float(np.max([np.abs(one - other).max() for one, other in pairs]))  # NaN where one is
         deviation = largest / spread if 0 < spread < np.inf and np.isfinite(largest) else float("inf")
     labels = stated.labels
-    figures = (recount.figures(scores, None, in_turn=True, complete=False) for scores in (stated, found))
-    others = far_apart(*figures, int((labels == 1).sum()), int((labels == -1).sum()))
+    one, other = (recount.figures(scores, None, in_turn=True, complete=False) for scores in (stated, found))
+    others = far_apart(one, other, int((labels == 1).sum()), int((labels == -1).sum()))
     told = ", ".join(
         f"{what} AUC {one:.2f} stated and {other:.2f} found"
         for what, (one, other) in zip(("clean", "robust"), aucs, strict=True)

@@ -140,8 +140,8 @@ def test_pairs_that_are_not_tied_here_are_not_believed(
     found = judged(record, 2)
     assert outcomes(found) == [Outcome.HOLDS, Outcome.UNJUDGED] and exit_code(found, 2) == 2
     assert "robust.strict_auc 50 and 0" in found[1].sentence
-    figures = (recount.figures(one, None) for one in (replace(scores, robust=half), tied))
-    assert any("robust.strict_auc" in told for told in far_apart(*figures, 6, 6))
+    one, other = (recount.figures(each, None) for each in (replace(scores, robust=half), tied))
+    assert any("robust.strict_auc" in told for told in far_apart(one, other, 6, 6))
 
 
 def test_labels_that_are_not_those_of_the_data_do_not_hold(made: Made, judged: Judged) -> None:
