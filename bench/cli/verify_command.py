@@ -9,6 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
+from rich.padding import Padding
+from rich.text import Text
 
 from bench import files
 from bench.cli import shell
@@ -131,9 +133,8 @@ def _judged(path: Path, asked: Verification, console: Screen, seen: dict[str, Pa
     with ConsoleReporter(console, cells * max(asked.level - 2, 1)) as reporter:
         for finding in findings(claim, asked, reporter):
             found.append(finding)
-            text = f"  {one_line(finding, 2000)}"
-            style = _STYLES[finding.outcome]
-            console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+            text = Text(one_line(finding, 2000), style=_STYLES[finding.outcome])
+            console.print(Padding(text, (0, 0, 0, 2)))
     return exit_code(found, asked.level)
 
 

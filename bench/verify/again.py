@@ -18,6 +18,7 @@ from bench.plan.of_record import stronger
 from bench.plan.plan import Plan
 from bench.records.record import Record
 from bench.records.store import read_scores
+from bench.report.caveats import counts_ties_as_lost, estimate
 from bench.run import runner
 from bench.text import attack_text, one_line
 from bench.verify import beside
@@ -99,7 +100,7 @@ def same_seed(ground: Ground, out: Path) -> Finding:
 def another_try(ground: Ground, wanted: Try, out: Path) -> Finding:
     """Level 4: is what is left inside the stored interval? Raises UnjudgedError where that cannot be run."""
     record = ground.record
-    stated = record.robust
+    stated, ties_lost = estimate(record, "robust"), counts_ties_as_lost(record)
     assert stated is not None
     seed = record.seed + 1 if wanted.seed is None else wanted.seed
     name = wanted.attack or record.attack_name
@@ -118,14 +119,15 @@ def another_try(ground: Ground, wanted: Try, out: Path) -> Finding:
     except CANNOT as error:
         raise UnjudgedError(str(error)) from None
     found = _run(ground, plan, out)
-    assert found.robust is not None
+    here = estimate(found, "robust", ties_lost=ties_lost)
+    assert here is not None
     fit = _fit(record, found) or (BROUGHT if ground.is_brought else "")
-    left = found.robust.auc
+    left, what = here.value, "strict robust AUC" if ties_lost else "robust AUC"
     told = (
-        f"{attack_text(name, record.epsilon, record.norm)} with seed {seed}{fit} left a robust AUC of {left:.1f} "
-        f"[{found.robust.low:.1f}, {found.robust.high:.1f}]"
+        f"{attack_text(name, record.epsilon, record.norm)} with seed {seed}{fit} left a {what} of {left:.1f} "
+        f"[{here.low:.1f}, {here.high:.1f}]"
     )
-    interval = f"the stored interval [{stated.low:.1f}, {stated.high:.1f}] around {stated.auc:.1f}"
+    interval = f"the stored interval [{stated.low:.1f}, {stated.high:.1f}] around {stated.value:.1f}"
     if stated.low <= left <= stated.high:
         return Finding(4, Outcome.HOLDS, f"{told}, inside {interval}.")
     if wanted.changes_the_attack and left > stated.high:

@@ -144,6 +144,33 @@ def test_pairs_that_are_not_tied_here_are_not_believed(
     assert any("robust.strict_auc" in told for told in far_apart(one, other, 6, 6))
 
 
+def test_what_another_try_leaves_is_counted_as_the_claim_counts_it(
+    made: Made, judged: Judged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under strict a tie is lost, and an attack that ties all pairs takes everything."""
+    record = made(protocol="strict-lite", epsilons=(1e-6,))
+    run = again._run
+
+    def tied(ground: Any, plan: Any, out: Path) -> Record:
+        found = run(ground, plan, out)
+        if "level-4" not in str(out):
+            return found
+        robust = found.results["robust"] | {"strict_auc": 0.0, "strict_low": 0.0, "strict_high": 20.0}
+        return replace(found, results=found.results | {"robust": robust})
+
+    monkeypatch.setattr(again, "_run", tied)
+    found = judged(record, 4)
+    assert outcomes(found) == [Outcome.HOLDS] * 3 + [Outcome.FAILS]
+    assert "left a strict robust AUC of 0.0" in found[3].sentence
+
+
+def test_no_other_try_makes_up_for_a_level_3_that_could_not_be_judged() -> None:
+    found = [Finding(1, Outcome.HOLDS, ""), Finding(2, Outcome.UNJUDGED, ""), Finding(3, Outcome.UNJUDGED, "")]
+    held = [*found[:2], Finding(3, Outcome.HOLDS, "")]
+    assert exit_code(held, 3) == 0 and exit_code([*held, Finding(4, Outcome.HOLDS, "")], 4) == 0
+    assert exit_code(found, 3) == 2 and exit_code([*found, Finding(4, Outcome.HOLDS, "")], 4) == 2
+
+
 def test_labels_that_are_not_those_of_the_data_do_not_hold(made: Made, judged: Judged) -> None:
     """Names, counts and hashes are the data's, and the AUC is too: two images have changed places."""
     record = made()
