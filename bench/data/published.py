@@ -175,7 +175,7 @@ class ByKind(InCategories):
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is such a file. Where a table names what no system can have there is none; `Path.is_file` raises."""
+    """Whether there is such a file. Of a name that no system can have there is none; `Path.is_file` raises."""
     return os.path.isfile(path)  # noqa: PTH113
 
 

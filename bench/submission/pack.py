@@ -121,7 +121,7 @@ def check(folder: Path) -> Iterator[str]:
             yield f"The card does not say how {one_line(detector.name, 60)} of {claim.path.name} can be had."
         elif (told[detector.name, detector.checkpoint_sha256] == IN_ARCHIVE) != checkpoint.exists(weights):
             yield f"The card says otherwise than the archive whether the checkpoint of {claim.path.name} is in it."
-        if claim.what.licence and claim.what.licence not in card.data_licences:
+        if not set(licences_of([claim.what])) <= set(card.data_licences):
             yield f"The card does not name the licence of the data of {claim.path.name}."
         wanted |= {claim.path, *(companion(claim.path, s) for s in (SCORES_SUFFIX, BOUNDS_SUFFIX, IMAGES_SUFFIX))}
         wanted |= {weights, checkpoint.description_path(weights)}

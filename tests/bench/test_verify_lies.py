@@ -289,3 +289,26 @@ def test_two_records_of_one_cell_do_not_both_hold(tmp_path: Path, command: Comma
         path.with_name(path.name.replace("--", "--again-", 1)).write_bytes(path.read_bytes())
     said = command("verify", tmp_path)
     assert said.code == 2 and "are of one cell" in " ".join(said.out.split())
+
+
+# -- of a sweep that ended --------------------------------------------------------------------------------------------
+
+
+class Bright(fakes.Fake):
+    """score = mean brightness, of which a large ball leaves nothing."""
+
+    name = "bright"
+
+
+def test_a_ball_that_was_not_attacked_has_the_smaller_ones_images_and_holds(
+    folder: Path, tmp_path: Path, register: Callable[..., None], one_thread: None, judged: Judged
+) -> None:
+    """Also where it is added to a sweep that has its records already."""
+    register(Bright)
+    usual = {"categories": ("bolt",), "sweep": True, "keep_images": True}
+    fakes.run(fakes.config(tmp_path, folder, "bright", epsilons=(0.004, 0.5), **usual))
+    found = fakes.run(fakes.config(tmp_path, folder, "bright", epsilons=(0.004, 0.5, 0.7), **usual)).records
+    assert [record.seconds["attack"] == 0 for record in found] == [False, False, True]
+    assert [kept_images.are_there(record) for record in found] == [True] * 3
+    assert torch.equal(kept_images.read(found[1]), kept_images.read(found[2]))
+    assert outcomes(judged(found[2], 3)) == [Outcome.HOLDS] * 3
