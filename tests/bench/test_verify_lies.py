@@ -105,6 +105,12 @@ def test_other_numbers_beside_the_same_scores_do_not_hold(
     assert named in found[2].sentence
 
 
+def test_a_size_of_the_images_that_is_none_does_not_hold(made: Made, judged: Judged) -> None:
+    record = made()
+    state(record, images={"bytes": record.images["bytes"] + 1})  # for which no one would pack or copy them
+    assert outcomes(judged(record, 2)) == [Outcome.HOLDS, Outcome.FAILS]
+
+
 def test_a_threshold_of_ones_own_is_found(made: Made, judged: Judged, monkeypatch: pytest.MonkeyPatch) -> None:
     """At a threshold that no image reaches, no attack on normals succeeds."""
     record = made()
