@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -198,7 +198,7 @@ def _cell(
     if sweep.has_ended and (cell.early_stop or fitted.detector.is_stochastic):  # who wants all figures gets them
         assert sweep.last is not None
         record = contained(plan, cell, fitted.describe(), sweep.last, category.inspection)
-        record = _with_images(record, sweep.images, plan)
+        record = _with_images(record, _images_of(sweep), plan)
         record = _write(record, read_scores(sweep.last), folder)
         sweep.add(attack, record, None)
         return record, False
@@ -293,6 +293,14 @@ def _clear(folder: Path, cell: Cell) -> None:
 def _write(record: Record, scores: Scores | None, folder: Path) -> Record:
     path = write(record, scores, folder)
     return read(path)
+
+
+def _images_of(sweep: Sweep) -> Tensor | None:
+    """Those of the last ball: at hand, or kept beside its record; None where they are neither."""
+    if sweep.images is None and sweep.last is not None and kept_images.are_there(sweep.last):
+        with suppress(RecordError):  # of another content by now
+            return kept_images.read(sweep.last)
+    return sweep.images
 
 
 def _with_images(record: Record, adversarial: Tensor | None, plan: Plan) -> Record:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
+from rich.padding import Padding
+from rich.text import Text
 
 from bench import files
 from bench.cli import shell
@@ -29,6 +32,7 @@ from bench.errors import BenchError
 from bench.plan.of_record import Machine
 from bench.plan.request import default_cache
 from bench.records.certificate import Certificate
+from bench.records.certificate_store import FOLDER as CERTIFICATES
 from bench.records.record import Record
 from bench.submission import archive, pack
 from bench.text import one_line, plural
@@ -91,7 +95,8 @@ def verify(
             files.check_writable(out)
         work = Path(private) / "made-again" if out is None else out
         verification = Verification(level, machine, work, wanted, checkpoints)
-        codes = [_judged(path, verification, console) for path in stated.files_of(at)]
+        seen: dict[str, Path] = {}
+        codes = [_judged(path, verification, console, seen) for path in stated.files_of(at)]
     if len(codes) > 1:
         console.print(_together(codes), style="bold", markup=False, highlight=False)
     shell.say(*problems)
@@ -105,24 +110,31 @@ def _unpacked(place: Path, private: Path, console: Screen) -> tuple[Path, Path |
         return place, None, []
     folder = private / "archive"
     archive.unpack(place, folder)
+    if not any((folder / name).is_dir() for name in (stated.RECORDS, CERTIFICATES)):
+        raise BenchError(f"{place} holds no record and no certificate; submit names what it packs.")
     card = pack.read_card(folder)
     told = f"Submitted by {card.submitter}; licence {card.licence}; hyperparameters chosen on: {card.chosen_on}"
     console.print(one_line(told, 500), markup=False, highlight=False, soft_wrap=True)
     return folder, folder / archive.CHECKPOINTS, list(pack.check(folder))
 
 
-def _judged(path: Path, asked: Verification, console: Screen) -> int:
-    """Print what is found of one claim. Returns its exit code."""
+def _judged(path: Path, asked: Verification, console: Screen, seen: dict[str, Path]) -> int:
+    """Print what is found of one claim. Returns its exit code. `seen`: the claims before it, by their keys; of two that
+    are of one cell nobody knows which one counts."""
     claim = stated.read(path)
+    if claim.what is not None and claim.finding.outcome is Outcome.HOLDS:
+        twin = seen.setdefault(claim.what.key, path)
+        if twin != path:
+            told = f"{one_line(twin, 500)} and this are of one cell; delete the one that does not hold."
+            claim = replace(claim, finding=Finding(1, Outcome.UNJUDGED, told))
     console.print(_title(claim), style="bold", markup=False, highlight=False, soft_wrap=True)
     found: list[Finding] = []
     cells = len(claim.what.cell.attack.warm_from) + 1 if isinstance(claim.what, Record) else 1
     with ConsoleReporter(console, cells * max(asked.level - 2, 1)) as reporter:
         for finding in findings(claim, asked, reporter):
             found.append(finding)
-            text = f"  {one_line(finding, 2000)}"
-            style = _STYLES[finding.outcome]
-            console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+            text = Text(one_line(finding, 2000), style=_STYLES[finding.outcome])
+            console.print(Padding(text, (0, 0, 0, 2)))
     return exit_code(found, asked.level)
 
 

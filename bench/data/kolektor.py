@@ -12,12 +12,14 @@ from pathlib import Path
 
 from bench.data.about import CC_BY_NC_SA, About
 from bench.data.base import GOOD, Sample, Split
+from bench.data.findings import Finding, such_as
 from bench.data.images import read_bytes, read_defective
 from bench.data.listing import entries, pictures
 from bench.data.published import Published, by_stem, sample
 from bench.data.registry import register
 
 DEFECT = "defective"
+ITEMS = 50  # commutators
 FOLDS = 3
 
 
@@ -54,6 +56,18 @@ class KolektorSdd(Published):
 
     def remark(self, category: str) -> str:
         return "A split of RADBench's own, by whole commutators: the authors' folds are others."
+
+    def findings(self, category: str) -> tuple[Finding, ...]:
+        self.check_category(category)
+        items = {number: path for path in entries(self._folder) if (number := _item(path)) is not None}
+        alone = []
+        for item in items.values():
+            there = {path.stem for path in pictures(item)}
+            alone += [f"{item.name}/{stem}" for stem in sorted(by_stem(item, "_label").keys() - there)]
+        missing = [f"kos{number:02}" for number in range(1, ITEMS + 1) if number not in items]
+        brief = f"{len(missing)} of {ITEMS} commutators not there"
+        told = f"{brief} ({such_as(missing)}): figures over the others are not those of {self.about.title}."
+        return (*self._without_picture(alone), *([Finding("left out", brief, told)] if missing else []))
 
     def _is_here(self, folder: Path) -> bool:
         return any(_item(path) is not None for path in entries(folder))
@@ -112,6 +126,15 @@ class KolektorSdd2(Published):
     def categories(self) -> tuple[str, ...]:
         _ = self._folder  # a missing root shall show here
         return ("all",)
+
+    def findings(self, category: str) -> tuple[Finding, ...]:
+        self.check_category(category)
+        alone = []
+        for part in ("train", "test"):
+            there = {path.stem for path in self._pictures(self._folder / part)}
+            masks = (stem for stem in by_stem(self._folder / part, "_GT") if stem.isdigit())
+            alone += [f"{part}/{stem}" for stem in sorted(set(masks) - there)]
+        return self._without_picture(alone)
 
     def _is_here(self, folder: Path) -> bool:
         return any(next(self._pictures(folder / part), None) for part in ("train", "test"))

@@ -17,7 +17,7 @@ from typing import Any
 from bench.data.about import CC_BY, About
 from bench.data.base import GOOD, Sample, Split
 from bench.data.images import read_bytes
-from bench.data.published import Published, sample
+from bench.data.published import Published, is_file, sample
 from bench.data.registry import register
 from bench.errors import DataError
 from bench.text import one_line
@@ -87,7 +87,7 @@ class RobustAd(Published):
             raise self._incomplete(table, "the labels")
         for row in _rows(table):
             path = part / row["file_name"]
-            if not path.is_file():
+            if not is_file(path):
                 raise self._incomplete(path, "which metadata.jsonl lists")
             has_mask = PRODUCTS[product].has_masks and row["label"] and row["mask"]
             masks = [self._mask(part, row["mask"], path)] if has_mask else []
@@ -95,8 +95,8 @@ class RobustAd(Published):
 
     def _mask(self, part: Path, name: str, picture: Path) -> Path:
         path = part / "masks" / PurePosixPath(name).name
-        if not path.is_file():
-            raise self._incomplete(path, f"the mask of {picture.name}")
+        if not is_file(path):
+            raise self._incomplete(path, f"the mask of {one_line(picture.name, 120)}")
         return path
 
 

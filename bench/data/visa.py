@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.data.about import CC_BY, About
 from bench.data.base import GOOD, Sample, Split
 from bench.data.images import read_bytes
-from bench.data.published import ByKind, by_stem, sample
+from bench.data.published import ByKind, by_stem, is_file, sample
 from bench.data.registry import register
 from bench.errors import DataError
 from bench.text import one_line
@@ -95,8 +95,8 @@ class Visa(ByKind):
         if not name.startswith(own) or ".." in Path(name).parts:
             raise _odd(folder.parent / SPLIT, f"{one_line(name, 120)!r} is no file of {folder.name}")
         path = folder / name.removeprefix(own)
-        if not path.is_file():
-            raise self._incomplete(path, what)
+        if not is_file(path):
+            raise self._incomplete(path, one_line(what, 200))
         return path
 
     def _kinds(self, folder: Path) -> dict[str, str]:

@@ -108,7 +108,11 @@ def differences(stated: Cell, found: Cell) -> list[str]:
         return []
     # As a record states them: to JSON a tuple is a list.
     one, other = (_flat(json.loads(json.dumps(cell.to_document()))) for cell in (stated, found))
-    names = [name for name in (*one, *(n for n in other if n not in one)) if one.get(name) != other.get(name)]
+    # By their text, since to Python 1, 1.0 and True are equal, and to a key they are not.
+    texts = [{name: json.dumps(value, sort_keys=True) for name, value in entries.items()} for entries in (one, other)]
+    names = [name for name in dict.fromkeys([*one, *other]) if texts[0].get(name) != texts[1].get(name)]
+    if not names:  # a name with a dot in it, say
+        return ["its entries are arranged otherwise in the record and here"]
     shown = [
         f"{one_line(name, 80)} is {_shown(one, name)} in the record and {_shown(other, name)} here"
         for name in names[:_MOST_NAMED]

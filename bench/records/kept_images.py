@@ -83,6 +83,8 @@ def read(record: Record) -> Tensor:
         raise RecordError(f"The images {path} cannot be read ({files.why(error)}); get them again.") from None
     if hashlib.sha256(data).hexdigest() != record.images.get("sha256"):
         raise ContradictionError(f"The images {path} are not those of their record (SHA-256 differs).")
+    if len(data) != record.images.get("bytes"):
+        raise ContradictionError(f"The images {path} are not those of their record, which states another size.")
     try:
         tensors = load(data)
     except Exception as error:  # a stranger's header may say anything, and PyTorch stumble over it anywhere

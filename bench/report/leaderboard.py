@@ -293,7 +293,9 @@ def _board(
         rows=tuple(rows),
         certified=_certified(rows, certificates),
         best_known=best_known.of_cells(
-            (((row.label, category), cell) for row in rows for category, cell in row.cells.items()), everything
+            (((row.label, category), cell) for row in rows for category, cell in row.cells.items()),
+            everything,
+            revisions,
         ),
     )
 

@@ -165,6 +165,8 @@ def _looked_at(infos: list[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
     folded: set[str] = set()
     for info in infos:
         name = info.orig_filename  # before zipfile has made something of it
+        if info.header_offset < 0:  # its beginning was cut off, and all places in it are too far back
+            raise zipfile.BadZipFile("it begins in the middle")
         if name != info.filename:
             raise RecordError(f"the name {one_line(repr(name), 100)} is none that a file may have.")
         kind = stat.S_IFMT(info.external_attr >> 16)

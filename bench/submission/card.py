@@ -110,7 +110,7 @@ def source_of(detector: CellDetector, checkpoint: str) -> Source:
 
 def licences_of(claims: Iterable[Record | Certificate]) -> tuple[str, ...]:
     """Of the data, each once."""
-    return tuple(dict.fromkeys(claim.licence for claim in claims if claim.licence))
+    return tuple(dict.fromkeys(claim.licence for claim in claims if isinstance(claim.licence, str) and claim.licence))
 
 
 def _distribution(module: str) -> tuple[str, str]:

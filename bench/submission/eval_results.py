@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.errors import BenchError
@@ -82,6 +82,34 @@ def files_of(records: Sequence[Record], hub: Hub) -> dict[str, bytes]:
         for record in records
         if record.ok
     }
+
+
+def foreign(files: Mapping[str, str], records: Sequence[Record]) -> Iterator[str]:
+    """The files of an archive's folder, their text by name, that are not what the records beside them are written as,
+    to the byte: whoever copies them to the Hub publishes the figure that stands in them.
+
+    Args:
+        files: by name within the archive.
+        records: that came along.
+    """
+    for name, text in files.items():
+        stated = {key: _said(text, key) for key in ("id", "url")}
+        try:
+            hub = Hub(stated["id"], stated["url"])
+            expected = files_of(records, hub)
+        except BenchError:
+            expected = {}
+        if expected.get(name) != text.encode(errors="surrogateescape"):
+            yield f"{one_line(name, 200)} says other things than the records of the submission; leave it out."
+
+
+def _said(text: str, key: str) -> str:
+    """What a line of ours says of a key that is there once at most; "" where it is not there or is no text."""
+    found = re.findall(rf'^    {key}: (".*")$', text, flags=re.MULTILINE)
+    try:
+        return str(json.loads(found[0])) if found else ""
+    except ValueError:
+        return ""
 
 
 def _quoted(text: str) -> str:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from bench import files
 from bench.errors import RecordError
@@ -16,9 +14,8 @@ from bench.records.certificate import Certificate
 from bench.records.certificate_store import FOLDER as CERTIFICATES
 from bench.records.paths import IMAGES_SUFFIX, companion, record_path
 from bench.records.record import Record
-from bench.records.recount import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
-from bench.text import one_line
 from bench.verify import stated
+from bench.verify.beside import differences, unstated
 from bench.verify.finding import Outcome
 from bench.verify.stated import RECORDS
 from detectors.checkpoint import write_atomically
@@ -59,13 +56,18 @@ def merged(places: Sequence[Path]) -> Merged:
             kept[what.key] = what
             continue
         doubles += 1
-        if _claims(other) and _claims(what) and (told := list(_differences(other.results, what.results))):
+        if _claims(other) and _claims(what) and (told := _contradictions(other, what)):
             conflicts.append(
                 f"{other.path} and {what.path} are of one cell and state other figures: {stated.listed(told)}. Verify "
                 "both, and delete the one that does not hold."
             )
         if (_claims(what), what.written) > (_claims(other), other.written):
             kept[what.key] = what
+    by_place: dict[Path, Record | Certificate] = {}
+    for what in kept.values():
+        twin = by_place.setdefault(_place(Path(), what), what)
+        if twin is not what:  # keys whose first digits are the same, by somebody's design
+            problems.append(f"{twin.path} and {what.path} are of two cells that would be one file; leave one out.")
     return Merged(kept, doubles, conflicts, problems)
 
 
@@ -89,6 +91,12 @@ def write(found: Merged, out: Path) -> list[Path]:
     return written
 
 
+def _place(out: Path, what: Record | Certificate) -> Path:
+    if isinstance(what, Record):
+        return record_path(out / RECORDS, what.cell)
+    return certificate_store.certificate_path(out / CERTIFICATES, what.claim)
+
+
 def _claims(what: Record | Certificate) -> bool:
     return not isinstance(what, Record) or what.ok
 
@@ -108,23 +116,13 @@ def _copy_images(record: Record, folder: Path) -> None:
             write_atomically(target, data)
 
 
-def _differences(one: Mapping[str, Any], other: Mapping[str, Any], within: str = "") -> Iterator[str]:
-    """The figures in which two results differ by more than rounding, with both values."""
-    for name in sorted(one.keys() & other.keys()):
-        first, second = one[name], other[name]
-        if not within and name in _NOT_COMPARED:
-            continue
-        if isinstance(first, Mapping) and isinstance(second, Mapping):
-            yield from _differences(first, second, f"{within}{name}.")
-        elif not _alike(first, second):
-            yield f"{within}{one_line(name, 60)} {_shown(first)} and {_shown(second)}"
-
-
-def _alike(one: object, other: object) -> bool:
-    if isinstance(one, int | float) and isinstance(other, int | float):
-        return math.isclose(one, other, rel_tol=RELATIVE_TOLERANCE, abs_tol=ABSOLUTE_TOLERANCE)
-    return one == other
-
-
-def _shown(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else one_line(value, 40)
+def _contradictions(one: Record | Certificate, other: Record | Certificate) -> list[str]:
+    """In what two of one cell differ: figures by more than rounding, with both values; whether they are full runs of
+    their protocol; signs that the attack did not do its work, which one of them leaves out."""
+    first, second = ({n: v for n, v in what.results.items() if n not in _NOT_COMPARED} for what in (one, other))
+    told = list(differences(first, second))
+    if one.full_run != other.full_run:
+        told.append("only one says that it is a full run")
+    if isinstance(one, Record) and isinstance(other, Record):
+        told += [f"only one says that {sentence}" for sentence in (*unstated(one, other), *unstated(other, one))]
+    return told

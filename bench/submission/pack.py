@@ -74,10 +74,10 @@ def pack(places: Sequence[Path], card: Card, packing: Packing, out: Path) -> tup
     for claim in found.values():
         contents |= _files(claim, packing)
         detector = _detector(claim)
-        weights = _checkpoint(claim, packing)
-        contents |= weights
+        contents |= _checkpoint(claim, packing)
         origin = claim.what.checkpoint.get("origin") if claim.what is not None else ""
-        how = IN_ARCHIVE if weights else SHIPPED if origin == "shipped" else TO_FIT
+        there = f"{archive.CHECKPOINTS}/{brought.name_of(detector.name, detector.checkpoint_sha256)}" in contents
+        how = IN_ARCHIVE if there else SHIPPED if origin == "shipped" else TO_FIT
         sources[detector.name, detector.checkpoint_sha256] = source_of(detector, how)
     whats = [claim.what for claim in found.values() if claim.what is not None]
     card = replace(card, data_licences=licences_of(whats), detectors=tuple(sources[key] for key in sorted(sources)))
@@ -106,7 +106,7 @@ def check(folder: Path) -> Iterator[str]:
         yield f"The card does not say {asked}."
     claims = [stated.read(path) for path in stated.files_of(folder)]
     wanted: set[Path] = set()
-    told = {(source.name, source.checkpoint_sha256) for source in card.detectors if source.package}
+    told = {(source.name, source.checkpoint_sha256): source.checkpoint for source in card.detectors if source.package}
     for claim in claims:
         if claim.finding.outcome is not Outcome.HOLDS or claim.what is None:
             yield claim.finding.sentence
@@ -116,10 +116,14 @@ def check(folder: Path) -> Iterator[str]:
         if claim.path != _place(folder, claim.what):
             yield f"{claim.path.name} does not lie where a record of its cell does; submit again."
         detector = _detector(claim)
+        weights = folder / archive.CHECKPOINTS / brought.name_of(detector.name, detector.checkpoint_sha256)
         if (detector.name, detector.checkpoint_sha256) not in told:
             yield f"The card does not say how {one_line(detector.name, 60)} of {claim.path.name} can be had."
+        elif (told[detector.name, detector.checkpoint_sha256] == IN_ARCHIVE) != checkpoint.exists(weights):
+            yield f"The card says otherwise than the archive whether the checkpoint of {claim.path.name} is in it."
+        if not set(licences_of([claim.what])) <= set(card.data_licences):
+            yield f"The card does not name the licence of the data of {claim.path.name}."
         wanted |= {claim.path, *(companion(claim.path, s) for s in (SCORES_SUFFIX, BOUNDS_SUFFIX, IMAGES_SUFFIX))}
-        weights = folder / archive.CHECKPOINTS / brought.name_of(detector.name, detector.checkpoint_sha256)
         wanted |= {weights, checkpoint.description_path(weights)}
         yield from _images(claim)
         yield from _weights(weights, detector.checkpoint_sha256)
@@ -127,6 +131,11 @@ def check(folder: Path) -> Iterator[str]:
         for path in sorted((folder / top).rglob("*")):
             if path.is_file() and path not in wanted:
                 yield f"{one_line(path.relative_to(folder), 200)} belongs to no record of the submission; leave it out."
+    entries = {
+        path.relative_to(folder).as_posix(): read_ordinary(path, archive.CARD_BYTES).decode(errors="surrogateescape")
+        for path in sorted((folder / eval_results.FOLDER).glob("*"))
+    }
+    yield from eval_results.foreign(entries, [claim.what for claim in claims if isinstance(claim.what, Record)])
 
 
 def read_card(folder: Path) -> Card:

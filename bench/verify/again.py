@@ -18,11 +18,15 @@ from bench.plan.of_record import stronger
 from bench.plan.plan import Plan
 from bench.records.record import Record
 from bench.records.store import read_scores
+from bench.report.caveats import counts_ties_as_lost, estimate
 from bench.run import runner
 from bench.text import attack_text, one_line
-from bench.verify.agreement import POINTS, agreement, is_same_machine, threads_of
+from bench.verify import beside
+from bench.verify.agreement import agreement, is_same_machine, threads_of
+from bench.verify.beside import POINTS
 from bench.verify.finding import Finding, Outcome, UnjudgedError
-from bench.verify.ground import CANNOT, Ground
+from bench.verify.ground import BROUGHT, CANNOT, Ground
+from bench.verify.stated import listed
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,19 @@ class Try:
 
 
 def same_seed(ground: Ground, out: Path) -> Finding:
-    """Level 3. Raises UnjudgedError where the cell cannot be run, or its fit ends elsewhere and says nothing."""
+    """Level 3: its scores, and what else it states of them (`bench.verify.beside`).
+
+    Raises:
+        UnjudgedError: the cell cannot be run; its fit ends elsewhere and says nothing; another machine's AUCs are
+            close, and something beside them is not.
+        ContradictionError: the scores are of other images or labels.
+    """
     record = ground.record
     with threads_of(record):
         found = _run(ground, ground.plan, out)
         same = is_same_machine(record, ground.plan.run.torch_device())
     how = agreement(read_scores(record), read_scores(found))
-    fit = _fit(record, found) or (" on the checkpoint that came with it" if ground.is_brought else "")
+    fit = _fit(record, found) or (BROUGHT if ground.is_brought else "")
     if how is None:  # another number of draws was needed
         assert record.robust is not None and found.robust is not None and record.clean is not None
         assert found.clean is not None
@@ -62,7 +72,10 @@ def same_seed(ground: Ground, out: Path) -> Finding:
     else:
         told, is_close, same_bits = how.aucs, how.is_close, how.same_bits
     if same_bits:
-        return Finding(3, Outcome.HOLDS, f"The cell was run again at the same seed and has the same bits{fit}.")
+        told = f"The cell was run again at the same seed and has the same bits{fit}"
+        if lies := [*beside.others_than(record, found), *map(_not_said, beside.unstated(record, found))]:
+            return Finding(3, Outcome.FAILS, f"{told}, but the record says otherwise: {listed(lies)}.")
+        return Finding(3, Outcome.HOLDS, f"{told}.")
     is_same_fit = record.detector.checkpoint_sha256 == found.detector.checkpoint_sha256
     if not is_same_fit and not is_close:
         _doubt_the_fit(ground, f"The cell was run again{fit}: {told}")
@@ -74,17 +87,25 @@ def same_seed(ground: Ground, out: Path) -> Finding:
             "record that was made with --batch-size is verified with it.)",
         )
     close = "within" if is_close else "not within"
-    outcome = Outcome.HOLDS if is_close else Outcome.FAILS
-    return Finding(3, outcome, f"The cell was run again at the same seed{fit}, {close} {POINTS} points: {told}.")
+    said = f"The cell was run again at the same seed{fit}, {close} {POINTS} points: {told}"
+    if not is_close:
+        return Finding(3, Outcome.FAILS, f"{said}.")
+    subset = record.subset
+    apart = beside.far_apart(record.results, found.results, subset.normals, subset.anomalies)
+    if doubts := [*apart, *map(_not_said, beside.unstated(record, found))]:
+        raise UnjudgedError(f"{said}. But not all else agrees, and on another machine it may not: {listed(doubts)}.")
+    return Finding(3, Outcome.HOLDS, f"{said}.")
 
 
 def another_try(ground: Ground, wanted: Try, out: Path) -> Finding:
     """Level 4: is what is left inside the stored interval? Raises UnjudgedError where that cannot be run."""
     record = ground.record
-    stated = record.robust
+    stated, ties_lost = estimate(record, "robust"), counts_ties_as_lost(record)
     assert stated is not None
     seed = record.seed + 1 if wanted.seed is None else wanted.seed
     name = wanted.attack or record.attack_name
+    if seed == record.seed and not wanted.changes_the_attack:
+        raise UnjudgedError(f"The seed {seed} is the claim's own, and the attack too: level 3 is that; name others.")
     try:
         norm = get_class(name).norm
         if norm != record.norm:
@@ -98,14 +119,15 @@ def another_try(ground: Ground, wanted: Try, out: Path) -> Finding:
     except CANNOT as error:
         raise UnjudgedError(str(error)) from None
     found = _run(ground, plan, out)
-    assert found.robust is not None
-    fit = _fit(record, found)
-    left = found.robust.auc
+    here = estimate(found, "robust", ties_lost=ties_lost)
+    assert here is not None
+    fit = _fit(record, found) or (BROUGHT if ground.is_brought else "")
+    left, what = here.value, "strict robust AUC" if ties_lost else "robust AUC"
     told = (
-        f"{attack_text(name, record.epsilon, record.norm)} with seed {seed}{fit} left a robust AUC of {left:.1f} "
-        f"[{found.robust.low:.1f}, {found.robust.high:.1f}]"
+        f"{attack_text(name, record.epsilon, record.norm)} with seed {seed}{fit} left a {what} of {left:.1f} "
+        f"[{here.low:.1f}, {here.high:.1f}]"
     )
-    interval = f"the stored interval [{stated.low:.1f}, {stated.high:.1f}] around {stated.auc:.1f}"
+    interval = f"the stored interval [{stated.low:.1f}, {stated.high:.1f}] around {stated.value:.1f}"
     if stated.low <= left <= stated.high:
         return Finding(4, Outcome.HOLDS, f"{told}, inside {interval}.")
     if wanted.changes_the_attack and left > stated.high:
@@ -131,6 +153,10 @@ def _run(ground: Ground, plan: Plan, out: Path) -> Record:
     if not found[0].ok:
         raise UnjudgedError(f"The cell fails here: {found[0].reason}")
     return found[0]
+
+
+def _not_said(sentence: str) -> str:
+    return f"it does not say that {sentence}"
 
 
 def _fit(record: Record, found: Record) -> str:

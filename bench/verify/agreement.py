@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from bench.errors import ContradictionError
 from bench.metrics import ranking
-from bench.records import environment
+from bench.records import environment, recount
 from bench.records.record import Record
 from bench.records.score_table import Scores
+from bench.verify.beside import POINTS, far_apart
 
-POINTS = 0.1  # of AUC: what another machine's rounding may come to
 _ALIKE = ("python", "platform", *environment.PACKAGES, "cpu", "device", "tf32", "threads", "commit")
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")  # of a clean tree
 
@@ -29,13 +30,15 @@ class Agreement:
         same_bits: whether they are one.
         points: the larger difference of the clean and of the robust AUCs, in points.
         aucs: stated and found, ready for a sentence.
-        deviation: the largest difference of a score, as a share of the stated scores' standard deviation.
+        deviation: the largest difference of a score, as a share of the standard deviation of those that were found.
+        others: what else follows from the scores and is further apart than rounding would bring it, with both values.
     """
 
     same_bits: bool
     points: float
     aucs: str
     deviation: float
+    others: tuple[str, ...] = ()
 
     @property
     def is_close(self) -> bool:
@@ -43,16 +46,24 @@ class Agreement:
 
 
 def agreement(stated: Scores, found: Scores) -> Agreement | None:
-    """None where they are of other images or draws, and cannot be compared score by score."""
-    if stated.images != found.images or stated.clean.shape != found.clean.shape:
-        return None
-    if not np.array_equal(stated.labels, found.labels):
+    """None where they are on another number of draws, and cannot be compared score by score.
+
+    Raises:
+        ContradictionError: they are of other images, or call other ones normal, or what was found is no numbers.
+    """
+    check_comparable(stated, found)
+    if stated.clean.shape != found.clean.shape:
         return None
     pairs = [(stated.clean, found.clean), (stated.robust, found.robust)]
     aucs = [tuple(ranking.mean_single_draw_auc(part, stated.labels).mean for part in pair) for pair in pairs]
-    with np.errstate(all="ignore"):  # a stranger's scores may be as large as floats are
-        spread = float(np.concatenate([stated.clean, stated.robust]).std())
-        largest = max(float(np.abs(one - other).max()) for one, other in pairs)
+    with np.errstate(all="ignore"):  # a stranger's scores may be as large as floats are, or infinite
+        # Of what was found here: one huge score in a claim would hide all other differences behind its spread.
+        spread = float(np.concatenate([found.clean, found.robust]).std())
+        largest = float(np.max([np.abs(one - other).max() for one, other in pairs]))  # NaN where one is
+        deviation = largest / spread if 0 < spread < np.inf and np.isfinite(largest) else float("inf")
+    labels = stated.labels
+    one, other = (recount.figures(scores, None, in_turn=True, complete=False) for scores in (stated, found))
+    others = far_apart(one, other, int((labels == 1).sum()), int((labels == -1).sum()))
     told = ", ".join(
         f"{what} AUC {one:.2f} stated and {other:.2f} found"
         for what, (one, other) in zip(("clean", "robust"), aucs, strict=True)
@@ -61,8 +72,20 @@ def agreement(stated: Scores, found: Scores) -> Agreement | None:
         all(np.array_equal(one, other) for one, other in pairs),
         max(abs(one - other) for one, other in aucs),
         told,
-        0.0 if largest == 0 else (largest / spread if spread > 0 else float("inf")),
+        0.0 if largest == 0 else deviation,
+        tuple(others),
     )
+
+
+def check_comparable(stated: Scores, found: Scores) -> None:
+    """Raises ContradictionError where two tables are of other images, or call other ones normal, or what was found is
+    no numbers."""
+    if stated.images != found.images:
+        raise ContradictionError("Its scores are of other images than those that its cell names.")
+    if wrong := int((stated.labels != found.labels).sum()):
+        raise ContradictionError(f"{wrong} of {len(found.labels)} images have another label in it than in the data.")
+    if np.isnan(found.clean).any() or np.isnan(found.robust).any():
+        raise ContradictionError("Its scores come out as no numbers (NaN) here.")
 
 
 def is_same_machine(record: Record, device: torch.device) -> bool:

@@ -43,12 +43,12 @@ class UnjudgedError(Exception):
 
 def exit_code(findings: Iterable[Finding], asked: int) -> int:
     """Of all levels of one claim: 1 where one does not hold, else 2 where the one that was asked for could not be
-    judged. What a lower one could not judge, a higher one has made up for."""
+    judged. What level 2 could not judge, level 3 has made up for; what level 3 could not, no other try makes up for."""
     found = list(findings)
     if any(one.outcome is Outcome.FAILS for one in found):
         return FAILS_CODE
-    judged = any(one.level == asked and one.outcome is Outcome.HOLDS for one in found)
-    return HOLDS_CODE if judged else UNJUDGED_CODE
+    held = {one.level for one in found if one.outcome is Outcome.HOLDS}
+    return HOLDS_CODE if {asked, min(asked, 3)} <= held else UNJUDGED_CODE
 
 
 def worst(codes: Iterable[int]) -> int:

@@ -13,7 +13,7 @@ from bench.cell.fitting import Fitted
 from bench.cell.group import Reporter
 from bench.cell.pictures import Category
 from bench.cell.record_of import ALLOW_LEAKS
-from bench.errors import BenchError
+from bench.errors import BenchError, ContradictionError
 from bench.plan import plan as planning
 from bench.plan.of_record import Machine, differences, planned_cell, request_of
 from bench.plan.plan import Plan
@@ -22,8 +22,10 @@ from bench.run.determinism import deterministic
 from bench.text import one_line
 from bench.verify import brought
 from bench.verify.finding import UnjudgedError
+from bench.verify.stated import listed
 from detectors.errors import DetectorError
 
+BROUGHT = " on the checkpoint that came with it"  # said of whatever was found on it
 CANNOT = (BenchError, DetectorError, AttackError)  # of a request: a name, a package, data that are not here
 
 
@@ -87,6 +89,7 @@ def ground_of(record: Record, machine: Machine, reporter: Reporter, checkpoints:
 
     Raises:
         UnjudgedError: the data, the detector or the attack is not here, or the code has been revised since.
+        ContradictionError: it says that it is a full run of its protocol, and its cell says that it is not.
     """
     source = None if machine.refit else brought.find(record, checkpoints)
     if source is not None and checkpoints is not None:
@@ -105,6 +108,8 @@ def ground_of(record: Record, machine: Machine, reporter: Reporter, checkpoints:
         commit = one_line(record.environment.get("commit") or "", 60)
         made_by = f" It was made by commit {commit}." if commit else ""
         raise UnjudgedError(f"The cell is another one here: {'; '.join(others)}.{made_by}")
+    if record.full_run and (less := plan.limits_of(record.detector_name, record.category)):
+        raise ContradictionError(f"It says that it is a full run of its protocol, and is not: {listed(less)}.")
     if source is not None:
         brought.lay(plan, record, source)
     deterministic(run.torch_device())

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.cell.group import Reporter
-from bench.errors import ContradictionError
+from bench.errors import CellError, ContradictionError, RecordError
 from bench.plan.of_record import Machine
 from bench.records.record import Record
 from bench.verify import again, rescored
@@ -61,6 +61,9 @@ def findings(claim: Claim, asked: Verification, reporter: Reporter) -> Iterator[
             return
     try:
         ground = ground_of(record, asked.machine, reporter, asked.checkpoints)
+    except ContradictionError as error:
+        yield Finding(2, Outcome.FAILS, str(error))  # without anything being run
+        return
     except UnjudgedError as error:
         yield _unjudged(asked, str(error))
         return
@@ -86,7 +89,9 @@ def _made(ground: Ground, level: int, asked: Verification) -> Finding:
 def _of_level(level: int, judge: Callable[[], Finding]) -> Finding:
     try:
         return judge()
-    except UnjudgedError as error:
+    except ContradictionError as error:
+        return Finding(level, Outcome.FAILS, str(error))
+    except (UnjudgedError, RecordError, CellError) as error:  # a file that is gone by now, a score that is none
         return Finding(level, Outcome.UNJUDGED, str(error))
 
 

@@ -17,9 +17,11 @@ from bench.records.record import Record
 from bench.records.score_table import Scores
 from bench.records.store import read_scores
 from bench.text import threat_text
-from bench.verify.agreement import POINTS, agreement, is_same_machine, threads_of
+from bench.verify.agreement import agreement, is_same_machine, threads_of
+from bench.verify.beside import POINTS
 from bench.verify.finding import Finding, Outcome, UnjudgedError
-from bench.verify.ground import CANNOT, Ground
+from bench.verify.ground import BROUGHT, CANNOT, Ground
+from bench.verify.stated import listed
 
 LEVEL = 2
 _BATCH = 64  # images whose distance is measured at a time
@@ -38,7 +40,8 @@ def images_of(record: Record) -> Tensor:
 
 
 def rescored(ground: Ground, adversarial: Tensor) -> Finding:
-    """Score clean and adversarial images (N, 3, S, S) again, on the verdict's own draws. Raises UnjudgedError."""
+    """Score clean and adversarial images (N, 3, S, S) again, on the verdict's own draws. Raises UnjudgedError, and
+    ContradictionError where the scores are of other images or labels."""
     record = ground.record
     try:
         outside = _outside(ground, adversarial)
@@ -53,15 +56,19 @@ def rescored(ground: Ground, adversarial: Tensor) -> Finding:
         found = _scores(ground, adversarial, stated)
         same = is_same_machine(record, ground.plan.run.torch_device())
     how = agreement(stated, found)
-    if how is None:
-        raise UnjudgedError("The scores are of other images than those of the data here.")
+    assert how is not None  # on as many draws
+    on = BROUGHT if ground.is_brought else ""
     where = f"All {len(adversarial)} images lie in their threat model ({threat_text(record.epsilon, record.norm)})"
     if how.same_bits:
-        return Finding(LEVEL, Outcome.HOLDS, f"{where} and have the stated scores, to the last bit.")
+        return Finding(LEVEL, Outcome.HOLDS, f"{where} and have the stated scores{on}, to the last bit.")
     told = f"single scores differ by up to {how.deviation:.2g} of their spread, {how.aucs}"
     # Scores that differ by more are no rounding, whatever the AUC: but another machine's solver may end elsewhere.
     if how.is_close and (how.deviation <= ROUNDING or not same):
-        return Finding(LEVEL, Outcome.HOLDS, f"{where} and have the stated scores within rounding ({told}).")
+        if how.others:
+            raise UnjudgedError(
+                f"{where}, and both AUCs agree ({told}), but not what else follows: {listed(how.others)}."
+            )
+        return Finding(LEVEL, Outcome.HOLDS, f"{where} and have the stated scores{on} within rounding ({told}).")
     beyond = f"more than {POINTS} points" if not how.is_close else "more than rounding on the machine that made them"
     return Finding(LEVEL, Outcome.FAILS, f"The images have other scores, by {beyond}: {told}.")
 

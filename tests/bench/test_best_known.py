@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
-from fake_records import make_record, make_scores
+from fake_records import make_failed, make_record, make_scores
 
-from bench.records.record import Record
+from bench.records.record import Record, Revisions
 from bench.report import best_known, leaderboard, write
 
 WEAK, STRONG = make_scores(robust_shift=1.5), make_scores(robust_shift=-0.5)
@@ -50,6 +52,36 @@ def test_a_lower_figure_of_any_attack_stands_beside_the_ranked_one() -> None:
 )
 def test_what_is_of_another_thing_is_no_best_known(fields: dict[str, Any]) -> None:
     assert not shown(ranked(), make_record(STRONG, protocol="mine", **fields))
+
+
+def test_what_was_measured_by_code_that_was_revised_since_is_known_no_longer() -> None:
+    other = make_record(STRONG, protocol="mine", attack="somebodys")
+    for revisions in (Revisions(attacks={"somebodys": 2}), Revisions(protocols={"mine": 7})):
+        boards = leaderboard.build([ranked(), other], revisions)
+        assert not any(board.best_known for board in boards if board.columns[0].protocol == "quick")
+    assert shown(ranked(), other)
+
+
+def test_a_failed_cell_is_no_best_known() -> None:
+    assert not shown(ranked(), make_failed(protocol="mine"))
+
+
+def test_other_pretrained_weights_are_another_detector() -> None:
+    one = ranked()
+    cell = make_record(STRONG, protocol="mine").cell
+    cell = replace(cell, detector=replace(cell.detector, frozen={"backbone": "e" * 64}))
+    assert not shown(one, replace(make_record(STRONG, protocol="mine"), cell=cell, key=cell.key))
+
+
+def test_ties_are_counted_alike_in_both() -> None:
+    """A record in which all is tied has an AUC of 50 and a strict one of 0: against an AUC that is 50, and no lower."""
+    tied = replace(WEAK, robust=np.zeros_like(WEAK.robust))
+    first = make_record(tied)
+    assert first.robust is not None and (first.robust.auc, first.robust.strict_auc) == (50.0, 0.0)
+    assert not shown(first, make_record(tied, protocol="strict"))
+    # Under strict both count ties as lost, whatever the other's protocol ranks by.
+    (found,) = shown(make_record(WEAK, protocol="strict"), make_record(tied, protocol="mine")).values()
+    assert found.robust.value == 0.0
 
 
 def test_what_is_not_lower_leaves_no_column() -> None:

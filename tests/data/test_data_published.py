@@ -3,6 +3,7 @@ on the place, and which sentence meets an archive of which a part is missing."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -243,6 +244,48 @@ def test_categories_that_are_not_there_are_said(tmp_path: Path) -> None:
     assert found.brief == "10 of 12 categories not there" and "candle" in found.sentence
     with pytest.raises(UnknownNameError, match="did you mean 'pcb4'"):
         dataset.check_category("pcb1x")
+
+
+@pytest.mark.parametrize(
+    ("name", "gone", "said"),
+    [
+        ("btad", "test/ko/0000.bmp", "1 mask without a picture (ko/0000)"),
+        ("mvtec-loco", "test/logical_anomalies", "2 masks without a picture (such as logical_anomalies/000)"),
+        ("mvtec-3d", "test/crack/rgb/000.png", "1 mask without a picture (crack/000)"),
+        ("mvtec-ad-2", "test_public/bad/000_regular.png", "1 mask without a picture (bad/000_regular)"),
+        ("kolektor-sdd", "kos01/Part1.jpg", "1 mask without a picture (kos01/Part1)"),
+        ("kolektor-sdd2", "test/10001.png", "1 mask without a picture (test/10001)"),
+    ],
+)
+def test_half_an_archive_is_known_by_masks_without_a_picture(name: str, gone: str, said: str, tmp_path: Path) -> None:
+    """Else a figure would be of the rest, and nobody would know."""
+    dataset, category = made(name, tmp_path)
+    assert not [finding for finding in dataset.findings(category) if finding.kind == "masks"]
+    (place,) = (path for path in tmp_path.rglob(gone.rpartition("/")[2]) if path.as_posix().endswith(gone))
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+    (found,) = (f for f in bench.data.load(name, tmp_path).findings(category) if f.kind == "masks")
+    assert said in found.sentence and "unpack all of it again" in found.sentence
+
+
+@pytest.mark.parametrize("odd", ["x" * 5000, "a\0b", "a/" * 3000])
+@pytest.mark.parametrize(("name", "table"), [("robustad", "metadata.jsonl"), ("visa", "1cls.csv")])
+def test_a_table_may_name_what_no_system_can_have(name: str, table: str, odd: str, tmp_path: Path) -> None:
+    _, category = made(name, tmp_path)
+    for path in tmp_path.rglob(table):
+        text = path.read_text()
+        if name == "visa":
+            path.write_text(text + f"candle,test,normal,candle/{odd}.JPG,\n")
+        else:
+            path.write_text(text + f'{{"file_name": {json.dumps(odd)}, "label": 0}}\n')
+    with pytest.raises(DataError) as raised:
+        bench.data.load(name, tmp_path).split(category)
+    assert len(str(raised.value)) < 1000
+
+
+def test_commutators_that_are_not_there_are_said(tmp_path: Path) -> None:
+    dataset, category = made("kolektor-sdd", tmp_path)
+    (found,) = (finding for finding in dataset.findings(category) if finding.kind == "left out")
+    assert found.brief == "44 of 50 commutators not there" and "kos07" in found.sentence
 
 
 def test_a_commutator_is_whole_and_tested_once(tmp_path: Path) -> None:
