@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -46,13 +46,21 @@ class _Desk:
     told: Told | None = None
     plan: Plan | None = None
     category: Category | None = None
+    device: str = ""  # of several that share the run; "": the request's
 
 
 _desk = _Desk()
 
 
-def begin(parent: int, log_level: int) -> None:
-    """The first thing that a process does: import everything, before there is something to do."""
+def begin(parent: int, log_level: int, device: str = "") -> None:
+    """The first thing that a process does: import everything, before there is something to do.
+
+    Args:
+        parent: its process's number.
+        log_level: of `bench`.
+        device: that it works on, of several that share the run; "": the request's.
+    """
+    _desk.device = device
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     stream = logging.StreamHandler()
     stream.setFormatter(VisibleFormatter())
@@ -86,8 +94,14 @@ def _category(told: Told, name: str) -> Category:
     """The one at hand, or a new one of which nothing is decoded."""
     if _desk.plan is None or told != _desk.told:
         torch.set_num_threads(told.threads)
-        deterministic(told.outline.run.torch_device())
-        _desk.told, _desk.plan, _desk.category = told, told.outline.plan(), None
+        outline = told.outline
+        if _desk.device:
+            outline = replace(outline, run=replace(outline.run, device=_desk.device))
+        device = outline.run.torch_device()
+        deterministic(device)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # what says "cuda" alone, in others' code, means this one
+        _desk.told, _desk.plan, _desk.category = told, outline.plan(), None
     if _desk.category is None or _desk.category.name != name:
         _desk.category = Category(_desk.plan, name)
     return _desk.category
