@@ -1,4 +1,4 @@
-"""The command line: `python -m bench run | report | inspect | certify | diagnose | transfer | ...`."""
+"""The command line: `python -m bench run | slurm | report | inspect | certify | diagnose | transfer | ...`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from bench.cli import (
     run_command,
     score_pictures,
     shell,
+    slurm_command,
     summary,
     transfer_command,
 )
@@ -57,6 +58,7 @@ app.command(cls=shell.Once)(fit_command.fit)
 app.command(cls=shell.Once)(certify_command.certify)
 app.command(cls=shell.Once)(distance_command.distance)
 app.command(cls=shell.Once)(transfer_command.transfer)
+app.command("slurm", cls=shell.Once)(slurm_command.slurm_array)
 app.command("diagnose", cls=shell.Once)(diagnose_command.command)
 app.command(cls=shell.Once)(reproduce_command.reproduce)
 
