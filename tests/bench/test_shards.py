@@ -163,9 +163,7 @@ def test_processes_that_share_a_run_finish_their_cells_and_begin_none(tmp_path: 
 # -- clocks and locks that lie ----------------------------------------------------------------------------------------
 
 
-def test_a_machine_whose_clock_is_off_takes_nobodys_files_away(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_machine_whose_clock_is_off_takes_nobodys_files_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.time", lambda: 4e9)  # in the year 2096
     others, abandoned = tmp_path / ".record.json.1.tmp", tmp_path / ".record.json.2.tmp"
     others.touch()
