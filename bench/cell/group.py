@@ -134,8 +134,11 @@ class Group:
             RecordError: the disk refuses, so nothing can go on.
             DataError: the category's pictures can no longer be read.
         """
+        return list(self.each(reporter, stop))
+
+    def each(self, reporter: Reporter, stop: Callable[[], bool] = never) -> Iterator[tuple[Record, bool]]:
+        """As `run`, cell by cell."""
         category = self.category
-        done = []
         with _undisturbed():
             fitted = obtain(self.plan, category.name, category.training, self.detector, reporter)
             sweep = Sweep()
@@ -144,8 +147,7 @@ class Group:
                     break
                 record, was_there = _cell(self.plan, category, self.detector, fitted, attack, sweep, reporter)
                 reporter.done(record, was_there)
-                done.append((record, was_there))
-        return done
+                yield record, was_there
 
     def give_up(self, reason: str, reporter: Reporter, *, done: int) -> list[tuple[Record, bool]]:
         """The records of a group whose process has ended in the middle of it, after it had told of so many: what it has

@@ -44,6 +44,8 @@ from bench.cli.options import (
 )
 from bench.cli.progress import ConsoleReporter
 from bench.cli.screen import Screen
+from bench.errors import BenchError
+from bench.names import unknown
 from bench.plan import plan as planning
 from bench.plan import protocols
 from bench.plan.devices import devices_of
@@ -51,9 +53,14 @@ from bench.plan.request import RunConfig
 from bench.run import costs, runner
 from bench.run import pool as processes
 from bench.run.determinism import deterministic
-from bench.run.executor import Stop
+from bench.run.executor import Executor, Stop
+from bench.run.ray_executor import RayExecutor
 from bench.run.shards import Shard
 from bench.run.stopping import told_to_stop
+from bench.text import one_line
+
+LOCAL, RAY = "local", "ray"
+OF_THE_COMMAND = ("workers", "executor", "ray_gpus", "ray_cpus", "shard", "dry_run", "verbose")  # not of the request
 
 
 def run(
@@ -110,6 +117,13 @@ def run(
     workers: Annotated[
         int | None, typer.Option(help="Processes that share the work (default: one per CPU thread; 1 on a GPU).")
     ] = None,
+    executor: Annotated[
+        str, typer.Option(help="local: this machine; ray: a Ray cluster (pip install -e .[ray]).")
+    ] = LOCAL,
+    ray_gpus: Annotated[
+        float | None, typer.Option(help="A task's share of a GPU, e.g. 0.5 (default: 1 where the cluster has any).")
+    ] = None,
+    ray_cpus: Annotated[int, typer.Option(help="A Ray task's CPUs, and so threads.")] = 1,
     shard: Annotated[str, typer.Option(help="Do one of several shares, 3/8: see docs/scale.md.")] = "",
     refit: Refit = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its estimated cost.")] = False,
@@ -121,13 +135,17 @@ def run(
     options = dict(locals())  # all of them, and nothing else as yet
     console = shell.console(verbose)
     config, devices = config_of(options)
+    elsewhere = _ray(executor, device, ray_gpus, ray_cpus, workers)
+    if elsewhere is not None:  # this machine computes nothing, and may have no GPU
+        config, devices = replace(config, device="cpu"), ()
     share = Shard.parse(shard) if shard else None
     if dry_run:
         show_costs(planning.make(config), console, share)
         return
-    if share is not None:
-        raise typer.Exit(_do_share(config, console, share, workers, devices))
-    plan, result = execute(config, console, workers=workers, devices=devices)
+    with elsewhere or nullcontext() as there:
+        if share is not None:
+            raise typer.Exit(_do_share(config, console, share, workers, devices, there))
+        plan, result = execute(config, console, workers=workers, devices=devices, executor=there)
     summary.write_results(out, console)
     summary.show_result(plan, result, console)
     shell.say(*result.problems)
@@ -142,7 +160,7 @@ def config_of(options: Mapping[str, Any]) -> tuple[RunConfig, tuple[str, ...]]:
     """
     given = dict(options)
     take = given.pop
-    for of_the_command in ("workers", "shard", "dry_run", "verbose"):
+    for of_the_command in OF_THE_COMMAND:
         take(of_the_command)
     rules = protocols.get(given["protocol"])
     asked_for = take("attack")
@@ -175,11 +193,39 @@ def config_of(options: Mapping[str, Any]) -> tuple[RunConfig, tuple[str, ...]]:
     return config, devices
 
 
-def _do_share(config: RunConfig, console: Screen, share: Shard, workers: int | None, devices: Sequence[str]) -> int:
+def _ray(executor: str, device: str, gpus: float | None, cpus: int, workers: int | None) -> RayExecutor | None:
+    """Who does the work where it is not this machine. Raises BenchError where options contradict one another."""
+    if executor == LOCAL:
+        if gpus is not None or cpus != 1:
+            raise BenchError("--ray-gpus and --ray-cpus are for --executor ray; leave them out, or add it.")
+        return None
+    if executor != RAY:
+        raise unknown("executor", executor, (LOCAL, RAY))
+    if workers is not None:
+        raise BenchError("--workers is for this machine's processes; Ray starts as many tasks as --ray-cpus leaves.")
+    usual = {"auto": gpus, "cpu": 0.0, "cuda": 1.0 if gpus is None else gpus}
+    if device not in usual or (device == "cpu" and gpus) or (device == "cuda" and gpus == 0):
+        raise BenchError(
+            f"--device {one_line(device, 40)}: each Ray task sees the GPU that Ray gives it; say --device cuda or cpu, "
+            "and with --ray-gpus how much of one."
+        )
+    return RayExecutor(usual[device], cpus)
+
+
+def _do_share(
+    config: RunConfig,
+    console: Screen,
+    share: Shard,
+    workers: int | None,
+    devices: Sequence[str],
+    executor: Executor | None,
+) -> int:
     """Do a shard's share of the request. It leaves records alone: tables and plots are of all shards, and none of them
     knows when the last one ends. Returns the exit code."""
     with told_to_stop() as stop:
-        _, result = execute(config, console, workers=workers, devices=devices, share=share, stop=stop)
+        _, result = execute(
+            config, console, workers=workers, devices=devices, executor=executor, share=share, stop=stop
+        )
     summary.show_share(result, config.out, share, console)
     shell.say(*result.problems)
     if result.unfinished:
@@ -193,6 +239,7 @@ def execute(
     *,
     workers: int | None,
     devices: Sequence[str] = (),
+    executor: Executor | None = None,
     share: Shard | None = None,
     stop: Stop = never,
 ) -> tuple[planning.Plan, runner.RunResult]:
@@ -203,6 +250,7 @@ def execute(
         console: where to.
         workers: how many processes share it; None: as `bench.run.pool` thinks best.
         devices: of this machine that share it, where there are several; the request's is the first of them.
+        executor: who does it, instead of this machine.
         share: of the plan that is to be done; None: all.
         stop: says when to end early.
 
@@ -211,7 +259,8 @@ def execute(
     """
     for device in devices:
         replace(config, device=device).torch_device()
-    starting = processes.early(config, workers, devices) if share is None else nullcontext()
+    is_whole = share is None and executor is None
+    starting = processes.early(config, workers, devices) if is_whole else nullcontext()
     with starting as crew:
         plan = planning.make(config)
         jobs = plan.jobs if share is None else share.jobs(plan)
@@ -228,6 +277,7 @@ def execute(
                 crew=crew,
                 jobs=jobs,
                 devices=devices,
+                executor=executor,
                 stop=stop,
             )
 

@@ -19,7 +19,7 @@ from bench.run import shards, slurm
 from bench.text import plural
 
 OWN = ("array", "time", "partition", "gres", "cpus_per_task", "mem", "account", "python", "submit")
-NOT_HERE = ("shard", "dry_run")  # of the run's options
+NOT_HERE = ("shard", "dry_run", "executor", "ray_gpus", "ray_cpus")  # of the run's options
 
 
 def _with_the_options_of_run(command: Callable[..., None]) -> Callable[..., None]:

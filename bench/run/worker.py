@@ -62,6 +62,11 @@ def begin(parent: int, log_level: int, device: str = "") -> None:
     """
     _desk.device = device
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    get_ready(log_level)
+
+
+def get_ready(log_level: int) -> None:
+    """Import everything, and log as the parent does."""
     stream = logging.StreamHandler()
     stream.setFormatter(VisibleFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[stream])
@@ -74,8 +79,8 @@ def begin(parent: int, log_level: int, device: str = "") -> None:
 
 def check(say: Say, told: Told, name: str, folder: Path) -> SharedPictures:
     """A task: decode a category's pictures and leave them in a folder for all. Raises DataError as `Category.check`."""
-    with _only_sentences():
-        category = _category(told, name)
+    with only_sentences():
+        category = category_of(told, name)
         category.check()
         with files.writing(folder):
             return category.share(folder)
@@ -83,14 +88,14 @@ def check(say: Say, told: Told, name: str, folder: Path) -> SharedPictures:
 
 def work(say: Say, told: Told, shared: SharedPictures, job: Job) -> None:
     """A task: do a job's group. Its records are among what is said: (kind, ...). Raises as `Group.run`."""
-    with _only_sentences():
-        category = _category(told, job.category)
+    with only_sentences():
+        category = category_of(told, job.category)
         if not category.is_decoded:
             category.take_over(shared)
-        Group(category, job.detector, job.fit_seed).run(_Speaker(say))
+        Group(category, job.detector, job.fit_seed).run(Speaker(say))
 
 
-def _category(told: Told, name: str) -> Category:
+def category_of(told: Told, name: str) -> Category:
     """The one at hand, or a new one of which nothing is decoded."""
     if _desk.plan is None or told != _desk.told:
         torch.set_num_threads(told.threads)
@@ -108,7 +113,7 @@ def _category(told: Told, name: str) -> Category:
 
 
 @contextmanager
-def _only_sentences() -> Iterator[None]:
+def only_sentences() -> Iterator[None]:
     """An error's own class, a bug's or a stranger's, may not survive the way between processes."""
     try:
         yield
@@ -124,7 +129,7 @@ def _only_sentences() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Speaker:
+class Speaker:
     """The reporter of a job: everything goes to the parent."""
 
     say: Say

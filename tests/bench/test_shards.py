@@ -1,4 +1,4 @@
-"""Shards: together the plan, none twice, alike in cost; and a run that is told to end does so after the cell at hand."""
+"""Shards: together the plan, none twice, alike in cost. Who is told to end does so after the cell at hand."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_shares_follow_from_the_plan_and_from_nothing_on_the_disk(plan: Plan) ->
 
 @pytest.mark.parametrize("text", ["", "3", "0/4", "5/4", "1/0", "-1/4", "1/4/2", "a/b", "1.0/2", "1/99999999", "٣/٤"])
 def test_what_is_no_shard_is_a_sentence(text: str) -> None:
-    with pytest.raises(BenchError, match="--shard .*got"):
+    with pytest.raises(BenchError, match=r"--shard .*got"):
         Shard.parse(text)
 
 
