@@ -117,13 +117,16 @@ def report(
     folder: Annotated[
         Path, typer.Argument(help="A folder with records in it, as `run --out` leaves it.", callback=expanded)
     ] = Path("results"),
+    no_pictures: Annotated[
+        bool, typer.Option("--no-pictures", help="Without the two pictures of each cell: of thousands they take hours.")
+    ] = False,
 ) -> None:
     """Draw leaderboards and plots again, from records alone."""
     console = Screen()
     has_records, has_certificates = ((folder / name).is_dir() for name in ("records", certificate_store.FOLDER))
     if not (has_records or has_certificates):
         raise BenchError(f"There is no folder {folder / 'records'}; name the folder that a run wrote to (--out).")
-    written = summary.write_results(folder, console, anew=True) if has_records else []
+    written = summary.write_results(folder, console, anew=True, of_cells=not no_pictures) if has_records else []
     for path in [*written, *certify_command.write_certificates(folder, console)]:
         console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
 

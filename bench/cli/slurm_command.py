@@ -19,6 +19,7 @@ from bench.run import shards, slurm
 from bench.text import plural
 
 OWN = ("array", "time", "partition", "gres", "cpus_per_task", "mem", "account", "python", "submit")
+PICTURED = 1000  # cells whose pictures the closing job draws: some ten minutes
 NOT_HERE = ("shard", "dry_run", "executor", "ray_gpus", "ray_cpus")  # of the run's options
 
 
@@ -65,12 +66,14 @@ def slurm_array(
     run_words = _words(context, {"detectors": ",".join(plan.detectors)})
     interpreter = [python or sys.executable, "-m", "bench"]
     out = str(config.out.absolute())
-    scripts = slurm.write(
-        wanted, [*interpreter, "run", *run_words], [*interpreter, "report", out], config.out, Path.cwd()
-    )
+    report = ["report", *["--no-pictures"] * (plan.cells > PICTURED), out]
+    scripts = slurm.write(wanted, [*interpreter, "run", *run_words], [*interpreter, *report], config.out, Path.cwd())
     cells = f"{plural(plan.cells, 'cell')}, {plural(len(plan.jobs), 'fit')}"
     most = max(map(len, fitting))
     console.print(f"{cells}; {plural(array, 'element')} of at most {plural(most, 'fit')} each.", highlight=False)
+    if plan.cells > PICTURED:
+        told = f"The closing job leaves out the pictures of single cells; python -m bench report {out} draws them."
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
     for line in (f"Written: {scripts.array}", f"Written: {scripts.report}", *scripts.commands()):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if submit:

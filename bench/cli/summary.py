@@ -46,10 +46,10 @@ def revisions() -> Revisions:
     )
 
 
-def write_results(out: Path, console: Console, *, anew: bool = False) -> list[Path]:
-    """Leaderboards, plots and panels from all records below `out`; `anew` looks at each picture that should be there.
-    Returns what was written; says what went wrong."""
-    written, problems = folder.write_results(out, revisions(), anew=anew)
+def write_results(out: Path, console: Console, *, anew: bool = False, of_cells: bool = True) -> list[Path]:
+    """Leaderboards, plots and panels from all records below `out`; `anew` looks at each picture that should be there;
+    `of_cells`: with those of each cell. Returns what was written; says what went wrong."""
+    written, problems = folder.write_results(out, revisions(), anew=anew, of_cells=of_cells)
     for problem in problems:
         console.print(f"Warning: {one_line(problem, LONGEST)}", style="yellow", markup=False, highlight=False)
     return written

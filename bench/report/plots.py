@@ -36,9 +36,10 @@ LARGEST_DRAWN = 1e300  # beyond it the axes' own arithmetic overflows
 
 
 def write_all(
-    records: Sequence[Record], folder: Path, revisions: Revisions | None = None
+    records: Sequence[Record], folder: Path, revisions: Revisions | None = None, *, of_cells: bool = True
 ) -> tuple[list[Path], list[str]]:
     """Every plot that the records allow; what was drawn from these very records stays as it is, if it is of one cell.
+    `of_cells` False leaves out the two pictures of each cell, which take some tenths of a second.
 
     Returns the files, and a sentence about each plot that could not be drawn: it costs no other one.
 
@@ -53,8 +54,8 @@ def write_all(
             for board in boards
             for c in board.columns
         ),
-        *(partial(write_histogram, record, folder) for record in records if record.ok),
-        *(partial(write_panel, record, folder) for record in records if record.ok),
+        *(partial(write_histogram, record, folder) for record in records if record.ok and of_cells),
+        *(partial(write_panel, record, folder) for record in records if record.ok and of_cells),
     ]
     paths: list[Path] = []
     problems: list[str] = []

@@ -265,10 +265,13 @@ def _cells(asked: Asked, job: Job, there: Mapping[str, bytes], posts: Any) -> It
     for name, data in there.items():
         (folder / name).write_bytes(data)
     left, post = set(there), _Post(posts, job)
-    for record, was_there in Group(category, job.detector, job.fit_seed).each(worker.Speaker(post.say)):
-        void = {name for name in left if not (folder / name).exists()}
-        left -= void
-        yield Cell(pack(record), was_there, tuple(sorted(void)))
+    try:
+        for record, was_there in Group(category, job.detector, job.fit_seed).each(worker.Speaker(post.say)):
+            void = {name for name in left if not (folder / name).exists()}
+            left -= void
+            yield Cell(pack(record), was_there, tuple(sorted(void)))
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
 
 
 @cache
