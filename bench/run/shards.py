@@ -7,6 +7,7 @@ shard that is started again, or another number of shards, finds by its key what 
 
 from __future__ import annotations
 
+import heapq
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,11 +62,12 @@ def shares(plan: Plan, count: int) -> list[list[Job]]:
         fits = plural(len(jobs), "fit")
         raise BenchError(f"{count} shards don't fit: the plan has {fits}, which are not divided; use {len(jobs)}.")
     seconds = _seconds(plan, jobs)
-    loads, found = [0.0] * count, [set[int]() for _ in range(count)]
+    found: list[list[int]] = [[] for _ in range(count)]
+    loads = [(0.0, 0, number) for number in range(count)]  # a heap: seconds, jobs, which
     for place in longest_first(plan, jobs):
-        least = min(range(count), key=lambda number: (loads[number], len(found[number]), number))
-        found[least].add(place)
-        loads[least] += seconds[place]
+        load, held, number = loads[0]
+        found[number].append(place)
+        heapq.heapreplace(loads, (load + seconds[place], held + 1, number))
     return [[jobs[place] for place in sorted(places)] for places in found]
 
 

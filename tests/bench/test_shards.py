@@ -14,10 +14,12 @@ import pytest
 
 from bench import files
 from bench.cell.group import never
+from bench.cli import summary
 from bench.errors import BenchError
 from bench.plan import plan as planning
 from bench.plan.devices import devices_of
 from bench.plan.plan import Plan
+from bench.report import folder as results
 from bench.run import costs, pool, runner, shards
 from bench.run import shared_folder as sharing
 from bench.run.shards import Shard
@@ -121,6 +123,17 @@ def test_a_shard_leaves_records_alone_and_says_who_draws_the_tables(
     assert said.code == 2 and "1/2 to 2/2" in said.err
     said = command(*fakes.on(folder, *keep, "--shard", "2/2", "--dry-run", names="fake,fake-2"))
     assert said.code == 0 and said.out.count("fake") == 2
+
+
+def test_a_report_without_the_pictures_of_single_cells_has_all_the_rest(plan: Plan) -> None:
+    runner.run_plan(plan, fakes.Quiet(), jobs=plan.jobs[:1])
+    out = plan.run.out
+    written, problems = results.write_results(out, summary.revisions(), of_cells=False)
+    kinds = {path.name.split("--")[0] for path in written if path.parent.name == "plots"}
+    assert not problems and kinds == {"security-curve", "heat-map"} and (out / "leaderboard.md").is_file()
+    written, _ = results.write_results(out, summary.revisions())
+    kinds = {path.name.split("--")[0] for path in written if path.parent.name == "plots"}
+    assert kinds >= {"histogram", "panel"}, "what was left out is not taken for drawn"
 
 
 # -- an early end -----------------------------------------------------------------------------------------------------
