@@ -172,7 +172,7 @@ class RayExecutor:
         finally:
             for stream in streams:
                 with suppress(Exception):  # who has ended meanwhile
-                    ray.cancel(stream, force=True)
+                    ray.cancel(stream)
 
     def _next(self, stream: Any, job: Job, plan: Plan) -> News:
         """What comes next of a task."""

@@ -53,10 +53,10 @@ if [ -n "$told" ]; then  # a signal ends `wait`, not the run, which gets the tim
     kill -KILL "$run" 2>/dev/null
     wait "$run"; code=$?
     if [ "$code" -ne 0 ] && [ "$code" -ne 2 ]; then
-        if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then
+        if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {most} ]; then
             scontrol requeue "${{SLURM_ARRAY_JOB_ID:?}}_$SLURM_ARRAY_TASK_ID" && exit 0
         else
-            echo "Started {restarts} times and not at its end: give it more --time." >&2
+            echo "Started {most} times and not at its end: give it more --time." >&2
         fi
     fi
 fi
@@ -165,7 +165,7 @@ def write(wanted: Wanted, run: Sequence[str], report: Sequence[str], out: Path, 
         directives=wanted.directives(),
         warning=WARNING_SECONDS,
         wait=WAIT_SECONDS,
-        restarts=RESTARTS,
+        most=RESTARTS,
         folder=shlex.quote(str(folder)),
         exports="" if threads is None else f"export OMP_NUM_THREADS={threads} MKL_NUM_THREADS={threads}\n",
         command=shlex.join(run),
