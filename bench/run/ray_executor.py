@@ -145,6 +145,7 @@ class RayExecutor:
         left, posts = deque(groups), self._post_box()
         streams: dict[Any, Job] = {}
         rested: set[Any] = set()
+        most, looked = self._most(), 0.0
         options = {"num_cpus": self._share.cpus, "num_gpus": self._share.gpus, "max_retries": RETRIES}
         task = ray.remote(num_returns="streaming", **options)(do)
         asked = ray.put(self._asked(plan))
@@ -154,14 +155,16 @@ class RayExecutor:
                     left.clear()
                     if set(streams) <= rested:
                         return
-                while left and len(streams) < self._most():
+                while left and len(streams) < most:
                     job = left.popleft()
                     there = known(records, plan.dataset.name, job.category, job.detector)
                     streams[task.remote(asked, job, there, posts)] = job
                 ready, _ = ray.wait(list(streams), num_returns=1, timeout=POLL_SECONDS)
-                for job, words in _posted(posts):
-                    if job in streams.values():
-                        yield News(job, words[0], words[1:])
+                if time.monotonic() - looked > TELL_SECONDS:  # each is a question to another process
+                    for job, words in _posted(posts):
+                        if job in streams.values():
+                            yield News(job, words[0], words[1:])
+                    most, looked = self._most(), time.monotonic()
                 for stream in ready:
                     news = self._next(stream, streams[stream], plan)
                     yield news
