@@ -50,6 +50,7 @@ from bench.plan import plan as planning
 from bench.plan import protocols
 from bench.plan.devices import devices_of
 from bench.plan.request import RunConfig
+from bench.records import kept_images
 from bench.run import costs, runner
 from bench.run import pool as processes
 from bench.run.determinism import deterministic
@@ -126,6 +127,9 @@ def run(
     ray_cpus: Annotated[int, typer.Option(help="A Ray task's CPUs, and so threads.")] = 1,
     shard: Annotated[str, typer.Option(help="Do one of several shares, 3/8: see docs/scale.md.")] = "",
     refit: Refit = False,
+    keep_images: Annotated[
+        bool, typer.Option("--keep-images", help="Keep the adversarial images, for `verify` (12 bytes a pixel).")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its estimated cost.")] = False,
     out: Out = Path("results"),
     cache: Cache = None,
@@ -148,6 +152,8 @@ def run(
         plan, result = execute(config, console, workers=workers, devices=devices, executor=there)
     summary.write_results(out, console)
     summary.show_result(plan, result, console)
+    if keep_images:
+        console.print(kept_images.sentence(result.records), markup=False, highlight=False)
     shell.say(*result.problems)
     raise typer.Exit(2 if result.problems else summary.failures(result.records))
 

@@ -99,6 +99,7 @@ class RunConfig:
         limit: at most this many training normals, and test images per class; marked in the record.
         device: "auto", "cpu", "cuda", "cuda:1"; several are for `bench.plan.devices` to tell apart first.
         refit: fit again even where a checkpoint is there.
+        keep_images: keep the adversarial images beside each record, for whoever verifies it.
         out: results folder. cache: checkpoints.
     """
 
@@ -126,6 +127,7 @@ class RunConfig:
     batch_size: int | None = None
     device: str = "auto"
     refit: bool = False
+    keep_images: bool = False
     overrides: tuple[Override, ...] = ()
     out: Path = Path("results")
     cache: Path = field(default_factory=default_cache)
