@@ -1,0 +1,143 @@
+"""The folder of a site: each file written atomically, the first page last, and what no record is behind any more taken
+away. Nothing else in the folder is touched."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from bench import files
+from bench.errors import DiskError
+from bench.records import limits
+from bench.records.paths import SCORES_SUFFIX, companion, safe_name
+from bench.records.record import Record, Revisions
+from bench.report.drawn import is_drawn
+from bench.report.site import names, pages
+from bench.report.site.found import Found, read
+from detectors.checkpoint import write_atomically
+from detectors.files import read_ordinary
+
+FOLDER = "site"  # below a folder of results
+LISTED = ".files.json"  # what the last build has written
+_OURS = re.compile(r"(?:(?:boards|cells|curves|detectors|parts|pictures|records|static(?:/vendor)?)/)?[A-Za-z0-9._-]+")
+PICTURE_BYTES = 16 << 20
+
+
+def build(folders: Sequence[Path], site: Path, revisions: Revisions) -> tuple[Path, list[str]]:
+    """Make the pages of one folder of results, or of several together.
+
+    Returns:
+        The first page, and a sentence about whatever could not be used.
+
+    Raises:
+        DiskError: the folder cannot be written to.
+    """
+    found, problems = read(folders, revisions)
+    return write(found, site), problems
+
+
+def write(found: Found, site: Path) -> Path:
+    """The pages of what was found; returns the first one's path. Raises DiskError."""
+    before = _listed(site)
+    written: list[str] = []
+
+    def put(path: str, data: bytes) -> None:
+        target = site / path
+        if not (target.is_file() and not target.is_symlink() and target.read_bytes() == data):
+            write_atomically(target, data)
+        written.append(path)
+
+    with files.writing(site):
+        _refuse_links(site)
+        for path, data in _static():
+            put(f"static/{path}", data)
+        for path, data in _copies(found):
+            put(path, data)
+        for page in pages.render(found, copied=frozenset(written)):
+            put(page.path, page.text.encode(errors="replace"))
+        # First the list of both, so that a build that is killed leaves nothing behind that no list knows.
+        write_atomically(site / LISTED, _list({*before, *written}))
+        for path in before - {*written}:
+            (site / path).unlink(missing_ok=True)
+        write_atomically(site / LISTED, _list(set(written)))
+    return site / names.INDEX
+
+
+def _static() -> Iterator[tuple[str, bytes]]:
+    """Style, scripts and the vendored library with its licence."""
+
+    def walk(folder: Traversable, within: str) -> Iterator[tuple[str, bytes]]:
+        for entry in sorted(folder.iterdir(), key=lambda e: e.name):
+            if entry.is_dir():
+                yield from walk(entry, f"{within}{entry.name}/")
+            elif not entry.name.endswith(".json"):
+                yield f"{within}{entry.name}", entry.read_bytes()
+
+    yield from walk(resources.files("bench.report.site") / "static", "")
+
+
+def _copies(found: Found) -> Iterator[tuple[str, bytes]]:
+    """Records, scores and pictures that pages link: a site is whole without the folder that it was made from."""
+    notices = []
+    for record in found.records:
+        if record.path is None:
+            continue
+        sources = [(names.document(record), record.path, limits.RECORD_BYTES)]
+        if record.ok:
+            sources.append((names.scores(record), companion(record.path, SCORES_SUFFIX), limits.SCORES_BYTES))
+        picture = _picture(found, record)
+        if picture is not None:
+            sources.append((names.picture(record), picture, PICTURE_BYTES))
+        for path, source, most in sources:
+            try:
+                data = read_ordinary(source, most)
+            except OSError:  # it has gone since it was read; its page has no link then
+                continue
+            if path.startswith("pictures/"):
+                notices.append(f"{Path(path).name}: {record.licence}")
+            yield path, data
+    if notices:
+        head = "The pictures in this folder are made from dataset images and carry their licence, not that of the code:"
+        yield "pictures/NOTICE.txt", "\n".join([head, *sorted(notices), ""]).encode(errors="replace")
+
+
+def _picture(found: Found, record: Record) -> Path | None:
+    """A panel that was drawn from this very record, and whose licence is known."""
+    folder = found.plots.get(record.key)
+    if folder is None or record.path is None or not record.licence:
+        return None
+    stem = record.path.name.removesuffix(".json")
+    picture = folder / f"panel--{safe_name(record.dataset)}--{safe_name(record.category)}--{stem}.png"
+    return picture if is_drawn(picture, record.stamp) else None
+
+
+def _listed(site: Path) -> set[str]:
+    """What the last build has written. Names that none of ours could have are left out, whoever wrote the list."""
+    try:
+        found = json.loads(read_ordinary(site / LISTED, limits.SCORES_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return set()
+    known = found.get("files") if isinstance(found, dict) else None
+    return {name for name in known if _is_ours(name)} if isinstance(known, list) else set()
+
+
+def _is_ours(name: object) -> bool:
+    return isinstance(name, str) and _OURS.fullmatch(name) is not None and ".." not in name
+
+
+def _list(names_of: set[str]) -> bytes:
+    return (json.dumps({"files": sorted(names_of)}, indent=0) + "\n").encode()
+
+
+def _refuse_links(site: Path) -> None:
+    """A folder of the site that leads elsewhere would have files written there, and taken away."""
+    for path in (site, *(site / name for name in ("boards", "cells", "curves", "detectors", "parts", "pictures",
+                                                  "records", "static", "static/vendor"))):
+        if path.is_symlink():
+            raise DiskError(f"{files.shortened(path)} is a link; remove it, or choose another folder for the site.")
+
+
