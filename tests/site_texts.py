@@ -46,7 +46,9 @@ def _flags() -> list[dict[str, str]]:
     sections = dict(re.findall(r"^### (\d+)\. (.*?)(?=^##|\Z)", page, re.DOTALL | re.MULTILINE))
     for number, sentence, raised in _rows(page, 3):
         if number in sections:
-            told = dict(re.findall(r"^\*(Means|Do)\*: (.*?)(?=^\*|\n\n|\Z)", sections[number], re.DOTALL | re.MULTILINE))
+            told = dict(
+                re.findall(r"^\*(Means|Do)\*: (.*?)(?=^\*|\n\n|\Z)", sections[number], re.DOTALL | re.MULTILINE)
+            )
             found.append(
                 {
                     "number": number,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bench import files
-from bench.cli import cache_folder, shell, summary
+from bench.cli import cache_folder, shell, site_command, summary
 from bench.cli.options import (
     AllowLeaks,
     BatchSize,
@@ -159,6 +159,7 @@ def run(
     plan, result = execute(config, console, workers=workers)
     summary.write_results(out, console)
     summary.show_result(plan, result, console)
+    site_command.write_after_run(out, console)
     shell.say(*result.problems)
     raise typer.Exit(2 if result.problems else summary.failures(result.records))
 

@@ -71,7 +71,9 @@ def pages(found: Found, rows: Sequence[IndexRow], curves: Sequence[ChartsPage]) 
                 tables=tuple(_tables(board)),
                 charts=tuple(_charts(board, by_board.get(number, []), of_ball)),
                 notes=tuple(board.notes()),
-                curves=tuple(dict.fromkeys(groups[r.key] for row in board.rows for r in _shown(row) if r.key in groups)),
+                curves=tuple(
+                    dict.fromkeys(groups[r.key] for row in board.rows for r in _shown(row) if r.key in groups)
+                ),
             )
         )
     return made
@@ -170,5 +172,3 @@ def _certified(board: certificates.Board) -> LinkedTable:
         rows.append((f"{one_line(certificates.label(row), 100)} {board.marks(row)}".strip(), *figures))
     links = tuple(names.detector(row.claim.detector.name) for row in board.rows)
     return LinkedTable(one_line(board.title, 200), ("detector", *from_radii.values()), tuple(rows), links)
-
-

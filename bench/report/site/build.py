@@ -4,7 +4,9 @@ away. Nothing else in the folder is touched."""
 from __future__ import annotations
 
 import json
+import logging
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -12,16 +14,19 @@ from pathlib import Path
 
 from bench import files
 from bench.errors import DiskError
-from bench.records import limits
+from bench.records import certificate_store, limits
 from bench.records.paths import SCORES_SUFFIX, companion, safe_name
 from bench.records.record import Record, Revisions
 from bench.report.drawn import is_drawn
 from bench.report.site import names, pages
-from bench.report.site.found import Found, read
+from bench.report.site.found import TRANSFER, Found, of, read
+from bench.text import one_line
 from detectors.checkpoint import write_atomically
 from detectors.files import read_ordinary
 
+log = logging.getLogger(__name__)
 FOLDER = "site"  # below a folder of results
+SOURCES = ("records", certificate_store.FOLDER, TRANSFER)  # of which one at least has to be there
 LISTED = ".files.json"  # what the last build has written
 _OURS = re.compile(r"(?:(?:boards|cells|curves|detectors|parts|pictures|records|static(?:/vendor)?)/)?[A-Za-z0-9._-]+")
 PICTURE_BYTES = 16 << 20
@@ -37,7 +42,34 @@ def build(folders: Sequence[Path], site: Path, revisions: Revisions) -> tuple[Pa
         DiskError: the folder cannot be written to.
     """
     found, problems = read(folders, revisions)
-    return write(found, site), problems
+    try:
+        return write(found, site), problems
+    except DiskError:
+        raise
+    except Exception as error:
+        log.debug("While making pages:", exc_info=error)
+    kept, odd = _without_odd(found)
+    return write(kept, site), problems + odd
+
+
+def _without_odd(found: Found) -> tuple[Found, list[str]]:
+    """Less the records of which no page can be made, each with a sentence: whatever a stranger's record holds that no
+    check has thought of, it costs no other one's page."""
+    kept, problems = [], []
+    for record in found.records:
+        try:
+            deque(pages.render(of([record], found.revisions)), maxlen=0)
+            kept.append(record)
+        except Exception as error:
+            problems.append(
+                f"The record {record.path} is left out, for no page can be made of it ({type(error).__name__}: "
+                f"{one_line(error, 200)}); report it, or delete the file and run the cell again."
+            )
+    if not problems:  # it is no record's fault
+        return of(found.records, found.revisions, plots=found.plots), [
+            "Certificates and transfer matrices are left out, for pages could not be made of one of them; report it."
+        ]
+    return of(kept, found.revisions, found.certificates, found.matrices, found.plots), problems
 
 
 def write(found: Found, site: Path) -> Path:
@@ -135,9 +167,22 @@ def _list(names_of: set[str]) -> bytes:
 
 def _refuse_links(site: Path) -> None:
     """A folder of the site that leads elsewhere would have files written there, and taken away."""
-    for path in (site, *(site / name for name in ("boards", "cells", "curves", "detectors", "parts", "pictures",
-                                                  "records", "static", "static/vendor"))):
+    for path in (
+        site,
+        *(
+            site / name
+            for name in (
+                "boards",
+                "cells",
+                "curves",
+                "detectors",
+                "parts",
+                "pictures",
+                "records",
+                "static",
+                "static/vendor",
+            )
+        ),
+    ):
         if path.is_symlink():
             raise DiskError(f"{files.shortened(path)} is a link; remove it, or choose another folder for the site.")
-
-

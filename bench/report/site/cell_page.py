@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
-
-import numpy as np
 
 from bench.errors import RecordError
 from bench.metrics.intervals import Estimate
-from bench.metrics.ranking import Floats
 from bench.records.record import Record, is_stale
 from bench.records.schema import Figures
 from bench.records.score_table import Scores
 from bench.records.store import read_scores
-from bench.report import budget, fits, members, signs
+from bench.report import fits, members, signs
 from bench.report.caveats import counts_ties_as_lost, failure_flags
 from bench.report.noise_worth import TITLES, noise_estimate
 from bench.report.site import charts, names
@@ -26,6 +21,7 @@ from bench.report.site.found import Found
 from bench.report.site.svg import Chart
 from bench.report.site.worst import Worst, worst
 from bench.text import interval_text, one_line, threat_text
+
 
 @dataclass(frozen=True)
 class Look:
@@ -81,7 +77,7 @@ class CellPage:
 def page(
     record: Record, found: Found, best: BestKnown, siblings: Sequence[Record], *, copied: frozenset[str]
 ) -> CellPage:
-    """What is to be said of a record; `copied`: the files beside the pages, of which those of this record are linked."""
+    """What is to be said of a record; `copied`: the files beside the pages, of which its own are linked."""
     scores = _scores(record)
     files = [
         (names.document(record), "the record (JSON)"),
@@ -90,7 +86,7 @@ def page(
     return CellPage(
         record=record,
         path=names.cell(record),
-        title=f"{one_line(record.detector_title, 60)} on {one_line(record.dataset, 40)}, {one_line(record.category, 40)}",
+        title=", ".join(one_line(text, 60) for text in (record.detector_title, record.dataset, record.category)),
         detector=names.detector(record.detector_name),
         is_stale=is_stale(record, found.revisions),
         figures=tuple(_figures(record)),
@@ -148,7 +144,9 @@ def _figures(record: Record) -> list[tuple[str, str, str]]:
     results = record.results
     told_of = {"robust_accuracy": "robust accuracy", "attack_success": "attack success"}
     told_of |= {"normals_only_auc": "normals alone attacked", "anomalies_only_auc": "anomalies alone attacked"}
-    rows += [(word, "", f"{value:.1f}") for name, word in told_of.items() if (value := number(results.get(name))) is not None]
+    rows += [
+        (word, "", f"{value:.1f}") for name, word in told_of.items() if (value := number(results.get(name))) is not None
+    ]
     pixel = results.get("pixel")
     for name, word in (("auroc", "pixel AUROC"), ("aupro", "AUPRO")):
         if isinstance(pixel, dict) and number(pixel.get(name)) is not None:
@@ -174,6 +172,5 @@ def _looks(record: Record) -> list[Look]:
         keep=str(record.attack.settings.get("keep")),
     )
     return [
-        Look(s.name, "" if s.number is None else f"{s.number:.3g}", s.limit, s.is_up, s.sentence, s.flag)
-        for s in found
+        Look(s.name, "" if s.number is None else f"{s.number:.3g}", s.limit, s.is_up, s.sentence, s.flag) for s in found
     ]

@@ -57,8 +57,14 @@ def security_curves(records: Sequence[Record]) -> list[Chart]:
             Series(
                 one_line(curve.label, 60),
                 tuple(
-                    Point(p.epsilon, p.auc, f"{one_line(curve.label, 60)} at {_radius(p.epsilon, norm)}: "
-                          f"{interval_text(p.auc, p.low, p.high)}", p.low, p.high)
+                    Point(
+                        p.epsilon,
+                        p.auc,
+                        f"{one_line(curve.label, 60)} at {_radius(p.epsilon, norm)}: "
+                        f"{interval_text(p.auc, p.low, p.high)}",
+                        p.low,
+                        p.high,
+                    )
                     for p in curve.points
                 ),
                 looks[curve.label],
@@ -99,12 +105,12 @@ def clean_against_robust(rows: Sequence[IndexRow], where: str) -> Chart | None:
         told = f"{row.label}: clean {interval_text(*row.clean)}, robust {interval_text(*row.robust)}"
         point = Point(row.clean.value, row.robust.value, told, row.robust.low, row.robust.high)
         series.append(Series(row.label, (point,), looks[row.label], "points", name=_name(row.label)))
-    axes = (Axis(f"{which} AUC (%)", 0, 100, PER_CENT.ticks) for which in ("clean", "robust"))
+    x, y = (Axis(f"{which} AUC (%)", 0, 100, PER_CENT.ticks) for which in ("clean", "robust"))
     title = f"Clean against robust: {where}"
     return Chart(
         title,
         "On the slanted line an attack takes nothing; bars: 95 % intervals of the robust AUC; grey: baselines.",
-        draw(title, *axes, series, diagonal=True),
+        draw(title, x, y, series, diagonal=True),
         (),
         ("detector", "clean AUC", "robust AUC"),
         tuple((r.label, interval_text(*(r.clean or ())), interval_text(*(r.robust or ()))) for r in known),
@@ -124,8 +130,7 @@ def cost_against_strength(rows: Sequence[IndexRow], where: str) -> Chart | None:
     if len(costs) < 2:
         return None
     low, high = costs[0] / 1.3, costs[-1] * 1.3
-    whole = Axis("gradients + forward passes for each image", low, high, (), "log")
-    ticks = thinned([(cost, f"{cost:,.0f}") for cost in costs], whole, 0.1)
+    x = Axis("gradients + forward passes for each image", low, high, even_ticks(low, high, scale="log"), "log")
     baselines = {row.label for row in rows if row.is_baseline}
     looks = colours([(name, name in baselines) for name in points])
     series = [
@@ -143,7 +148,7 @@ def cost_against_strength(rows: Sequence[IndexRow], where: str) -> Chart | None:
     return Chart(
         title,
         "Each point is an attack on one detector: lower is stronger, further left is cheaper.",
-        draw(title, Axis(whole.title, low, high, ticks, "log"), Axis("robust AUC (%)", 0, 100, PER_CENT.ticks), series),
+        draw(title, x, Axis("robust AUC (%)", 0, 100, PER_CENT.ticks), series),
         (),
         ("detector", "protocol", "passes for each image", "robust AUC"),
         tuple(
@@ -154,9 +159,7 @@ def cost_against_strength(rows: Sequence[IndexRow], where: str) -> Chart | None:
     )
 
 
-def certified_against_attacked(
-    board: certificates.Board, base: Mapping[str, Sequence[tuple[float, float]]]
-) -> Chart:
+def certified_against_attacked(board: certificates.Board, base: Mapping[str, Sequence[tuple[float, float]]]) -> Chart:
     """The certificates of one category in one norm, and what attacks leave of the same detectors; `base`: of detectors
     without noise (`certificates.base_lines`)."""
     looks = {name: n % GREY for n, name in enumerate(sorted({row.claim.detector.name for row in board.rows}))}

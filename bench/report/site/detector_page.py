@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bench.records.record import Record, is_stale
 from bench.report import fits
 from bench.report.caveats import estimate, failure_flags
-from bench.report.site import charts, names
+from bench.report.site import charts, names, sources
 from bench.report.site.facts import LONG, Fact, flat, number
 from bench.report.site.found import Found
 from bench.report.site.index import IndexRow, is_chosen
 from bench.report.site.svg import Chart
 from bench.text import interval_text, one_line, plural, threat_text
-from detectors import loading, registry
+from detectors import loading
 from detectors.base import Detector
-from detectors.errors import DetectorError
-
-_ARXIV = re.compile(r"arXiv:? ?(\d{4}\.\d{4,5})")
 
 
 @dataclass(frozen=True)
@@ -88,15 +84,13 @@ def pages(found: Found, rows: Sequence[IndexRow]) -> list[DetectorPage]:
 def _page(
     found: Found, name: str, records: Sequence[Record], rows: Sequence[IndexRow], shown: set[str]
 ) -> DetectorPage:
-    cls = _installed(name)
-    paper = one_line(cls.paper, 300) if cls is not None else ""
-    arxiv = _ARXIV.search(paper)
+    cls = sources.installed(name)
     return DetectorPage(
         name=one_line(name, 80),
         title=one_line(records[0].detector_title, 80),
         path=names.detector(name),
-        paper=paper,
-        paper_link=f"https://arxiv.org/abs/{arxiv[1]}" if arxiv else "",
+        paper=sources.paper(name),
+        paper_link=sources.paper_link(name),
         card=tuple(_card(name, records, cls)),
         how=tuple(_how(name, records, cls)),
         rows=tuple(rows),
@@ -106,14 +100,6 @@ def _page(
         charts=tuple(_charts(found, name, rows)),
         variants=tuple(_variants(records)),
     )
-
-
-def _installed(name: str) -> type[Detector] | None:
-    """None of a detector that is not installed here, or not to be had."""
-    try:
-        return registry.get(name)
-    except DetectorError:
-        return None
 
 
 def _card(name: str, records: Sequence[Record], cls: type[Detector] | None) -> list[Fact]:
@@ -126,10 +112,18 @@ def _card(name: str, records: Sequence[Record], cls: type[Detector] | None) -> l
         Fact("name", one_line(name, 80), is_code=True),
         Fact("noise", "draws noise for each image: figures are means over draws" if stochastic else "none"),
         Fact("pretrained", f"yes: {', '.join(frozen)}" if frozen else "no weights from elsewhere"),
-        Fact("open settings", "chosen on painted defects of held-out normals"
-             if any(is_chosen(r.detector.settings) for r in records) else ""),
-        Fact("training", "chaotic: another seed moves AUCs by more than the brackets"
-             if cls is not None and cls.training_is_chaotic else ""),
+        Fact(
+            "open settings",
+            "chosen on painted defects of held-out normals"
+            if any(is_chosen(r.detector.settings) for r in records)
+            else "",
+        ),
+        Fact(
+            "training",
+            "chaotic: another seed moves AUCs by more than the brackets"
+            if cls is not None and cls.training_is_chaotic
+            else "",
+        ),
         Fact("weights are", ", ".join(origins)),
         Fact("made from data under", "; ".join(licences)),
         Fact("seconds to fit", f"{min(seconds):,.0f} to {max(seconds):,.0f}" if seconds else ""),
@@ -162,7 +156,7 @@ def _entry(found: Found, record: Record, is_shown: bool) -> Entry:
     clean, robust = estimate(record, "clean"), estimate(record, "robust")
     return Entry(
         link=names.cell(record),
-        written=one_line(record.written, 16).rstrip("…").replace("T", " "),
+        written=one_line(record.written, 40)[:16].replace("T", " "),
         where=f"{one_line(record.dataset, 40)}, {one_line(record.category, 40)}, {one_line(record.preset, 20)}",
         how=f"{one_line(record.protocol, 20)} {record.cell.protocol.version}, {one_line(record.attack_name, 40)}, "
         f"{one_line(threat_text(record.epsilon, record.norm, short=True), 40)}",
@@ -213,7 +207,10 @@ def _variants(records: Sequence[Record]) -> list[Variant]:
     for record in records:
         by_settings.setdefault(tuple(flat(record.detector.settings)), []).append(record)
     return [
-        Variant(f"{plural(len(own), 'record')}: " + ", ".join(
-            sorted({f"{one_line(r.dataset, 30)} {one_line(r.category, 30)}" for r in own})[:12]), settings)
+        Variant(
+            f"{plural(len(own), 'record')}: "
+            + ", ".join(sorted({f"{one_line(r.dataset, 30)} {one_line(r.category, 30)}" for r in own})[:12]),
+            settings,
+        )
         for settings, own in by_settings.items()
     ]

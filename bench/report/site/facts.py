@@ -39,15 +39,20 @@ def of_cell(record: Record) -> list[Fact]:
     facts = [
         Fact("attack", f"{one_line(record.attack_name, 60)} (revision {attack.revision}): {of_attack}"),
         Fact("threat model", one_line(threat_text(record.epsilon, record.norm), 80)),
-        Fact("protocol", f"{one_line(record.protocol, 40)}, version {cell.protocol.version}: "
-             f"{one_line(cell.protocol.statement, LONG)}"),
+        Fact(
+            "protocol",
+            f"{one_line(record.protocol, 40)}, version {cell.protocol.version}: "
+            f"{one_line(cell.protocol.statement, LONG)}",
+        ),
         Fact("changed by the user", changed),
         Fact("budget for each image", "" if spent is None else _spent(spent)),
         Fact("test images", f"{subset.normals} normal and {subset.anomalies} anomalous{limit}{matched}"),
         Fact("preset", f"{one_line(record.preset, 30)}, {record.image_size} x {record.image_size} pixels"),
         Fact("verdict draws", str(record.results.get("verdict_draws", ""))[:20]),
         Fact("seeds", f"noise {record.seed}, fit {fits.fit_seed(record)}"),
-        Fact("full run", "yes" if record.full_run else "no: " + "; ".join(one_line(x, 200) for x in record.limits[:20])),
+        Fact(
+            "full run", "yes" if record.full_run else "no: " + "; ".join(one_line(x, 200) for x in record.limits[:20])
+        ),
         Fact("the category's pictures", "; ".join(one_line(x, 400) for x in record.remarks[:20])),
         Fact("the data set says", one_line(cell.remark, LONG)),
     ]
@@ -66,21 +71,31 @@ def of_origin(record: Record) -> list[Fact]:
     checkpoint = record.checkpoint
     origin = ", ".join(
         one_line(text, 100)
-        for text in (checkpoint.get("origin"), checkpoint.get("network_from") and
-                     f"network from {checkpoint.get('network_from')}")
+        for text in (
+            checkpoint.get("origin"),
+            checkpoint.get("network_from") and f"network from {checkpoint.get('network_from')}",
+        )
         if text
     )
     facts = [
         Fact("command", one_line(record.command, LONG), is_code=True),
         Fact("written", one_line(record.written, 40)),
         Fact("commit", one_line(environment.get("commit", ""), 80), is_code=True),
-        Fact("machine", ", ".join(one_line(environment[n], 120) for n in ("cpu", "device", "platform")
-                                  if environment.get(n))),
+        Fact(
+            "machine",
+            ", ".join(one_line(environment[n], 120) for n in ("cpu", "device", "platform") if environment.get(n)),
+        ),
         Fact("threads", one_line(environment.get("threads", ""), 20)),
-        Fact("versions", ", ".join(f"{one_line(n, 40)} {one_line(environment[n], 40)}" for n in sorted(versions)
-                                   if environment[n])),
-        Fact("seconds", ", ".join(f"{one_line(n, 20)} {value:,.1f}" for n, v in seconds.items()
-                                  if (value := number(v)) is not None)),
+        Fact(
+            "versions",
+            ", ".join(f"{one_line(n, 40)} {one_line(environment[n], 40)}" for n in sorted(versions) if environment[n]),
+        ),
+        Fact(
+            "seconds",
+            ", ".join(
+                f"{one_line(n, 20)} {value:,.1f}" for n, v in seconds.items() if (value := number(v)) is not None
+            ),
+        ),
         Fact("seconds per image", "" if per_image is None else f"{per_image:.3g} (attack)"),
         Fact("peak memory", "" if record.peak_memory_mb is None else f"{record.peak_memory_mb:,.0f} MiB"),
         Fact("checkpoint", origin),

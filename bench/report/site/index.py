@@ -12,7 +12,7 @@ from bench.report import fits
 from bench.report.curves import BASELINES
 from bench.report.leaderboard import Leaderboard, Row
 from bench.report.marks import MARKS
-from bench.report.site import names
+from bench.report.site import names, sources
 from bench.report.site.best_known import Best, BestKnown, average
 from bench.report.site.facts import seconds_per_image
 from bench.report.site.found import Found
@@ -222,7 +222,15 @@ def payload(found: Found, all_rows: Sequence[IndexRow]) -> dict[str, Any]:
         )
     return {
         "boards": [_board(board) for board in found.boards],
-        "detectors": [[one_line(n, 80), names.detector(n), names.cell(r).rpartition("--")[0] + "--"] for n, r in sorted(first.items())],
+        "detectors": [
+            [
+                one_line(name, 80),
+                names.detector(name),
+                names.cell(record).rpartition("--")[0] + "--",
+                sources.paper(name),
+            ]
+            for name, record in sorted(first.items())
+        ],
         **{name: list(entries) for name, entries in lists.items()},
         "flags": {
             known("texts", text): texts().link(text).removeprefix(PAGE)
@@ -245,7 +253,7 @@ def _board(board: Leaderboard) -> dict[str, Any]:
         "attack": one_line(board.columns[0].attack, 40),
         "protocols": [one_line(column.protocol, 40) for column in board.columns],
         "images": [column.images for column in board.columns],
-        "several": len(board.categories) > 1,
+        "categories": len(board.categories),
     }
 
 

@@ -10,9 +10,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bench.report import noise_worth
-from bench.report.site import board_page, cell_page, detector_page, index, names, trust
+from bench.report.site import board_page, cell_page, charts, detector_page, index, names, trust
 from bench.report.site.best_known import BestKnown
 from bench.report.site.found import Found
+from bench.report.site.svg import Chart
 from bench.report.site.texts import texts
 from bench.text import interval_text, plural
 
@@ -21,6 +22,8 @@ from bench.text import interval_text, plural
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'"
 )
+
+GLANCES = 4  # charts of the first page
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,10 @@ def render(found: Found, *, copied: frozenset[str] = frozenset()) -> Iterator[Pa
     """All pages, the first one last: whoever finds it finds all that it leads to. `copied`: files that lie beside
     them."""
     rows = index.rows(found)
-    boards_of = board_page.curve_pages(found)
+    curves = board_page.curve_pages(found)
     certified = board_page.certificates_page(found)
     detectors = detector_page.pages(found, rows)
-    boards = board_page.pages(found, rows, boards_of)
+    boards = board_page.pages(found, rows, curves)
     parts = trust.pages(found, rows, copied)
     menu = _menu(found, parts, certified is not None)
     for page in cells(found, copied):
@@ -47,21 +50,21 @@ def render(found: Found, *, copied: frozenset[str] = frozenset()) -> Iterator[Pa
         yield _page("detector.html", detector.path, menu, page=detector, found=found)
     for board in boards:
         yield _page("board.html", board.path, menu, page=board)
-    for charts in [*boards_of, *([certified] if certified is not None else [])]:
-        yield _page("charts.html", charts.path, menu, page=charts)
+    for drawn in [*curves, *([certified] if certified is not None else [])]:
+        yield _page("charts.html", drawn.path, menu, page=drawn)
     for part in parts:
         yield _page("parts.html", part.path, menu, page=part)
     if found.matrices:
         yield _page("transfer.html", names.TRANSFER, menu, matrices=found.matrices)
     yield _page("meaning.html", names.MEANING, menu, noise=noise_worth.MEANING.values())
-    yield first_page(found, rows, menu, curves=boards_of)
+    yield first_page(found, rows, menu, curves)
 
 
 def first_page(
     found: Found,
     rows: list[index.IndexRow],
     menu: list[tuple[str, str]],
-    curves: list[board_page.ChartsPage] | None = None,
+    curves: list[board_page.ChartsPage],
 ) -> Page:
     """The one with the table."""
     return _page(
@@ -70,8 +73,9 @@ def first_page(
         menu,
         data=index.payload(found, rows),
         boards=found.boards,
-        curves=curves or [],
+        curves=curves,
         counts=_counts(found),
+        glance=_glance(found, rows),
     )
 
 
@@ -95,6 +99,22 @@ def _menu(found: Found, parts: list[trust.PartsPage], has_certificates: bool) ->
     return [*menu, (names.MEANING, "What it means")]
 
 
+def _glance(found: Found, rows: list[index.IndexRow]) -> list[Chart]:
+    """Clean against robust of the first leaderboard of each data set, of the first few."""
+    made: dict[str, Chart] = {}
+    by_board: dict[int, list[index.IndexRow]] = {}
+    for row in rows:
+        if row.is_main:
+            by_board.setdefault(row.board, []).append(row)
+    for number, own in by_board.items():
+        board, record = found.boards[number], own[0].records[0]
+        where = charts.where_of(board.dataset, own[0].place, record.epsilon, record.norm)
+        chart = None if board.dataset in made else charts.clean_against_robust(own, where)
+        if chart is not None and len(made) < GLANCES:
+            made[board.dataset] = chart
+    return list(made.values())
+
+
 def _counts(found: Found) -> str:
     detectors = len({record.detector_name for record in found.records})
     datasets = len({record.dataset for record in found.records})
@@ -104,8 +124,10 @@ def _counts(found: Found) -> str:
 
 
 def _page(template: str, path: str, menu: list[tuple[str, str]], **values: Any) -> Page:
-    text = _environment().get_template(template).render(
-        up="../" * path.count("/"), path=path, menu=menu, policy=POLICY, **values
+    text = (
+        _environment()
+        .get_template(template)
+        .render(up="../" * path.count("/"), path=path, menu=menu, policy=POLICY, **values)
     )
     return Page(path, text)
 

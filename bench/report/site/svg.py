@@ -6,6 +6,7 @@ or is loaded. All text is escaped.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -125,7 +126,7 @@ def _series(one: Series, x: Axis, y: Axis) -> list[Markup]:
             parts.append(Markup('<polygon class="band" points="{}"/>').format(_points([*upper, *lower])))
         parts.append(_polyline(at, "line"))
     elif one.kind == "steps":  # what holds at a radius holds at each smaller one, back to the radius before
-        stairs = [at[0], *(p for (x0, _), (x1, y1) in zip(at, at[1:], strict=False) for p in ((x0, y1), (x1, y1)))]
+        stairs = [at[0], *(p for (x0, _), (x1, y1) in itertools.pairwise(at) for p in ((x0, y1), (x1, y1)))]
         parts.append(_polyline(stairs, "line"))
     for (px, py), point in zip(at, one.points, strict=True):
         bar = Markup("")
@@ -142,25 +143,45 @@ def _series(one: Series, x: Axis, y: Axis) -> list[Markup]:
 
 
 def _names(series: Sequence[Series], x: Axis, y: Axis) -> list[Markup]:
-    """Names beside points, moved down where they would be written over each other."""
-    wanted = [(_y(y, one.points[0].y), _x(x, one.points[0].x), one) for one in series if one.name and one.points]
-    placed: list[tuple[float, float, float]] = []
+    """Names beside points, moved up or down where they would be written over each other or over a point."""
+    wanted = [(_x(x, one.points[0].x), _y(y, one.points[0].y), one) for one in series if one.name and one.points]
+    taken = [
+        (px - 5, px + 5, py - 5, py + 5) for one in series for p in one.points for px, py in [(_x(x, p.x), _y(y, p.y))]
+    ]
     parts = []
-    for py, px, one in sorted(wanted, key=lambda entry: (entry[0], entry[1], entry[2].label)):
+    for px, py, one in sorted(wanted, key=lambda entry: (-entry[1], entry[0], entry[2].label)):
         width = LETTER * len(one.name)
-        is_left = px + width + 10 > WIDTH - RIGHT
+        is_left = px + width + 12 > WIDTH - RIGHT
         start = px - width - 8 if is_left else px + 8
-        line = py + 4
-        while clash := [at for at, a, b in placed if abs(at - line) < LINE_HEIGHT and start < b and start + width > a]:
-            line = max(clash) + LINE_HEIGHT
-        placed.append((line, start, start + width))
-        anchor = "end" if is_left else "start"
+        line = _free(py, (start, start + width), taken)
+        taken.append((start, start + width, line - 9, line + 3))
+        if abs(line - 4 - py) > LINE_HEIGHT / 2:
+            lead = Markup('<path class="lead c{}" d="M{} {}L{} {}"/>')
+            parts.append(
+                lead.format(one.colour % COLOURS, _n(px), _n(py), _n(px - 7 if is_left else px + 7), _n(line - 4))
+            )
         parts.append(
             Markup('<text class="name c{}" x="{}" y="{}" text-anchor="{}">{}</text>').format(
-                one.colour % COLOURS, _n(px - 8 if is_left else px + 8), _n(line), anchor, one.name
+                one.colour % COLOURS,
+                _n(px - 8 if is_left else px + 8),
+                _n(line),
+                "end" if is_left else "start",
+                one.name,
             )
         )
     return parts
+
+
+def _free(wanted: float, across: tuple[float, float], taken: Sequence[tuple[float, float, float, float]]) -> float:
+    """The base line nearest to a point's height at which nothing is in the way; the point's own where all is taken."""
+    for step in range(40):
+        for way in (0.0,) if step == 0 else (-step * LINE_HEIGHT / 2, step * LINE_HEIGHT / 2):
+            line = wanted + 4 + way
+            is_inside = TOP + 8 <= line <= HEIGHT - BOTTOM - 2
+            over = any(across[0] < b and across[1] > a and line - 9 < d and line + 3 > c for a, b, c, d in taken)
+            if is_inside and not over:
+                return line
+    return wanted + 4
 
 
 def _grid(x: Axis, y: Axis) -> list[Markup]:
@@ -224,7 +245,9 @@ def thinned(ticks: Sequence[tuple[float, str]], axis: Axis, apart: float = 0.07)
     return tuple(kept)
 
 
-def histogram(title: str, edges: Sequence[float], shares: Sequence[tuple[str, str, Sequence[float]]], x: Axis) -> Markup:
+def histogram(
+    title: str, edges: Sequence[float], shares: Sequence[tuple[str, str, Sequence[float]]], x: Axis
+) -> Markup:
     """Bars of several classes over the same bins: (class of the style sheet, label, shares in per cent)."""
     top = max((max(values, default=0.0) for *_, values in shares), default=0.0) or 1.0
     step = _nice(top / 4)
@@ -232,7 +255,7 @@ def histogram(title: str, edges: Sequence[float], shares: Sequence[tuple[str, st
     parts = [*_grid(x, y)]
     for look, label, values in shares:
         parts.append(Markup('<g class="{}">').format(look))
-        for low, high, value in zip(edges, edges[1:], values, strict=False):
+        for low, high, value in ((a, b, v) for (a, b), v in zip(itertools.pairwise(edges), values, strict=True)):
             if value > 0:
                 left, up = _x(x, low), _y(y, value)
                 parts.append(
@@ -248,17 +271,16 @@ def histogram(title: str, edges: Sequence[float], shares: Sequence[tuple[str, st
     return _svg(title, parts)
 
 
-def even_ticks(low: float, high: float, count: int = 5, scale: Literal["linear", "log"] = "linear") -> tuple[
-    tuple[float, str], ...
-]:
+def even_ticks(
+    low: float, high: float, count: int = 5, scale: Literal["linear", "log"] = "linear"
+) -> tuple[tuple[float, str], ...]:
     """Round numbers between two ends."""
     if scale == "log" and low > 0:
-        first, last = math.ceil(math.log10(low)), math.floor(math.log10(high))
-        stride = max(1, math.ceil((last - first + 1) / count))
-        found = [10.0**n for n in range(first, last + 1, stride)]
-        if len(found) > 1:
-            return tuple((value, f"{value:g}") for value in found)
-        return ((low, f"{low:.3g}"), (high, f"{high:.3g}"))
+        first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+        stride = max(1, math.ceil((last - first) / count))
+        factors = (1.0, 2.0, 5.0) if last - first <= 2 else (1.0,)
+        found = [10.0**n * factor for n in range(first, last + 1, stride) for factor in factors]
+        return tuple((value, f"{value:,.6g}") for value in found if low <= value <= high)
     step = _nice((high - low) / count)
     first = math.ceil(low / step)
     return tuple((n * step, f"{n * step:.6g}") for n in range(first, math.floor(high / step) + 1))

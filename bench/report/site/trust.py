@@ -1,7 +1,7 @@
 """For those who look at parts of their own: which detector to trust on them, and why, in sentences.
 
 Ranked by what is left under the strongest attack that was run, by the interval's lower end: what can be counted on. A
-detector whose figure is flagged comes after those whose figure is not, and one that a baseline beats is not recommended.
+detector whose figure is flagged comes after those whose figure is not, and none is trusted that a baseline may beat.
 """
 
 from __future__ import annotations
@@ -119,8 +119,11 @@ def _part(rows: Sequence[IndexRow], copied: frozenset[str]) -> Part:
         verdict=tuple(_verdict(candidates, baselines, one_line(record.category, 60), one_line(threat, 80))),
         candidates=tuple(candidates),
         baselines=tuple(
-            (r.label, "" if r.clean is None else interval_text(*r.clean), "" if r.robust is None else
-             interval_text(*r.robust))
+            (
+                r.label,
+                "" if r.clean is None else interval_text(*r.clean),
+                "" if r.robust is None else interval_text(*r.robust),
+            )
             for r in baselines
         ),
         remarks=tuple(remarks([r for row in rows for r in row.records if r.ok])),
@@ -190,7 +193,9 @@ def _verdict(candidates: Sequence[Candidate], baselines: Sequence[IndexRow], cat
             f"more than any baseline keeps, and nothing speaks against that figure."
         )
     elif best.beats:
-        why = f"its figure carries {plural(len(best.flags), 'flag')}" if best.flags else "it may be no better than a coin"
+        why = (
+            f"its figure carries {plural(len(best.flags), 'flag')}" if best.flags else "it may be no better than a coin"
+        )
         said.append(
             f"Against somebody who changes pictures by {threat}, trust none on {category}. The one that keeps most is "
             f"{best.label} ({interval_text(*best.robust)}), and {why}."
@@ -202,15 +207,18 @@ def _verdict(candidates: Sequence[Candidate], baselines: Sequence[IndexRow], cat
             f"more than the baseline {row.label} does ({row.robust.value if row.robust else 0.0:.1f})."
         )
     if seen.clean.low > 50:
-        said.append(
-            f"Where nobody tampers with pictures, {seen.label} sees most: AUC {interval_text(*seen.clean)} on clean ones."
-        )
+        said.append(f"Where nobody tampers with pictures, {seen.label} sees most: AUC {interval_text(*seen.clean)}.")
     else:
-        said.append("Even on clean pictures no detector is surely better than guessing here: more test pictures, please.")
-    fast = [c for c in candidates if c.milliseconds is not None]
+        said.append(
+            "Even on clean pictures no detector is surely better than guessing here: more test pictures, please."
+        )
+    fast = [c for c in candidates if c.milliseconds is not None and c.clean.low > 50]
     if fast:
         one = min(fast, key=lambda c: (c.milliseconds or 0.0, c.label))
-        said.append(f"The fastest is {one.label}, {one.milliseconds:.3g} ms for a picture on the machine that measured.")
+        said.append(
+            f"The fastest of those that see more than chance is {one.label}: {one.milliseconds:.3g} ms for a picture, "
+            "on the machine that measured."
+        )
     return said
 
 

@@ -29,8 +29,9 @@ class Worst:
 def worst(scores: Scores) -> list[Worst]:
     """The images that the attack has done most to: by how many more of their pairs are in the wrong order after it, the
     mean over draws. Scores that tie lose half a pair."""
-    before, after = (np.mean([_lost(s, scores.labels) for s in values], axis=0) for values in
-                     (scores.clean, scores.robust))
+    before, after = (
+        np.mean([_lost(s, scores.labels) for s in values], axis=0) for values in (scores.clean, scores.robust)
+    )
     order = np.lexsort((np.arange(len(after)), -(after - before)))[:MOST]
     clean, robust = scores.clean.mean(axis=0), scores.robust.mean(axis=0)
     return [
@@ -57,5 +58,3 @@ def _lost(values: Floats, labels: NDArray[np.int64]) -> Floats:
         wrong = below if own == 1 else len(other) - below - ties  # a normal above anomalies, an anomaly below normals
         lost[mine] = (wrong + ties / 2) / max(len(other), 1)
     return lost
-
-

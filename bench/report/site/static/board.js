@@ -35,7 +35,7 @@
     ["auc", "AUC", true], ["aupr", "AUPR", true], ["fpr95", "FPR at 95 % TPR", false],
     ["accuracy", "robust accuracy", true], ["pixel", "pixel AUROC", true],
   ];
-  const state = { hidden: null };
+  const state = { hidden: null, asked: null }; // hidden columns: those of now, and those that somebody chose
   const metric = () => METRICS.find(([name]) => name === form.metric.value) || METRICS[0];
   const figure = (row, side) => {
     const index = METRICS.findIndex(([name]) => name === metric()[0]);
@@ -52,7 +52,8 @@
     { id: "rank", title: "rank", word: 1, value: (r) => r.rank || 1e9, text: (r) => (r.rank ? String(r.rank) : DASH) },
     {
       id: "detector", title: "detector", word: 2, isText: true, value: (r) => r.label.toLowerCase(),
-      text: (r) => r.label, cell: (r) => [link(r.label, r.detector[1])],
+      text: (r) => r.label,
+      cell: (r) => [link(r.label, r.detector[1]), ...(r.detector[3] ? [small(r.detector[3])] : [])],
     },
     {
       id: "where", title: "data", word: 3, isText: true, value: (r) => `${r.board.data} ${r.place}`,
@@ -84,7 +85,11 @@
     {
       id: "best", title: "best known", word: 8, value: (r) => (r.best ? r.best[0] : -1), isFigure: true,
       text: (r) => (r.best ? `${r.best[0].toFixed(1)} ${data.texts[r.best[1]]}` : DASH),
-      cell: (r) => (r.best ? [r.best[0].toFixed(1), small(data.texts[r.best[1]])] : [DASH]),
+      cell: (r) => {
+        if (!r.best) return [DASH];
+        const isOwn = r.robust && r.best[0] === r.robust[0];
+        return [r.best[0].toFixed(1), ...(isOwn ? [] : [small(data.texts[r.best[1]])])];
+      },
     },
     {
       id: "certified", title: "certified", word: 9, value: (r) => (r.certified ? r.certified[0][0] : -1), isFigure: true,
@@ -97,7 +102,7 @@
       value: (r) => (r.cost[0] === null ? 1e12 : r.cost[0] + (r.cost[1] || 0)), text: budget,
     },
     {
-      id: "seconds", title: "seconds", word: 11, value: (r) => r.cost[2] ?? 1e12,
+      id: "seconds", title: "seconds per image", word: 11, value: (r) => r.cost[2] ?? 1e12,
       text: (r) => (r.cost[2] === null ? DASH : r.cost[2].toPrecision(2)),
     },
     {
@@ -125,10 +130,18 @@
   const someHave = (test) => rows.some(test);
   const HIDDEN = COLUMNS.filter(
     (c) =>
-      (c.isProtocol && protocols.length < 2) || (c.id === "certified" && !someHave((r) => r.certified)) ||
+      (c.id === "certified" && !someHave((r) => r.certified)) ||
       (c.id === "fits" && !someHave((r) => r.fits > 1)) ||
       (narrow && ["where", "ball", "budget", "seconds", "kind", "fits"].includes(c.id)),
   ).map((c) => c.id);
+
+  const usuallyHidden = (kept) => {
+    // On one leaderboard what all rows share is said once, above; and a protocol is a column where others stand beside.
+    const shared = isPinned ? ["where", "ball"] : [];
+    const isBeside = kept.some((row) => Object.keys(row.by).some((name) => name !== row.protocol));
+    const single = isBeside ? [] : protocols.map((name) => `under-${name}`);
+    return [...new Set([...HIDDEN, ...shared, ...single])];
+  };
 
   // -- filters --------------------------------------------------------------------------------------------------------
   const FILTERS = {
@@ -184,6 +197,7 @@
     columns: COLUMNS.map((column) => ({
       data: null,
       title: title(column),
+      className: column.isText ? "text" : "",
       type: column.isText && column.id !== "flags" && column.id !== "kind" ? "string" : "num",
       orderSequence: column.isFigure || ["flags", "kind", "fits"].includes(column.id) ? ["desc", "asc"] : ["asc", "desc"],
       render: (_, type, row) => (type === "sort" || type === "type" ? column.value(row) : ""),
@@ -199,6 +213,10 @@
       zeroRecords: "No detector beside the baselines.",
     },
   });
+  const around = document.querySelector(".dt-layout-table");
+  for (const [name, value] of [["tabindex", "0"], ["role", "region"], ["aria-label", "Leaderboard"]]) {
+    around.setAttribute(name, value); // it scrolls, so the keyboard must get into it
+  }
   const extra = node("tbody", undefined, { class: "baselines" });
   document.getElementById("board").append(extra);
   table.search.fixed("shown", (_, row) => isKept(row) && isFound(row) && !(isPinned && row.is("baseline")));
@@ -217,15 +235,24 @@
       }),
     );
   };
+  const described = (board, kept) => {
+    const places = [...new Set(kept.map((row) => row.place))];
+    const place = places.length > 1 ? `${places.length} places` : places[0] === "average" ? `average over ${board.categories} categories` : places[0];
+    const ranks = kept.filter((row) => row.rank && !row.is("baseline")).map((row) => row.rank);
+    const above = isPinned ? pinned.filter((row) => row.rank && ranks.length && row.rank < Math.min(...ranks)).length : 0;
+    const honest = above ? ` ${above} of ${pinned.length} baselines stand${above === 1 ? "s" : ""} above every detector.` : "";
+    return `${board.title}; ${place}; ${board.preset}; ${board.images[0]}.${honest}`;
+  };
   const say = (kept) => {
     const boards = [...new Set(kept.map((row) => row.boardNumber))];
     const one = boards.length === 1 ? data.boards[boards[0]] : null;
-    const words = one ? `${one.title}; ${one.images[0]}.` : `${boards.length} leaderboards; ranks are each one's own.`;
+    const words = one ? described(one, kept) : `${boards.length} leaderboards; ranks are each one's own.`;
     document.getElementById("where").textContent = kept.length ? words : "Nothing was measured that fits.";
   };
   const update = (options = {}) => {
     const kept = rows.filter(isKept);
     isPinned = new Set(kept.map((row) => `${row.boardNumber} ${row.place}`)).size === 1;
+    state.hidden = state.asked ?? usuallyHidden(kept);
     pinned = isPinned ? kept.filter((row) => row.is("baseline")) : [];
     COLUMNS.forEach((column, number) => {
       const shown = !state.hidden.includes(column.id);
@@ -245,6 +272,7 @@
       });
     }
     table.draw(options.keepPage ? "page" : true);
+    for (const box of document.querySelectorAll("#columns input")) box.checked = !state.hidden.includes(box.value);
     say(kept);
     remember();
   };
@@ -263,7 +291,7 @@
     }
     const [sorted] = table.order();
     if (sorted && (sorted[0] !== 0 || sorted[1] !== "asc")) found.set("sort", `${COLUMNS[sorted[0]].id}.${sorted[1]}`);
-    if (String(state.hidden) !== String(HIDDEN)) found.set("hide", state.hidden.join(",") || "none!");
+    if (state.asked) found.set("hide", state.asked.join(",") || "none!");
     if (table.page() > 0) found.set("page", String(table.page() + 1));
     const hash = found.toString();
     if (location.hash.slice(1) !== hash) history.replaceState(null, "", hash ? `#${hash}` : location.pathname);
@@ -279,13 +307,12 @@
     }
     const known = COLUMNS.map((column) => column.id);
     const hide = told.get("hide");
-    state.hidden = hide === null ? HIDDEN : hide.split(",").filter((id) => known.includes(id));
+    state.asked = hide === null ? null : hide.split(",").filter((id) => known.includes(id));
     const [id, direction] = (told.get("sort") || "rank.asc").split(".");
     table.order([Math.max(0, known.indexOf(id)), direction === "desc" ? "desc" : "asc"]);
     update({ refill: true });
     const page = Number.parseInt(told.get("page") || "1", 10) - 1;
     if (page > 0 && page < table.page.info().pages) table.page(page).draw("page");
-    for (const box of document.querySelectorAll("#columns input")) box.checked = !state.hidden.includes(box.value);
     isReading = false;
   };
 
@@ -299,7 +326,7 @@
   }
   menu.addEventListener("change", (event) => {
     const { value, checked } = event.target;
-    state.hidden = COLUMNS.map((c) => c.id).filter((id) => (id === value ? !checked : state.hidden.includes(id)));
+    state.asked = COLUMNS.map((c) => c.id).filter((id) => (id === value ? !checked : state.hidden.includes(id)));
     update({ keepPage: true });
   });
   form.addEventListener("submit", (event) => event.preventDefault());
