@@ -6,6 +6,8 @@ records of other protocols, budgets and attacks bound the figure of a row as wel
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -33,23 +35,26 @@ class BestKnown:
     """Looks it up among records."""
 
     def __init__(self, records: Iterable[Record]) -> None:
-        self._of: dict[tuple[object, ...], list[tuple[float, Record]]] = {}
+        found: dict[tuple[object, ...], list[_Entry]] = {}
         for record in records:
-            found = estimate(record, "robust")
-            if found is not None:
-                self._of.setdefault(_same(record), []).append((found.value, record))
+            robust = estimate(record, "robust")
+            if robust is not None:
+                found.setdefault(_same(record), []).append((record.epsilon, robust.value, record.key, record))
+        # By fit and images: radii, rising, and of each the lowest that was found in that ball or a smaller one.
+        self._of: dict[tuple[object, ...], tuple[list[float], list[tuple[float, Record]]]] = {}
+        for key, same in found.items():
+            same.sort(key=lambda entry: entry[:3])
+            lowest = itertools.accumulate(same, _lower)
+            self._of[key] = [entry[0] for entry in same], [(entry[1], entry[3]) for entry in lowest]
 
     def of(self, record: Record) -> Best | None:
         """Of the fit and the images that a record is of; None of a failed one."""
-        if not record.ok:
+        if not record.ok or _same(record) not in self._of:
             return None
-        known = [
-            (value, other.key, other) for value, other in self._of.get(_same(record), ()) if _within(other, record)
-        ]
-        if not known:
-            return None
-        value, _, other = min(known)
-        return Best(value, f"{one_line(other.attack_name, 40)} ({one_line(other.protocol, 20)})", other)
+        radii, lowest = self._of[_same(record)]
+        value, other = lowest[bisect.bisect_right(radii, record.epsilon) - 1]
+        attack = f"{one_line(other.attack_name, 40)} ({one_line(other.protocol, 20)})"
+        return Best(value, attack, other)
 
     def mean(self, records: Sequence[Record]) -> Best | None:
         """The mean over fits, failed ones left out."""
@@ -66,13 +71,15 @@ def average(found: Sequence[Best | None]) -> Best | None:
     return Best(sum(best.value for best in known) / len(known), attacks, known[0].record)
 
 
+_Entry = tuple[float, float, str, Record]  # epsilon, robust AUC, key
+
+
+def _lower(first: _Entry, second: _Entry) -> _Entry:
+    return second if second[1] < first[1] else first
+
+
 def _same(record: Record) -> tuple[object, ...]:
-    """The fit, the pictures, and what epsilon measures."""
+    """The fit, the pictures, and what epsilon measures; its size, too, where larger ones do not hold smaller ones."""
     fit = record.detector_name, record.detector.checkpoint_sha256, record.cell.fit_seed
-    return *fit, record.fingerprint, record.subset.sha256, record.image_size, record.norm
-
-
-def _within(other: Record, record: Record) -> bool:
-    if not is_ball(record.norm):
-        return other.epsilon == record.epsilon
-    return other.epsilon <= record.epsilon
+    size = None if is_ball(record.norm) else record.epsilon
+    return *fit, record.dataset, record.category, record.fingerprint, record.subset.sha256, record.norm, size

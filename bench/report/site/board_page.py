@@ -62,7 +62,7 @@ def pages(found: Found, rows: Sequence[IndexRow], curves: Sequence[ChartsPage]) 
     groups = _groups(found, curves)
     made = []
     for number, board in enumerate(found.boards):
-        of_ball = [row for other in alike[_ball(board)] for row in by_board.get(other, [])]
+        of_ball = [found.boards[other] for other in alike[_ball(board)]]
         made.append(
             BoardPage(
                 title=one_line(board.title, 200),
@@ -119,13 +119,13 @@ def _link(board: Leaderboard, number: int, place: str) -> str:
     return "" if cell is None else f"../{names.cell(cell.record)}"
 
 
-def _charts(board: Leaderboard, own: Sequence[IndexRow], of_ball: Sequence[IndexRow]) -> list[Chart]:
+def _charts(board: Leaderboard, own: Sequence[IndexRow], of_ball: Sequence[Leaderboard]) -> list[Chart]:
     record = next(cell.record for row in board.rows for cell in row.cells.values())
     made = []
     for place in places(board):
         where = charts.where_of(board.dataset, place, record.epsilon, record.norm)
         scatter = charts.clean_against_robust([row for row in own if row.place == place], where)
-        cost = charts.cost_against_strength([row for row in of_ball if row.place == place], where)
+        cost = charts.cost_against_strength(of_ball, place, where)
         made += [chart for chart in (scatter, cost) if chart is not None]
     return made
 
@@ -156,12 +156,13 @@ def certificates_page(found: Found) -> ChartsPage | None:
     for board in boards:
         base = certificates.base_lines(found.records, board.rows[0]) if board.norm == "l2" else {}
         drawn.append(charts.certified_against_attacked(board, base))
-        tabled.append(_certified(board))
+        tabled.append(_certified(board, {record.detector_name for record in found.records}))
         notes.append(tuple(board.notes()))
     return ChartsPage("Certified against attacked", names.CERTIFICATES, tuple(drawn), tuple(tabled), tuple(notes))
 
 
-def _certified(board: certificates.Board) -> LinkedTable:
+def _certified(board: certificates.Board, known: set[str]) -> LinkedTable:
+    """Links of detectors that have a page: of records, not of certificates alone."""
     from_radii: Mapping[float, str] = {radius: f"radius {radius:g}" for radius in board.shown_radii(9)}
     rows = []
     for row in board.rows:
@@ -170,5 +171,6 @@ def _certified(board: certificates.Board) -> LinkedTable:
             for radius in from_radii
         ]
         rows.append((f"{one_line(certificates.label(row), 100)} {board.marks(row)}".strip(), *figures))
-    links = tuple(names.detector(row.claim.detector.name) for row in board.rows)
+    own = [row.claim.detector.name for row in board.rows]
+    links = tuple(names.detector(name) if name in known else "" for name in own)
     return LinkedTable(one_line(board.title, 200), ("detector", *from_radii.values()), tuple(rows), links)

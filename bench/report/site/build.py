@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import secrets
 from collections import deque
 from collections.abc import Iterator, Sequence
 from importlib import resources
@@ -21,7 +22,7 @@ from bench.report.drawn import is_drawn
 from bench.report.site import names, pages
 from bench.report.site.found import TRANSFER, Found, of, read
 from bench.text import one_line
-from detectors.checkpoint import write_atomically
+from detectors.checkpoint import TEMPORARY, write_atomically
 from detectors.files import read_ordinary
 
 log = logging.getLogger(__name__)
@@ -80,12 +81,12 @@ def write(found: Found, site: Path) -> Path:
     def put(path: str, data: bytes) -> None:
         target = site / path
         if not (target.is_file() and not target.is_symlink() and target.read_bytes() == data):
-            write_atomically(target, data)
+            _replace(target, data)
         written.append(path)
 
     with files.writing(site):
         _refuse_links(site)
-        for path, data in _static():
+        for path, data in static():
             put(f"static/{path}", data)
         for path, data in _copies(found):
             put(path, data)
@@ -99,7 +100,20 @@ def write(found: Found, site: Path) -> Path:
     return site / names.INDEX
 
 
-def _static() -> Iterator[tuple[str, bytes]]:
+def _replace(path: Path, data: bytes) -> None:
+    """The old content or the new one, never a part, for whoever looks. Unlike a record's, a page is not waited for
+    until it is on the disk, which takes longer than to make it: what a power cut spoils, the next build mends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(8)}{TEMPORARY}")
+    try:
+        with temporary.open("xb") as stream:
+            stream.write(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def static() -> Iterator[tuple[str, bytes]]:
     """Style, scripts and the vendored library with its licence."""
 
     def walk(folder: Traversable, within: str) -> Iterator[tuple[str, bytes]]:

@@ -16,6 +16,7 @@ from bench.records.score_table import Scores
 from bench.report import certificates, curves
 from bench.report.bins import bins, drawn
 from bench.report.certificates import label
+from bench.report.leaderboard import Leaderboard
 from bench.report.site.index import IndexRow
 from bench.report.site.svg import (
     PER_CENT,
@@ -117,32 +118,35 @@ def clean_against_robust(rows: Sequence[IndexRow], where: str) -> Chart | None:
     )
 
 
-def cost_against_strength(rows: Sequence[IndexRow], where: str) -> Chart | None:
-    """What each attack on each detector cost, and what it left: rows of all leaderboards of one ball in one place. None
-    where all cost the same."""
-    points: dict[str, list[tuple[float, Point, str]]] = {}
-    for row in rows:
-        spent = (row.gradients or 0.0) + (row.forwards or 0.0)
-        if row.robust is not None and spent > 0:
-            told = f"{row.label}, {row.protocol}: {spent:,.0f} passes for each image leave {row.robust.value:.1f}"
-            points.setdefault(row.label, []).append((spent, Point(spent, row.robust.value, told), row.protocol))
-    costs = sorted({cost for found in points.values() for cost, *_ in found})
+def cost_against_strength(boards: Sequence[Leaderboard], place: str, where: str) -> Chart | None:
+    """What each attack on each detector cost, and what it left: of all leaderboards of one ball, and all protocols.
+    None where all cost the same."""
+    points: dict[str, list[tuple[Point, str]]] = {}
+    for row, protocol in [(one, name) for board in boards for one in board.rows for name in one.standings]:
+        found, spent = row.place(protocol, place), row.budget(protocol, place)
+        passes = 0.0 if spent is None else (spent.gradients or 0.0) + (spent.forwards or 0.0)
+        if found is not None and found.robust is not None and spent is not None and passes > 0:
+            text, how = one_line(row.label, 60), f"{one_line(protocol, 20)}, {spent.level}"
+            told = f"{text}, {how}: {passes:,.0f} passes for each image leave {found.robust.value:.1f}"
+            points.setdefault(text, []).append((Point(passes, found.robust.value, told), how))
+    costs = sorted({point.x for found in points.values() for point, _ in found})
     if len(costs) < 2:
         return None
     low, high = costs[0] / 1.3, costs[-1] * 1.3
     x = Axis("gradients + forward passes for each image", low, high, even_ticks(low, high, scale="log"), "log")
-    baselines = {row.label for row in rows if row.is_baseline}
+    baselines = {one_line(row.label, 60) for board in boards for row in board.rows if row.name in curves.BASELINES}
     looks = colours([(name, name in baselines) for name in points])
+    ordered = {name: sorted(found, key=lambda entry: entry[0].x) for name, found in points.items()}
     series = [
         Series(
             name,
-            tuple(point for _, point, _ in sorted(found, key=lambda f: f[0])),
+            tuple(point for point, _ in found),
             looks[name],
             "line" if len(found) > 1 else "points",
             name in baselines,
             _name(name),
         )
-        for name, found in points.items()
+        for name, found in ordered.items()
     ]
     title = f"Cost against strength: {where}"
     return Chart(
@@ -150,12 +154,8 @@ def cost_against_strength(rows: Sequence[IndexRow], where: str) -> Chart | None:
         "Each point is an attack on one detector: lower is stronger, further left is cheaper.",
         draw(title, x, Axis("robust AUC (%)", 0, 100, PER_CENT.ticks), series),
         (),
-        ("detector", "protocol", "passes for each image", "robust AUC"),
-        tuple(
-            (name, protocol, f"{cost:,.0f}", f"{point.y:.1f}")
-            for name, found in points.items()
-            for cost, point, protocol in sorted(found, key=lambda f: f[0])
-        ),
+        ("detector", "attack", "passes for each image", "robust AUC"),
+        tuple((name, how, f"{p.x:,.0f}", f"{p.y:.1f}") for name, found in ordered.items() for p, how in found),
     )
 
 

@@ -74,7 +74,8 @@ def pages(found: Found, rows: Sequence[IndexRow]) -> list[DetectorPage]:
     records: dict[str, list[Record]] = {}
     for record in found.records:
         records.setdefault(record.detector_name, []).append(record)
-    shown = {record.key for row in rows for record in row.records}
+    standings = (standing for board in found.boards for row in board.rows for standing in row.standings.values())
+    shown = {record.key for standing in standings for cell in standing.cells.values() for record in cell.records}
     by_name: dict[str, list[IndexRow]] = {}
     for row in rows:
         by_name.setdefault(row.detector, []).append(row)
@@ -184,11 +185,10 @@ def _why(found: Found, record: Record, is_shown: bool) -> Iterable[str]:
 
 
 def _charts(found: Found, name: str, rows: Sequence[IndexRow]) -> list[Chart]:
-    made = []
+    made: list[Chart] = []
     whole = [_named(found, row) for row in rows if row.robust is not None]
     scatter = charts.clean_against_robust(whole, f"{one_line(name, 40)} in all its cells")
-    if scatter is not None and len(whole) <= 40:
-        made.append(scatter)
+    made += [scatter] if scatter is not None else []
     for records in found.groups.values():
         own = [record for record in records if record.detector_name == name]
         if len({record.epsilon for record in own if record.ok}) > 1:

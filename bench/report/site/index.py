@@ -164,8 +164,9 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 def _metric(cells: Sequence[Cell], name: str) -> tuple[float | None, float | None]:
     """The mean over fits, then over categories, clean and robust."""
-    both = [[mean([metric(r, name)[side] for r in cell.records if r.ok]) for cell in cells] for side in (0, 1)]
-    return mean(both[0]), mean(both[1])
+    pairs = [[metric(record, name) for record in cell.records if record.ok] for cell in cells]
+    clean, robust = ([mean([pair[side] for pair in found]) for found in pairs] for side in (0, 1))
+    return mean(clean), mean(robust)
 
 
 def metric(record: Record, name: str) -> tuple[float | None, float | None]:
@@ -187,7 +188,8 @@ def _percent(value: object) -> float | None:
 
 
 def payload(found: Found, all_rows: Sequence[IndexRow]) -> dict[str, Any]:
-    """The rows as short as they can be said: what is said often is a number in a list. `static/site.js` reads it."""
+    """The rows as short as they can be said: figures in tenths of a per cent, and of what is said often its number in a
+    list. `static/board.js` reads it."""
     detectors = {name: number for number, name in enumerate(sorted({row.detector for row in all_rows}))}
     lists: dict[str, dict[str, int]] = {"labels": {}, "places": {}, "texts": {}}
 
@@ -208,11 +210,15 @@ def payload(found: Found, all_rows: Sequence[IndexRow]) -> dict[str, Any]:
                 known("texts", one_line(row.protocol, 40)),
                 _short(row.clean),
                 _short(row.robust),
-                {known("texts", one_line(name, 40)): _short(value) for name, value in row.by_protocol.items()},
-                None if row.best is None else [round(row.best.value, 1), known("texts", row.best.attack)],
-                None if row.certified is None else [_short(row.certified[0]), known("texts", row.certified[1])],
+                {
+                    known("texts", one_line(name, 40)): _short(value)
+                    for name, value in row.by_protocol.items()
+                    if name != row.protocol
+                },
+                0 if row.best is None else [_tenths(row.best.value), known("texts", row.best.attack)],
+                0 if row.certified is None else [_short(row.certified[0]), known("texts", row.certified[1])],
                 [_digits(row.gradients), _digits(row.forwards), _digits(row.seconds)],
-                [[None if v is None else round(v, 1) for v in row.metrics[name]] for name in METRICS],
+                _trimmed([_tenths(v) for name in METRICS for v in row.metrics[name]]),
                 "".join(row.marks),
                 [known("texts", one_line(flag, 400)) for flag in row.flags[:12]],
                 row.is_main + 2 * row.is_baseline + 4 * row.is_pretrained + 8 * row.is_stochastic + 16 * row.is_painted,
@@ -257,9 +263,24 @@ def _board(board: Leaderboard) -> dict[str, Any]:
     }
 
 
-def _short(estimate: Estimate | None) -> list[float] | None:
-    return None if estimate is None else [round(value, 1) for value in estimate]
+def _short(estimate: Estimate | None) -> list[int] | int:
+    return 0 if estimate is None else [round(10 * value) for value in estimate]
 
 
-def _digits(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.3g}")
+def _tenths(value: float | None) -> int:
+    """-1 where there is none."""
+    return -1 if value is None else round(10 * value)
+
+
+def _trimmed(values: list[int]) -> list[int]:
+    """Without what is missing at the end."""
+    last = max((n for n, value in enumerate(values, start=1) if value >= 0), default=0)
+    return values[:last]
+
+
+def _digits(value: float | None) -> float | int:
+    """To three digits; -1 where there is none."""
+    if value is None:
+        return -1
+    rounded = float(f"{value:.3g}")
+    return int(rounded) if rounded.is_integer() else rounded

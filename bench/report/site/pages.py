@@ -148,4 +148,5 @@ def _environment() -> Environment:
         "names": names,
     }
     found.globals.update(words)
+    found.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "sort_keys": False}
     return found

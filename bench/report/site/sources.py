@@ -11,18 +11,33 @@ from detectors.base import Detector
 from detectors.errors import DetectorError
 
 _ARXIV = re.compile(r"arXiv:? ?(\d{4}\.\d{4,5})")
-_LONGEST_NAME = 100  # of a detector that is looked for
 
 
 @cache
 def installed(name: str) -> type[Detector] | None:
     """Its class; None of a detector that cannot be had here."""
-    if len(name) > _LONGEST_NAME:
+    if not _is_known(name):
         return None
     try:
         return registry.get(name)
     except DetectorError:
         return None
+
+
+def _is_known(name: str) -> bool:
+    """Asked first: the registry's own error takes long to find what else may have been meant."""
+    prefix, colon, member = name.partition(":")
+    return member in _members().get(prefix, ()) if colon else name in _names()
+
+
+@cache
+def _names() -> frozenset[str]:
+    return frozenset(registry.names())
+
+
+@cache
+def _members() -> dict[str, frozenset[str]]:
+    return {family.prefix: frozenset((*family.members(), *family.revisions)) for family in registry.families()}
 
 
 def paper(name: str) -> str:

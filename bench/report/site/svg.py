@@ -19,6 +19,7 @@ LEFT, RIGHT, TOP, BOTTOM = 52.0, 16.0, 14.0, 46.0
 COLOURS = 12  # classes c0 .. c11 of the style sheet
 LINE_HEIGHT = 13.0  # of labels beside points
 LETTER = 6.2  # the width of one, about
+MOST_NAMES = 30
 
 
 @dataclass(frozen=True)
@@ -143,12 +144,15 @@ def _series(one: Series, x: Axis, y: Axis) -> list[Markup]:
 
 
 def _names(series: Sequence[Series], x: Axis, y: Axis) -> list[Markup]:
-    """Names beside points, moved up or down where they would be written over each other or over a point."""
+    """Names beside points, moved up or down where they would be written over each other or over a point; none where
+    they would fill the chart."""
     wanted = [(_x(x, one.points[0].x), _y(y, one.points[0].y), one) for one in series if one.name and one.points]
     taken = [
         (px - 5, px + 5, py - 5, py + 5) for one in series for p in one.points for px, py in [(_x(x, p.x), _y(y, p.y))]
     ]
-    parts = []
+    parts: list[Markup] = []
+    if len(wanted) > MOST_NAMES:
+        return parts
     for px, py, one in sorted(wanted, key=lambda entry: (-entry[1], entry[0], entry[2].label)):
         width = LETTER * len(one.name)
         is_left = px + width + 12 > WIDTH - RIGHT

@@ -116,7 +116,7 @@ def _part(rows: Sequence[IndexRow], copied: frozenset[str]) -> Part:
         category=one_line(record.category, 60),
         threat=one_line(threat, 80),
         images=f"{record.subset.normals} normal and {record.subset.anomalies} defective test pictures",
-        verdict=tuple(_verdict(candidates, baselines, one_line(record.category, 60), one_line(threat, 80))),
+        verdict=tuple(_verdict(candidates, baselines, one_line(record.category, 60), _plain(record))),
         candidates=tuple(candidates),
         baselines=tuple(
             (
@@ -128,6 +128,13 @@ def _part(rows: Sequence[IndexRow], copied: frozenset[str]) -> Part:
         ),
         remarks=tuple(remarks([r for row in rows for r in row.records if r.ok])),
     )
+
+
+def _plain(record: Record) -> str:
+    """How far an attack may go, for people who look at parts."""
+    if record.norm == "linf":
+        return f"at most {255 * record.epsilon:.3g} of 255 grey levels in each pixel"
+    return one_line(threat_text(record.epsilon, record.norm), 80)
 
 
 def _latest(rows: Sequence[IndexRow]) -> list[IndexRow]:

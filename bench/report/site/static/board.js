@@ -6,12 +6,21 @@
   const form = document.getElementById("filters");
   const DASH = "–";
   const FLAGS = { main: 1, baseline: 2, pretrained: 4, stochastic: 8, painted: 16 };
+  const tenths = (v) => (v ? v.map((one) => one / 10) : null);
   const rows = data.rows.map((r, number) => ({
     number, board: data.boards[r[0]], boardNumber: r[0], place: data.places[r[1]], detector: data.detectors[r[2]],
-    label: data.labels[r[3]], rank: r[4], protocol: data.texts[r[5]], clean: r[6], robust: r[7],
-    by: Object.fromEntries(Object.entries(r[8]).map(([name, value]) => [data.texts[name], value])),
-    best: r[9], certified: r[10], cost: r[11], metrics: r[12], marks: r[13], flags: r[14], bits: r[15], fits: r[16],
-    page: r[17] ? `cells/${data.detectors[r[2]][2]}${r[17]}.html` : "",
+    label: data.labels[r[3]], rank: r[4], protocol: data.texts[r[5]], clean: tenths(r[6]), robust: tenths(r[7]),
+    by: {
+      [data.texts[r[5]]]: tenths(r[7]),
+      ...Object.fromEntries(Object.entries(r[8]).map(([name, value]) => [data.texts[name], tenths(value)])),
+    },
+    best: r[9] ? [r[9][0] / 10, data.texts[r[9][1]]] : null,
+    certified: r[10] ? [tenths(r[10][0]), data.texts[r[10][1]]] : null,
+    cost: r[11].map((v) => (v < 0 ? null : v)),
+    // Of each metric but the AUC the clean and the robust figure.
+    metrics: [0, 2, 4, 6].map((at) => [0, 1].map((side) => (r[12][at + side] >= 0 ? r[12][at + side] / 10 : null))),
+    marks: r[13], flags: r[14], fits: r[16],
+    page: r[17] ? `${data.detectors[r[2]][2]}${r[17]}.html` : "",
     is: (what) => (r[15] & FLAGS[what]) > 0,
   }));
 
@@ -35,7 +44,7 @@
     ["auc", "AUC", true], ["aupr", "AUPR", true], ["fpr95", "FPR at 95 % TPR", false],
     ["accuracy", "robust accuracy", true], ["pixel", "pixel AUROC", true],
   ];
-  const state = { hidden: null, asked: null }; // hidden columns: those of now, and those that somebody chose
+  const state = { metric: "auc", hidden: null, asked: null }; // hidden columns: those of now, and those that somebody chose
   const metric = () => METRICS.find(([name]) => name === form.metric.value) || METRICS[0];
   const figure = (row, side) => {
     const index = METRICS.findIndex(([name]) => name === metric()[0]);
@@ -84,18 +93,18 @@
     })),
     {
       id: "best", title: "best known", word: 8, value: (r) => (r.best ? r.best[0] : -1), isFigure: true,
-      text: (r) => (r.best ? `${r.best[0].toFixed(1)} ${data.texts[r.best[1]]}` : DASH),
+      text: (r) => (r.best ? `${r.best[0].toFixed(1)} ${r.best[1]}` : DASH),
       cell: (r) => {
         if (!r.best) return [DASH];
         const isOwn = r.robust && r.best[0] === r.robust[0];
-        return [r.best[0].toFixed(1), ...(isOwn ? [] : [small(data.texts[r.best[1]])])];
+        return [r.best[0].toFixed(1), ...(isOwn ? [] : [small(r.best[1])])];
       },
     },
     {
       id: "certified", title: "certified", word: 9, value: (r) => (r.certified ? r.certified[0][0] : -1), isFigure: true,
-      text: (r) => (r.certified ? `${interval(r.certified[0])} (${data.texts[r.certified[1]]})` : DASH),
+      text: (r) => (r.certified ? `${interval(r.certified[0])} (${r.certified[1]})` : DASH),
       cell: (r) =>
-        r.certified ? [link(interval(r.certified[0]), "certificates.html"), small(data.texts[r.certified[1]])] : [DASH],
+        r.certified ? [link(interval(r.certified[0]), "certificates.html"), small(r.certified[1])] : [DASH],
     },
     {
       id: "budget", title: "gradients + forward", word: 10,
@@ -249,6 +258,17 @@
     const words = one ? described(one, kept) : `${boards.length} leaderboards; ranks are each one's own.`;
     document.getElementById("where").textContent = kept.length ? words : "Nothing was measured that fits.";
   };
+  const refill = () => {
+    // What is sorted by has changed; and all cells that have been drawn so far are emptied by that.
+    state.metric = metric()[0];
+    table.rows().invalidate();
+    table.rows().every(function () {
+      if (!this.node()) return;
+      COLUMNS.forEach((column, number) => {
+        fill(table.cell(this.index(), number).node(), column, this.data());
+      });
+    });
+  };
   const update = (options = {}) => {
     const kept = rows.filter(isKept);
     isPinned = new Set(kept.map((row) => `${row.boardNumber} ${row.place}`)).size === 1;
@@ -263,14 +283,7 @@
       head.title = document.getElementById(`word-${column.word}`).textContent;
       head.setAttribute("aria-describedby", `word-${column.word}`);
     });
-    if (options.refill) table.rows().invalidate();
-    if (options.refill) {
-      table.cells({ page: "all" }).every(function () {
-        const cell = this.node();
-        const at = this.index();
-        if (cell) fill(cell, COLUMNS[at.column], rows[at.row]);
-      });
-    }
+    if (state.metric !== metric()[0]) refill();
     table.draw(options.keepPage ? "page" : true);
     for (const box of document.querySelectorAll("#columns input")) box.checked = !state.hidden.includes(box.value);
     say(kept);
@@ -310,7 +323,7 @@
     state.asked = hide === null ? null : hide.split(",").filter((id) => known.includes(id));
     const [id, direction] = (told.get("sort") || "rank.asc").split(".");
     table.order([Math.max(0, known.indexOf(id)), direction === "desc" ? "desc" : "asc"]);
-    update({ refill: true });
+    update();
     const page = Number.parseInt(told.get("page") || "1", 10) - 1;
     if (page > 0 && page < table.page.info().pages) table.page(page).draw("page");
     isReading = false;
@@ -333,7 +346,7 @@
   form.addEventListener("input", (event) => {
     if (!event.target.name) return;
     if (event.target.name in FILTERS) relax(event.target.name);
-    update({ refill: event.target.name === "metric" });
+    update();
   });
   document.getElementById("reset").addEventListener("click", () => {
     history.replaceState(null, "", location.pathname);
