@@ -38,9 +38,8 @@ def write(folders: Sequence[Path], site: Path | None, console: Console) -> Path:
 def write_after_run(out: Path, console: Console) -> None:
     """The same at the end of a run, whose records must not be lost for a page."""
     try:
-        page, _ = build.build(
-            [out], out / build.FOLDER, summary.revisions()
-        )  # the tables have said what does not count
+        # Not anew: a run that computes nothing ends in seconds. The tables have said what does not count.
+        page, _ = build.build([out], out / build.FOLDER, summary.revisions(), anew=False)
     except DiskError:
         raise
     except Exception as error:

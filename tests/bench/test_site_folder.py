@@ -14,7 +14,7 @@ from fake_certificates import write_certificate
 from fake_records import make_record, make_scores, write_record
 from site_reading import site_of, some
 
-from bench.errors import DiskError
+from bench.errors import BenchError, DiskError
 from bench.records.record import Record, Revisions
 from bench.report.site import build, found, index, names, pages
 
@@ -159,6 +159,39 @@ def test_a_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match="is a link"):
         build.build([tmp_path], tmp_path / "site", Revisions())
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_what_is_unchanged_is_made_anew_only_where_somebody_asks(tmp_path: Path) -> None:
+    write_record(tmp_path / "records", detector="ae")
+    page = site_of(tmp_path) / names.INDEX
+    page.write_text("old")
+    build.build([tmp_path], page.parent, Revisions(), anew=False)
+    assert page.read_text() == "old"
+    build.build([tmp_path], page.parent, Revisions())
+    assert page.read_text() != "old"
+
+
+@pytest.mark.parametrize("change", ["record", "certificate", "revision", "page"])
+def test_what_has_changed_is_made_anew(change: str, tmp_path: Path) -> None:
+    write_record(tmp_path / "records", detector="ae")
+    page = site_of(tmp_path) / names.INDEX
+    page.write_text("old")
+    if change == "record":
+        write_record(tmp_path / "records", detector="spade")
+    elif change == "certificate":
+        write_certificate(tmp_path / "certificates")
+    elif change == "page":
+        page.unlink()
+    build.build([tmp_path], page.parent, Revisions({"ae": 2} if change == "revision" else {}), anew=False)
+    assert page.read_text() != "old"
+
+
+def test_pages_do_not_go_among_results(tmp_path: Path) -> None:
+    write_record(tmp_path / "records")
+    before = contents(tmp_path)
+    with pytest.raises(BenchError, match="holds results"):
+        build.build([tmp_path], tmp_path, Revisions())
+    assert contents(tmp_path) == before
 
 
 def test_a_record_of_which_no_page_can_be_made_costs_no_other_ones(

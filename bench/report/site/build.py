@@ -3,6 +3,7 @@ away. Nothing else in the folder is touched."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import re
@@ -12,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
 
 from bench import files
-from bench.errors import DiskError
+from bench.errors import BenchError, DiskError
 from bench.records import certificate_store, limits
 from bench.records.paths import SCORES_SUFFIX, companion, safe_name
 from bench.records.record import Record, Revisions
@@ -29,20 +31,30 @@ log = logging.getLogger(__name__)
 FOLDER = "site"  # below a folder of results
 SOURCES = ("records", certificate_store.FOLDER, TRANSFER)  # of which one at least has to be there
 LISTED = ".files.json"  # what the last build has written
-_OURS = re.compile(r"(?:(?:boards|cells|curves|detectors|parts|pictures|records|static(?:/vendor)?)/)?[A-Za-z0-9._-]+")
+_FOLDERS = ("boards", "cells", "curves", "detectors", "parts", "pictures", "records", "static", "static/vendor")
+_OURS = re.compile(rf"(?:(?:{'|'.join(_FOLDERS)})/)?[A-Za-z0-9._-]+")
 PICTURE_BYTES = 16 << 20
 
 
-def build(folders: Sequence[Path], site: Path, revisions: Revisions) -> tuple[Path, list[str]]:
+def build(folders: Sequence[Path], site: Path, revisions: Revisions, *, anew: bool = True) -> tuple[Path, list[str]]:
     """Make the pages of one folder of results, or of several together.
+
+    Args:
+        folders: as `run --out` leaves them.
+        site: where the pages go; a folder of their own.
+        revisions: of the code at hand.
+        anew: also where the last ones were made from the very same records.
 
     Returns:
         The first page, and a sentence about whatever could not be used.
 
     Raises:
-        DiskError: the folder cannot be written to.
+        BenchError: the folder holds results.
+        DiskError: it cannot be written to.
     """
     found, problems = read(folders, revisions)
+    if not anew and _made_from(site) == _state(found) and (site / names.INDEX).is_file():
+        return site / names.INDEX, problems
     try:
         return write(found, site), problems
     except DiskError:
@@ -74,7 +86,7 @@ def _without_odd(found: Found) -> tuple[Found, list[str]]:
 
 
 def write(found: Found, site: Path) -> Path:
-    """The pages of what was found; returns the first one's path. Raises DiskError."""
+    """The pages of what was found; returns the first one's path. Raises BenchError and DiskError, as `build`."""
     before = _listed(site)
     written: list[str] = []
 
@@ -85,18 +97,18 @@ def write(found: Found, site: Path) -> Path:
         written.append(path)
 
     with files.writing(site):
-        _refuse_links(site)
+        _refuse(site)
         for path, data in static():
             put(f"static/{path}", data)
         for path, data in _copies(found):
             put(path, data)
         for page in pages.render(found, copied=frozenset(written)):
             put(page.path, page.text.encode(errors="replace"))
-        # First the list of both, so that a build that is killed leaves nothing behind that no list knows.
-        write_atomically(site / LISTED, _list({*before, *written}))
+        # First the list of both, so that who is killed while taking away leaves nothing behind that no list knows.
+        write_atomically(site / LISTED, _list({*before, *written}, ""))
         for path in before - {*written}:
             (site / path).unlink(missing_ok=True)
-        write_atomically(site / LISTED, _list(set(written)))
+        write_atomically(site / LISTED, _list(set(written), _state(found)))
     return site / names.INDEX
 
 
@@ -115,15 +127,23 @@ def _replace(path: Path, data: bytes) -> None:
 
 def static() -> Iterator[tuple[str, bytes]]:
     """Style, scripts and the vendored library with its licence."""
+    return _parts("static")
+
+
+def _parts(folder: str = "") -> Iterator[tuple[str, bytes]]:
+    """The files of this package, or of a folder of it, code included."""
 
     def walk(folder: Traversable, within: str) -> Iterator[tuple[str, bytes]]:
         for entry in sorted(folder.iterdir(), key=lambda e: e.name):
+            if entry.name == "__pycache__":
+                continue
             if entry.is_dir():
                 yield from walk(entry, f"{within}{entry.name}/")
-            elif not entry.name.endswith(".json"):
+            else:
                 yield f"{within}{entry.name}", entry.read_bytes()
 
-    yield from walk(resources.files("bench.report.site") / "static", "")
+    home = resources.files("bench.report.site")
+    yield from walk(home / folder if folder else home, "")
 
 
 def _copies(found: Found) -> Iterator[tuple[str, bytes]]:
@@ -163,40 +183,49 @@ def _picture(found: Found, record: Record) -> Path | None:
 
 def _listed(site: Path) -> set[str]:
     """What the last build has written. Names that none of ours could have are left out, whoever wrote the list."""
+    known = _last(site).get("files")
+    return {name for name in known if _is_ours(name)} if isinstance(known, list) else set()
+
+
+def _made_from(site: Path) -> object:
+    """What the last build was made from (`_state`)."""
+    return _last(site).get("state")
+
+
+def _last(site: Path) -> dict[str, Any]:
     try:
         found = json.loads(read_ordinary(site / LISTED, limits.SCORES_BYTES))
     except (OSError, ValueError, RecursionError):
-        return set()
-    known = found.get("files") if isinstance(found, dict) else None
-    return {name for name in known if _is_ours(name)} if isinstance(known, list) else set()
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _state(found: Found) -> str:
+    """A hash of which records and certificates there are, each as it was last written, of the matrices, the revisions
+    that say what is out of date, and of the pages' own parts."""
+    parts = [
+        *sorted(record.stamp for record in found.records),
+        *sorted(f"{c.key} {c.written}" for c in found.certificates),
+    ]
+    parts += [repr(found.matrices), repr(found.revisions)]
+    parts += [f"{record.key} {_picture(found, record) is not None}" for record in found.records]
+    parts += [f"{name} {hashlib.sha256(data).hexdigest()}" for name, data in _parts()]
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _is_ours(name: object) -> bool:
     return isinstance(name, str) and _OURS.fullmatch(name) is not None and ".." not in name
 
 
-def _list(names_of: set[str]) -> bytes:
-    return (json.dumps({"files": sorted(names_of)}, indent=0) + "\n").encode()
+def _list(names_of: set[str], state: str) -> bytes:
+    return (json.dumps({"state": state, "files": sorted(names_of)}, indent=0) + "\n").encode()
 
 
-def _refuse_links(site: Path) -> None:
-    """A folder of the site that leads elsewhere would have files written there, and taken away."""
-    for path in (
-        site,
-        *(
-            site / name
-            for name in (
-                "boards",
-                "cells",
-                "curves",
-                "detectors",
-                "parts",
-                "pictures",
-                "records",
-                "static",
-                "static/vendor",
-            )
-        ),
-    ):
+def _refuse(site: Path) -> None:
+    """A folder of the site that leads elsewhere would have files written there, and taken away; and among a run's
+    records copies of them would be records once more."""
+    for path in (site, *(site / name for name in _FOLDERS)):
         if path.is_symlink():
             raise DiskError(f"{files.shortened(path)} is a link; remove it, or choose another folder for the site.")
+    if (site / "records").is_dir() and any(path.is_dir() for path in (site / "records").iterdir()):
+        raise BenchError(f"{files.shortened(site)} holds results; choose a folder of its own for the site (--site).")

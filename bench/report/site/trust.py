@@ -83,10 +83,9 @@ def pages(found: Found, rows: Sequence[IndexRow], copied: frozenset[str]) -> lis
     by_preset: dict[str, dict[tuple[str, str, float], list[IndexRow]]] = {}
     for row in rows:
         record = _record(row)
-        # Another attack, or one whose settings were changed, stands on a leaderboard of its own: it says less.
-        if found.boards[row.board].dataset != DATASET or row.place == AVERAGE or row.protocol not in OWN_ATTACK:
+        if found.boards[row.board].dataset != DATASET or row.place == AVERAGE:
             continue
-        if record.cell.protocol.changed or row.clean is None or row.robust is None:
+        if row.clean is None or row.robust is None:
             continue
         preset = f"{one_line(record.preset, 30)}, {record.image_size} px"
         place = (row.place, record.norm, record.epsilon)
@@ -107,7 +106,7 @@ def _record(row: IndexRow) -> Record:
 
 def _part(rows: Sequence[IndexRow], copied: frozenset[str]) -> Part:
     record = _record(rows[0])
-    baselines = [row for row in rows if row.is_baseline]
+    baselines = [row for row in _latest(rows) if row.is_baseline]
     floor = max((row.robust.value for row in baselines if row.robust is not None), default=0.0)
     candidates = [_candidate(row, floor, copied) for row in _latest(rows) if not row.is_baseline]
     candidates.sort(key=_worth)
@@ -138,10 +137,17 @@ def _plain(record: Record) -> str:
 
 
 def _latest(rows: Sequence[IndexRow]) -> list[IndexRow]:
-    """Of each detector the row of the strongest protocol."""
-    order = list(OWN_ATTACK)
+    """Of each detector the row of the strongest protocol, as that protocol says, where there is such a one."""
+    order = [*OWN_ATTACK]
+
+    def weakness(row: IndexRow) -> tuple[int, bool, bool]:
+        record = _record(row)
+        known = row.protocol in OWN_ATTACK
+        is_other = not known or not record.attack_family.startswith(OWN_ATTACK[row.protocol])
+        return order.index(row.protocol) if known else len(order), is_other, bool(record.cell.protocol.changed)
+
     found: dict[str, IndexRow] = {}
-    for row in sorted(rows, key=lambda row: order.index(row.protocol)):
+    for row in sorted(rows, key=weakness):
         found.setdefault(row.label, row)
     return list(found.values())
 
@@ -166,7 +172,7 @@ def _candidate(row: IndexRow, floor: float, copied: frozenset[str]) -> Candidate
         flags=row.flags,
         picture=picture,
         licence=one_line(record.licence, 600),
-        beats=row.robust.low > floor,
+        beats=row.robust.low > floor and not (row.best is not None and row.best.value <= floor),
     )
 
 
@@ -186,7 +192,10 @@ def _sentence(row: IndexRow) -> str:
         if robust.high < 50
         else f"Under attack at least {robust.low:.0f} of 100 pairs stay in order, as far as this attack went."
     )
-    return f"{sees} {keeps}"
+    if row.best is not None and row.best.value < robust.value - 0.5:
+        keeps += f" Another attack has left {row.best.value:.0f} ({row.best.attack})."
+    partial = "" if all(record.full_run for record in row.records) else " (Not a full run: read its limits.)"
+    return f"{sees} {keeps}{partial}"
 
 
 def _verdict(candidates: Sequence[Candidate], baselines: Sequence[IndexRow], category: str, threat: str) -> list[str]:
