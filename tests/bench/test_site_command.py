@@ -48,6 +48,15 @@ def test_a_folder_without_records_is_a_sentence(command: Command, tmp_path: Path
     assert not list((tmp_path / "empty").iterdir())
 
 
+def test_a_folder_in_which_no_record_counts_is_a_sentence(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "records").mkdir()
+    said = command("report", tmp_path, "--html")
+    assert said.code == 2 and "nothing to make pages of" in " ".join(said.err.split())
+    (tmp_path / "records" / "old.json").write_text('{"format": 99, "key": "x", "cell": {}}')
+    assert command("report", tmp_path, "--html").code == 2
+    assert not (tmp_path / "site").exists()
+
+
 def test_a_place_for_pages_needs_pages(command: Command, tmp_path: Path) -> None:
     write_record(tmp_path / "records")
     said = command("report", tmp_path, "--site", tmp_path / "pages")

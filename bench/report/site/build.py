@@ -49,10 +49,14 @@ def build(folders: Sequence[Path], site: Path, revisions: Revisions, *, anew: bo
         The first page, and a sentence about whatever could not be used.
 
     Raises:
-        BenchError: the folder holds results.
+        BenchError: there is no record that counts; the site's folder holds results.
         DiskError: it cannot be written to.
     """
     found, problems = read(folders, revisions)
+    if not (found.records or found.certificates or found.matrices):
+        told = "".join(f" {problem}" for problem in problems[:3])
+        listed = ", ".join(files.shortened(folder) for folder in folders[:3])
+        raise BenchError(f"No record in {listed} counts, so there is nothing to make pages of.{told}")
     if not anew and _made_from(site) == _state(found) and (site / names.INDEX).is_file():
         return site / names.INDEX, problems
     try:
