@@ -75,12 +75,13 @@ def security_curves(records: Sequence[Record]) -> list[Chart]:
         ]
         title = f"AUC over {size_text(one_line(norm, 30))}: {one_line(category, 60)}"
         rows = tuple(
-            (s.label, *(next((f"{p.y:.1f}" for p in s.points if p.x == r), "") for r in radii)) for s in series
+            (s.label, *(next((interval_text(p.y, p.low, p.high) for p in s.points if p.x == r), "") for r in radii))
+            for s in series
         )
         made.append(
             Chart(
                 title,
-                "At 0 the clean AUC. Bands: 95 % intervals; dashed: baselines; grey line: chance.",
+                "At 0 the clean AUC. Dashed: baselines. Bands, where there is room: 95 % intervals; the numbers have all.",
                 draw(title, x, Axis("AUC (%)", 0, 100, PER_CENT.ticks), series),
                 _legend(series),
                 ("detector", *(_radius(r, norm) for r in radii)),
@@ -162,12 +163,12 @@ def cost_against_strength(boards: Sequence[Leaderboard], place: str, where: str)
 def certified_against_attacked(board: certificates.Board, base: Mapping[str, Sequence[tuple[float, float]]]) -> Chart:
     """The certificates of one category in one norm, and what attacks leave of the same detectors; `base`: of detectors
     without noise (`certificates.base_lines`)."""
-    looks = {name: n % GREY for n, name in enumerate(sorted({row.claim.detector.name for row in board.rows}))}
+    known = {row.claim.detector.name for row in board.rows}
     largest = board.radii[-1] or 1.0
     x = Axis(f"{board.norm} radius", 0.0, largest, even_ticks(0.0, largest))
     series = []
-    for row in board.rows:
-        colour, text = looks[row.claim.detector.name], one_line(label(row), 80)
+    for number, row in enumerate(board.rows):
+        colour, text = number % GREY, one_line(label(row), 80)
         held = "certified" if row.claim.smoothing.rule != PAPER else "claimed, not certified"
         certified = [(r, certificates.estimate(row, r)) for r in row.claim.radii]
         points = tuple(Point(r, e.value, f"{text} at {r:g}: {held} {interval_text(*e)}") for r, e in certified)
@@ -179,10 +180,10 @@ def certified_against_attacked(board: certificates.Board, base: Mapping[str, Seq
         if under:
             series.append(Series(f"{text}: attacked", under, colour, "points"))
     for name, pairs in base.items():
-        if name in looks:
+        if name in known:
             text = f"{one_line(name, 60)} without noise, attacked"
             at = tuple(Point(r, auc, f"{text} at {r:g}: {auc:.1f}") for r, auc in pairs if r <= largest)
-            series.append(Series(text, at, looks[name], "line", is_dashed=True))
+            series.append(Series(text, at, GREY, "line", is_dashed=True))
     title = one_line(board.title, 200)
     return Chart(
         title,

@@ -10,6 +10,7 @@ from bench.metrics.intervals import Estimate
 from bench.records.record import Record
 from bench.report import fits
 from bench.report.curves import BASELINES
+from bench.report.grouping import OWN_ATTACK
 from bench.report.leaderboard import Leaderboard, Row
 from bench.report.marks import MARKS
 from bench.report.site import names, sources
@@ -228,6 +229,8 @@ def payload(found: Found, all_rows: Sequence[IndexRow]) -> dict[str, Any]:
         )
     return {
         "boards": [_board(board) for board in found.boards],
+        "protocols": sorted({one_line(c.protocol, 40) for b in found.boards for c in b.columns}, key=_strength),
+        "start": min(range(len(found.boards)), key=lambda n: weight(found.boards[n]), default=0),
         "detectors": [
             [
                 one_line(name, 80),
@@ -246,6 +249,18 @@ def payload(found: Found, all_rows: Sequence[IndexRow]) -> dict[str, Any]:
     }
 
 
+def _strength(protocol: str) -> tuple[int, str]:
+    """The strongest first; who is not known last."""
+    order = [*OWN_ATTACK]
+    return order.index(protocol) if protocol in order else len(order), protocol
+
+
+def weight(board: Leaderboard) -> tuple[int, int]:
+    """What is shown first: ranked by the strongest protocol; of these the one with most rows."""
+    is_own = board.columns[0].attack.startswith(OWN_ATTACK.get(board.ranking, "?"))
+    return _strength(board.ranking)[0] if is_own else len(OWN_ATTACK), -len(board.rows)
+
+
 def _board(board: Leaderboard) -> dict[str, Any]:
     record = next(cell.record for row in board.rows for cell in row.cells.values())
     return {
@@ -256,7 +271,7 @@ def _board(board: Leaderboard) -> dict[str, Any]:
         "norm": norm_text(one_line(record.norm, 30)),
         "epsilon": epsilon_text(record.epsilon, record.norm),
         "size": record.epsilon,
-        "attack": one_line(board.columns[0].attack, 40),
+        "attacks": [one_line(column.attack, 40) for column in board.columns],
         "protocols": [one_line(column.protocol, 40) for column in board.columns],
         "images": [column.images for column in board.columns],
         "categories": len(board.categories),

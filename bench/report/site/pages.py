@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bench.report import noise_worth
+from bench.report.leaderboard import Leaderboard
 from bench.report.site import board_page, cell_page, charts, detector_page, index, names, trust
 from bench.report.site.best_known import BestKnown
 from bench.report.site.found import Found
@@ -72,7 +73,7 @@ def first_page(
         names.INDEX,
         menu,
         data=index.payload(found, rows),
-        boards=found.boards,
+        boards=sorted(found.boards, key=_order),
         curves=curves,
         counts=_counts(found),
         glance=_glance(found, rows),
@@ -99,6 +100,12 @@ def _menu(found: Found, parts: list[trust.PartsPage], has_certificates: bool) ->
     return [*menu, (names.MEANING, "What it means")]
 
 
+def _order(board: Leaderboard) -> tuple[str, str, float, str]:
+    """Of a list: by data set, norm, and the size of the ball."""
+    record = next(cell.record for row in board.rows for cell in row.cells.values())
+    return board.dataset, record.norm, record.epsilon, board.title
+
+
 def _glance(found: Found, rows: list[index.IndexRow]) -> list[Chart]:
     """Clean against robust of the first leaderboard of each data set, of the first few."""
     made: dict[str, Chart] = {}
@@ -106,7 +113,7 @@ def _glance(found: Found, rows: list[index.IndexRow]) -> list[Chart]:
     for row in rows:
         if row.is_main:
             by_board.setdefault(row.board, []).append(row)
-    for number, own in by_board.items():
+    for number, own in sorted(by_board.items(), key=lambda entry: index.weight(found.boards[entry[0]])):
         board, record = found.boards[number], own[0].records[0]
         where = charts.where_of(board.dataset, own[0].place, record.epsilon, record.norm)
         chart = None if board.dataset in made else charts.clean_against_robust(own, where)

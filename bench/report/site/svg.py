@@ -20,6 +20,7 @@ COLOURS = 12  # classes c0 .. c11 of the style sheet
 LINE_HEIGHT = 13.0  # of labels beside points
 LETTER = 6.2  # the width of one, about
 MOST_NAMES = 30
+MOST_BANDS = 4  # more of them hide each other
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,9 @@ def draw(title: str, x: Axis, y: Axis, series: Sequence[Series], *, diagonal: bo
         parts.append(_polyline(ends, "guide"))
     if (y.low, y.high) == (0, 100):
         parts.append(_polyline([(LEFT, _y(y, 50)), (WIDTH - RIGHT, _y(y, 50))], "guide"))
+    solid = [one for one in series if one.kind == "line" and not one.is_dashed]
     for one in series:
-        parts += _series(one, x, y)
+        parts += _series(one, x, y, has_band=one in solid and len(solid) <= MOST_BANDS)
     parts += _names(series, x, y)
     return _svg(title, parts)
 
@@ -116,12 +118,12 @@ def _svg(title: str, parts: Iterable[Markup], height: float = HEIGHT) -> Markup:
     return head + Markup("").join(parts) + Markup("</svg>")
 
 
-def _series(one: Series, x: Axis, y: Axis) -> list[Markup]:
+def _series(one: Series, x: Axis, y: Axis, *, has_band: bool) -> list[Markup]:
     look = f"c{one.colour % COLOURS}" + (" dashed" if one.is_dashed else "")
     at = [(_x(x, p.x), _y(y, p.y)) for p in one.points]
     parts = [Markup('<g class="{}">').format(look)]
     if one.kind == "line" and len(at) > 1:
-        if all(p.low is not None and p.high is not None for p in one.points):
+        if has_band and all(p.low is not None and p.high is not None for p in one.points):
             upper = [(_x(x, p.x), _y(y, p.high or 0.0)) for p in one.points]
             lower = [(_x(x, p.x), _y(y, p.low or 0.0)) for p in reversed(one.points)]
             parts.append(Markup('<polygon class="band" points="{}"/>').format(_points([*upper, *lower])))
@@ -238,7 +240,7 @@ def _n(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
-def thinned(ticks: Sequence[tuple[float, str]], axis: Axis, apart: float = 0.07) -> tuple[tuple[float, str], ...]:
+def thinned(ticks: Sequence[tuple[float, str]], axis: Axis, apart: float = 0.09) -> tuple[tuple[float, str], ...]:
     """Those that do not lie too near the one before, the last one among them."""
     kept: list[tuple[float, str]] = []
     for tick in sorted(ticks):

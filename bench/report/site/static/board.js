@@ -16,8 +16,8 @@
   const usuallyHidden = (kept) => {
     // On one leaderboard what all rows share is said once, above; and a protocol is a column where others stand beside.
     const shared = isPinned ? ["where", "ball"] : [];
-    const isBeside = kept.some((row) => Object.keys(row.by).some((name) => name !== row.protocol));
-    const single = isBeside ? [] : protocols.map((name) => `under-${name}`);
+    const isBeside = (name) => kept.some((row) => row.by[name] && name !== row.protocol);
+    const single = protocols.filter((name) => !isBeside(name)).map((name) => `under-${name}`);
     return [...new Set([...HIDDEN, ...shared, ...single])];
   };
 
@@ -27,7 +27,7 @@
     protocol: (r) => r.protocol, preset: (r) => r.board.preset, family,
   };
   const MAIN = "\u0000main"; // no category is called so
-  const start = rows[0] ? rows[0].board : null;
+  const start = data.boards[data.start] || null;
   const DEFAULTS = {
     data: start ? start.data : "", place: MAIN, norm: start ? start.norm : "", epsilon: start ? start.epsilon : "",
     protocol: "", preset: start ? start.preset : "", family: "", metric: "auc", q: "",

@@ -51,9 +51,10 @@ window.radbenchColumns = (() => {
   };
   const first = (v) => (Array.isArray(v) ? v[0] : v);
   const written = (v) => (Array.isArray(v) ? interval(v) : v === null || v === undefined ? DASH : v.toFixed(1));
-  const budget = (row) => row.cost.slice(0, 2).map((v) => (v === null ? "?" : v.toLocaleString("en"))).join(" + ");
+  const budget = (row) => row.cost.slice(0, 2).every((v) => v === null) ? DASH : row.cost.slice(0, 2).map((v) => (v === null ? "?" : v.toLocaleString("en"))).join(" + ");
   const kinds = (row) => ["stochastic", "pretrained", "painted"].filter((name) => row.is(name));
-  const protocols = [...new Set(data.boards.flatMap((board) => board.protocols))];
+  const protocols = data.protocols; // the strongest first
+  const attack = (row) => row.board.attacks[row.board.protocols.indexOf(row.protocol)] || "";
 
   // Each: what it is called, the word that is explained, a value to sort by, its text, and a cell where text is not all.
   const COLUMNS = [
@@ -83,7 +84,7 @@ window.radbenchColumns = (() => {
       cell: (r) => {
         const text = written(figure(r, "robust"));
         const marks = r.marks ? [link(r.marks, "meaning.html#marks", { class: "marks", title: "What the marks mean" })] : [];
-        return [r.page ? link(text, r.page) : text, ...marks, small(`${r.protocol}: ${r.board.attack}`)];
+        return [r.page ? link(text, r.page) : text, ...marks, small(`${r.protocol}: ${attack(r)}`)];
       },
     },
     ...protocols.map((name) => ({
