@@ -81,7 +81,7 @@ def security_curves(records: Sequence[Record]) -> list[Chart]:
         made.append(
             Chart(
                 title,
-                "At 0 the clean AUC. Dashed: baselines. Bands, where there is room: 95 % intervals; the numbers have all.",
+                "At 0 the clean AUC. Dashed: baselines. Bands, where there is room: 95 % intervals (see the numbers).",
                 draw(title, x, Axis("AUC (%)", 0, 100, PER_CENT.ticks), series),
                 _legend(series),
                 ("detector", *(_radius(r, norm) for r in radii)),
