@@ -18,6 +18,10 @@ class RecordError(BenchError):
     """A record or a result folder cannot be read or written."""
 
 
+class ContradictionError(RecordError):
+    """A record does not say what its own scores, or its own hashes, say: it was changed, or never true."""
+
+
 class DiskError(RecordError):
     """The disk refuses, or a folder in the way does: nothing further can be written there."""
 

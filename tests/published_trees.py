@@ -142,10 +142,12 @@ def kolektor_sdd2(root: Path) -> None:
         for number in range(count):
             picture(root / part / f"{10000 + number}.png")
             mask(root / part / f"{10000 + number}_GT.png", *((number, 0),) * (number in defective))
+    picture(root / "train/10000 (copy).png")
+    mask(root / "train/10000_GT (copy).png")
 
 
 def robustad(root: Path, *, tests: int = 6) -> None:
-    """PCB, with an anomaly in train."""
+    """PCB, with an anomaly in train. Masks are named by where they lay on the disk of the one who wrote the table."""
     for part in ("train", *(f"test{number}" for number in range(tests))):
         folder, rows = root / f"PCB/pcb_data_dir_{part}", []
         for number in range(4):
@@ -154,7 +156,7 @@ def robustad(root: Path, *, tests: int = 6) -> None:
         for number in range(2):
             picture(folder / f"anomaly/{number}.png")
             mask(folder / f"masks/{number}.png", (number, 0))
-            rows.append({"file_name": f"anomaly/{number}.png", "label": 1, "mask": f"masks/{number}.png"})
+            rows.append({"file_name": f"anomaly/{number}.png", "label": 1, "mask": f"/home/author/PCB/{number}.png"})
         (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -167,5 +169,5 @@ TREES = {
     "dagm": (dagm, "Class1"),
     "kolektor-sdd": (kolektor_sdd, "fold-1"),
     "kolektor-sdd2": (kolektor_sdd2, "all"),
-    "robustad": (robustad, "PCB-lighting"),
+    "robustad": (robustad, "PCB-test1"),
 }

@@ -32,6 +32,8 @@ BENCH = {
     "run": {"errors", "text", "files", "data", "records", "inspection", "plan", "cell"},
     "report": {"errors", "text", "names", "files", "metrics", "records"},
     "diagnosis": {"errors", "text", "metrics", "data", "records", "cell", "report"},
+    "verify": {"errors", "text", "files", "metrics", "data", "records", "plan", "cell", "run", "report"},
+    "submission": {"errors", "text", "files", "records", "verify"},
 }
 ABOVE = {"__init__", "__main__", "api", "cli"}  # may import all of it; nobody imports them
 # Which modules of the other packages attacks and detectors may see: what an attack needs to know of a detector.

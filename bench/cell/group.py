@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from bench.plan.cells import cell_of, stops_early
 from bench.plan.checkpoints import stored_hash
 from bench.plan.plan import Job, Plan
 from bench.plan.split import TrainingData
+from bench.records import kept_images
 from bench.records.cell import Cell
 from bench.records.paths import EXAMPLES_SUFFIX, companion, folder_of, record_path
 from bench.records.record import Record
@@ -114,7 +115,7 @@ class Group:
         if tensors is None:
             return nothing
         cells = (cell_of(plan, category.name, detector, attack, tensors, category.subset) for attack in self._attacks)
-        return [_known(run.out / "records", cell) for cell in cells]
+        return [_known(run.out / "records", cell, with_images=run.keep_images) for cell in cells]
 
     def run(self, reporter: Reporter) -> list[tuple[Record, bool]]:
         """Fit, attack, judge. Returns a record for each attack, and whether it was there already.
@@ -190,13 +191,14 @@ def _cell(
     cell = cell_of(plan, category.name, fitted.detector, attack, fitted.tensors_sha256, category.subset)
     if not cell.attack.warm_from:
         sweep.forget()
-    known = _known(folder, cell)
+    known = _known(folder, cell, with_images=plan.run.keep_images)
     if known is not None:
         sweep.add(attack, known, None)
         return known, True
     if sweep.has_ended and (cell.early_stop or fitted.detector.is_stochastic):  # who wants all figures gets them
         assert sweep.last is not None
         record = contained(plan, cell, fitted.describe(), sweep.last, category.inspection)
+        record = _with_images(record, _images_of(sweep), plan)
         record = _write(record, read_scores(sweep.last), folder)
         sweep.add(attack, record, None)
         return record, False
@@ -212,6 +214,7 @@ def _cell(
             sweep.add(attack, record, None)
             return record, False
     _write_examples(record, found.outcome, folder)
+    record = _with_images(record, found.outcome.adversarial, plan)
     record = _write(record, found.scores, folder)
     sweep.add(attack, record, found.outcome.adversarial)
     _clear(folder, _unfitted(plan, category, fitted.detector, attack))
@@ -263,10 +266,12 @@ def reason_of(
     return f"{what} {did} ({one_line(error, 200)}); this is an error in its code, not in your data: {then}."
 
 
-def _known(folder: Path, cell: Cell) -> Record | None:
-    """The cell's record, unless it failed."""
+def _known(folder: Path, cell: Cell, *, with_images: bool) -> Record | None:
+    """The cell's record, unless it failed, or lacks the images that are to be kept."""
     found = find(folder, cell)
-    return found if found is not None and found.ok else None
+    if found is None or not found.ok or (with_images and not kept_images.are_there(found)):
+        return None
+    return found
 
 
 def _has_leaks(record: Record) -> bool:
@@ -288,6 +293,21 @@ def _clear(folder: Path, cell: Cell) -> None:
 def _write(record: Record, scores: Scores | None, folder: Path) -> Record:
     path = write(record, scores, folder)
     return read(path)
+
+
+def _images_of(sweep: Sweep) -> Tensor | None:
+    """Those of the last ball: at hand, or kept beside its record; None where they are neither."""
+    if sweep.images is None and sweep.last is not None and kept_images.are_there(sweep.last):
+        with suppress(RecordError):  # of another content by now
+            return kept_images.read(sweep.last)
+    return sweep.images
+
+
+def _with_images(record: Record, adversarial: Tensor | None, plan: Plan) -> Record:
+    """The record with the adversarial images beside it, where these are wanted: written before it, too."""
+    if not plan.run.keep_images or adversarial is None:
+        return record
+    return kept_images.write(record, adversarial, plan.run.out / "records")
 
 
 def _write_examples(record: Record, outcome: Outcome, folder: Path) -> None:

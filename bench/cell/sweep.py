@@ -38,6 +38,11 @@ class Sweep:
         self.last, self._images, self._to_repeat = None, None, []
 
     @property
+    def images(self) -> Tensor | None:
+        """What was found in the largest ball that is done, (N, 3, S, S); None where only its record is at hand."""
+        return None if self._to_repeat else self._images
+
+    @property
     def has_ended(self) -> bool:
         """Whether nothing is left: every pair is lost, on every draw."""
         robust = None if self.last is None else self.last.robust

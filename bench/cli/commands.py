@@ -16,13 +16,16 @@ from bench.cli import (
     distance_command,
     fit_command,
     inspect_command,
+    merge_command,
     reproduce_command,
     run_command,
     score_pictures,
     shell,
     site_command,
+    submit_command,
     summary,
     transfer_command,
+    verify_command,
 )
 from bench.cli.options import (
     BitDepth,
@@ -58,6 +61,9 @@ app.command(cls=shell.Once)(fit_command.fit)
 app.command(cls=shell.Once)(certify_command.certify)
 app.command(cls=shell.Once)(distance_command.distance)
 app.command(cls=shell.Once)(transfer_command.transfer)
+app.command(cls=shell.Once)(verify_command.verify)
+app.command(cls=shell.Once)(submit_command.submit)
+app.command(cls=shell.Once)(merge_command.merge)
 app.command("diagnose", cls=shell.Once)(diagnose_command.command)
 app.command(cls=shell.Once)(reproduce_command.reproduce)
 

@@ -44,6 +44,7 @@ from bench.cli.screen import Screen
 from bench.plan import plan as planning
 from bench.plan import protocols
 from bench.plan.request import RunConfig
+from bench.records import kept_images
 from bench.run import costs, runner
 from bench.run import pool as processes
 from bench.run.determinism import deterministic
@@ -102,6 +103,9 @@ def run(
         int | None, typer.Option(help="Processes that share the work (default: one per CPU thread; 1 on a GPU).")
     ] = None,
     refit: Refit = False,
+    keep_images: Annotated[
+        bool, typer.Option("--keep-images", help="Keep the adversarial images, for `verify` (12 bytes a pixel).")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and its estimated cost.")] = False,
     out: Out = Path("results"),
     cache: Cache = None,
@@ -149,6 +153,7 @@ def run(
         batch_size=batch_size,
         device=device,
         refit=refit,
+        keep_images=keep_images,
         settings=settings,
         out=out,
         cache=cache,
@@ -159,6 +164,8 @@ def run(
     plan, result = execute(config, console, workers=workers)
     summary.write_results(out, console)
     summary.show_result(plan, result, console)
+    if keep_images:
+        console.print(kept_images.sentence(result.records), markup=False, highlight=False)
     site_command.write_after_run(out, console)
     shell.say(*result.problems)
     raise typer.Exit(2 if result.problems else summary.failures(result.records))

@@ -21,7 +21,7 @@ class Btad(ByKind):
         source="Mishra et al., ISIE 2021",
         home="https://github.com/pankajmishra000/VT-ADL",
         licence=CC_BY_SA,
-        size="about 2,500 pictures",
+        size="2,540 pictures",
     )
     licence = about.line
     known = ("01", "02", "03")

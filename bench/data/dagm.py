@@ -1,4 +1,8 @@
-"""DAGM 2007: ten artificial textures with one kind of defect each (Wieler and Hahn, DAGM 2007 competition)."""
+"""DAGM 2007: ten artificial textures with one kind of defect each.
+
+Wieler, Hahn and Hamprecht, Weakly Supervised Learning for Industrial Optical Inspection, a competition at the symposium
+of the DAGM in 2007.
+"""
 
 from __future__ import annotations
 
@@ -21,25 +25,25 @@ class Dagm(InCategories):
     """<class>/Train and <class>/Test with Label/Labels.txt and Label/<picture>_label.PNG of the defective pictures.
 
     The authors' split, made for supervised learning, has defective pictures in both parts: those in Train are left out.
-    A mask is an ellipse around the defect, not its outline. The classes 1 to 6 were given out for development, 7 to 10
-    are the competition's.
+    A mask is an ellipse that roughly marks the defect, not its outline. The classes 1 to 6 were given out for
+    development, 7 to 10 are the competition's.
     """
 
     name = "dagm"
     summary = "DAGM 2007, unpacked: 10 artificial textures, coarse masks"
     about = About(
         title="DAGM 2007",
-        source="Wieler and Hahn, DAGM symposium 2007",
+        source="Wieler, Hahn and Hamprecht 2007",
         home="https://zenodo.org/records/12750201",
         licence=CC_BY,
         size="16,100 pictures",
     )
     licence = about.line
     known = tuple(f"Class{number}" for number in range(1, 11))
-    unpacked = ("DAGM", "DAGM2007")
+    unpacked = ("DAGM", "DAGM2007", "DAGM_KaggleUpload")
 
     def remark(self, category: str) -> str:
-        return "Masks are ellipses around the defects: figures of pixels compare with these."
+        return "Masks are ellipses that roughly mark the defects: figures of pixels compare with these."
 
     def _list(self, category: str) -> Split:
         folder = self._folders[category]
@@ -68,7 +72,7 @@ class Dagm(InCategories):
 def _labels(table: Path) -> dict[str, bool]:
     """By the name of each picture in small letters whether it is defective.
 
-    A line begins with a number, 0 or 1, and the picture's file name; the first line of the file is a count.
+    A line begins with a number, 0 or 1, and the picture's file name; the first line of the file is one number.
     """
     lines = read_bytes(table, _LARGEST_TABLE).decode("utf-8-sig", "replace").splitlines()
     found: dict[str, bool] = {}

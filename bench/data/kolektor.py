@@ -1,4 +1,4 @@
-"""KolektorSDD and KolektorSDD2: surfaces of commutators and of other parts, with fine masks, from one company.
+"""KolektorSDD and KolektorSDD2: surfaces of electrical commutators, and of other parts, from one company.
 
 Both give every picture a mask, which is black where there is no defect: the masks are the labels.
 """
@@ -12,19 +12,24 @@ from pathlib import Path
 
 from bench.data.about import CC_BY_NC_SA, About
 from bench.data.base import GOOD, Sample, Split
+from bench.data.findings import Finding, such_as
 from bench.data.images import read_bytes, read_defective
 from bench.data.listing import entries, pictures
 from bench.data.published import Published, by_stem, sample
 from bench.data.registry import register
 
 DEFECT = "defective"
+ITEMS = 50  # commutators
 FOLDS = 3
 
 
 @register
 class KolektorSdd(Published):
-    """kosNN/PartM.jpg with kosNN/PartM_label.bmp: eight surfaces of each of 50 commutators, of which most have one
-    defective surface.
+    """kosNN/PartM.jpg with kosNN/PartM_label.bmp: the surfaces of 50 commutators, eight of each, of which 52 are
+    defective.
+
+    There are two archives, KolektorSDD and KolektorSDD-boxes, which differ in their masks: the second's are boxes.
+    Where both lie in `root`, the first is read.
 
     The authors cross-validate over three folds in which a commutator is whole. So does this, but with folds of its own
     (their table of the folds is a pickle, which is code): the categories. In `fold-1` the commutators 1, 4, 7, ... are
@@ -51,6 +56,18 @@ class KolektorSdd(Published):
 
     def remark(self, category: str) -> str:
         return "A split of RADBench's own, by whole commutators: the authors' folds are others."
+
+    def findings(self, category: str) -> tuple[Finding, ...]:
+        self.check_category(category)
+        items = {number: path for path in entries(self._folder) if (number := _item(path)) is not None}
+        alone = []
+        for item in items.values():
+            there = {path.stem for path in pictures(item)}
+            alone += [f"{item.name}/{stem}" for stem in sorted(by_stem(item, "_label").keys() - there)]
+        missing = [f"kos{number:02}" for number in range(1, ITEMS + 1) if number not in items]
+        brief = f"{len(missing)} of {ITEMS} commutators not there"
+        told = f"{brief} ({such_as(missing)}): figures over the others are not those of {self.about.title}."
+        return (*self._without_picture(alone), *([Finding("left out", brief, told)] if missing else []))
 
     def _is_here(self, folder: Path) -> bool:
         return any(_item(path) is not None for path in entries(folder))
@@ -91,10 +108,11 @@ class KolektorSdd(Published):
 @register
 class KolektorSdd2(Published):
     """train/NNNNN.png and test/NNNNN.png, each with NNNNN_GT.png. The authors' split, made for supervised learning, has
-    defective pictures in train: they are left out."""
+    defective pictures in train: they are left out. Files with other names, such as the copy of a picture that the
+    archive holds (`10301 (copy).png`), are not read."""
 
     name = "kolektor-sdd2"
-    summary = "KolektorSDD2, unpacked: coloured surfaces, one category"
+    summary = "KolektorSDD2, unpacked: surfaces of industrial parts, one category"
     about = About(
         title="KolektorSDD2",
         source="Bozic et al., Computers in Industry 2021",
@@ -108,6 +126,15 @@ class KolektorSdd2(Published):
     def categories(self) -> tuple[str, ...]:
         _ = self._folder  # a missing root shall show here
         return ("all",)
+
+    def findings(self, category: str) -> tuple[Finding, ...]:
+        self.check_category(category)
+        alone = []
+        for part in ("train", "test"):
+            there = {path.stem for path in self._pictures(self._folder / part)}
+            masks = (stem for stem in by_stem(self._folder / part, "_GT") if stem.isdigit())
+            alone += [f"{part}/{stem}" for stem in sorted(set(masks) - there)]
+        return self._without_picture(alone)
 
     def _is_here(self, folder: Path) -> bool:
         return any(next(self._pictures(folder / part), None) for part in ("train", "test"))

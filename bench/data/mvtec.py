@@ -14,7 +14,7 @@ class Mvtec(Folder):
     about = About(
         title="MVTec AD",
         source="Bergmann et al., CVPR 2019",
-        home="https://www.mvtec.com/company/research/datasets/mvtec-ad",
+        home="https://www.mvtec.com/research-teaching/datasets/mvtec-ad",
         licence=CC_BY_NC_SA,
         size="5,354 pictures, 4.9 GB",
     )

@@ -20,7 +20,7 @@ class Mvtec3d(ByKind):
     about = About(
         title="MVTec 3D-AD",
         source="Bergmann et al., VISAPP 2022",
-        home="https://www.mvtec.com/company/research/datasets/mvtec-3d-ad",
+        home="https://www.mvtec.com/research-teaching/datasets/mvtec-3d-ad",
         licence=CC_BY_NC_SA,
         size="4,147 scans",
     )

@@ -32,6 +32,7 @@ class MvtecAd2(ByKind):
     known = ("can", "fabric", "fruit_jelly", "rice", "sheet_metal", "vial", "wallplugs", "walnuts")
     unpacked = ("mvtec_ad_2",)
     testing = "test_public"
+    masks = "test_public/ground_truth"
 
     def remark(self, category: str) -> str:
         return "The public test set: figures on the private ones, which the authors' server gives, are others."

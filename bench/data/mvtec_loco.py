@@ -26,7 +26,7 @@ class MvtecLoco(ByKind):
     about = About(
         title="MVTec LOCO AD",
         source="Bergmann et al., IJCV 2022",
-        home="https://www.mvtec.com/company/research/datasets/mvtec-loco",
+        home="https://www.mvtec.com/research-teaching/datasets/mvtec-loco-ad",
         licence=CC_BY_NC_SA,
         size="3,644 pictures",
     )

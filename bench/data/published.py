@@ -7,19 +7,22 @@ never left out in silence.
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar
 
+from bench import files
 from bench.data.about import About
 from bench.data.base import GOOD, Dataset, Sample, Split
-from bench.data.findings import Finding
+from bench.data.findings import Finding, such_as
 from bench.data.images import MASK_EXTENSIONS, read_bytes
 from bench.data.listing import entries, normal_form, pictures
 from bench.data.masks import united
 from bench.errors import DataError
+from bench.text import plural
 
 
 class Published(Dataset):
@@ -64,9 +67,17 @@ class Published(Dataset):
 
     def _incomplete(self, missing: Path, what: str) -> DataError:
         return DataError(
-            f"There is no {missing} ({what}), so {self.about.title} is not whole: unpack all of it again, from "
-            f"{self.about.home}."
+            f"There is no {files.shortened(missing)} ({what}), so {self.about.title} is not whole: unpack all of it "
+            f"again, from {self.about.home}."
         )
+
+    def _without_picture(self, masks: Sequence[str]) -> tuple[Finding, ...]:
+        """What is said of masks of defects whose pictures are not there; they are named by their pictures."""
+        if not masks:
+            return ()
+        brief = f"{plural(len(masks), 'mask')} without a picture"
+        told = f"{brief} ({such_as(masks)}), so {self.about.title} is not whole: unpack all of it again, from "
+        return (Finding("masks", brief, f"{told}{self.about.home}."),)
 
 
 class InCategories(Published):
@@ -108,7 +119,7 @@ class InCategories(Published):
     def _folders(self) -> Mapping[str, Path]:
         if self._is_one and self.root is not None:
             return {self.root.resolve().name: self.root}
-        return {name: self._folder / name for name in self.known if (self._folder / name).is_dir()}
+        return {name: _innermost(self._folder / name) for name in self.known if (self._folder / name).is_dir()}
 
 
 class ByKind(InCategories):
@@ -119,11 +130,22 @@ class ByKind(InCategories):
     testing: ClassVar[str] = "test"
     normal: ClassVar[str] = "good"  # the kind that is no defect
     inner: ClassVar[str] = "."  # where in a kind's folder its pictures lie
+    masks: ClassVar[str] = "ground_truth"  # where there is a folder for the masks of each kind
 
     @abstractmethod
     def _masks_in(self, folder: Path, kind: str) -> Mapping[str, Sequence[Path]]:
         """The masks of the defective pictures of one kind, by the pictures' names without extension; `folder` is the
         category's."""
+
+    def findings(self, category: str) -> tuple[Finding, ...]:
+        """Also of masks whose pictures are not there: a kind whose folder is gone would be missed by nobody."""
+        found, folder = super().findings(category), self._folders[category]
+        places = [path for place in (self.testing, self.masks) for path in entries(folder / place) if path.is_dir()]
+        alone = []
+        for kind in sorted({path.name for path in places} - {self.normal}):
+            there = {path.stem for path in pictures(folder / self.testing / kind / self.inner)}
+            alone += [f"{kind}/{stem}" for stem in sorted(self._masks_in(folder, kind).keys() - there)]
+        return found + self._without_picture(alone)
 
     def _list(self, category: str) -> Split:
         folder = self._folders[category]
@@ -150,6 +172,18 @@ class ByKind(InCategories):
         if not own:
             raise self._incomplete(folder / "...", f"the mask of {path.relative_to(folder).as_posix()}")
         return sample(folder, path, normal_form(kind), own)
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file. Of a name that no system can have there is none; `Path.is_file` raises."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def _innermost(folder: Path) -> Path:
+    """The folder, or the one of its own name within: an archive of a single category that is unpacked into a folder
+    named after it makes Class1/Class1."""
+    inner = folder / folder.name
+    return inner if inner.is_dir() else folder
 
 
 def sample(folder: Path, path: Path, defect: str, masks: Sequence[Path] = (), group: str = "") -> Sample:

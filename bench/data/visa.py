@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.data.about import CC_BY, About
 from bench.data.base import GOOD, Sample, Split
 from bench.data.images import read_bytes
-from bench.data.published import ByKind, by_stem, sample
+from bench.data.published import ByKind, by_stem, is_file, sample
 from bench.data.registry import register
 from bench.errors import DataError
 from bench.text import one_line
@@ -40,7 +40,7 @@ class Visa(ByKind):
         source="Zou et al., ECCV 2022",
         home="https://github.com/amazon-science/spot-diff",
         licence=CC_BY,
-        size="10,821 pictures",
+        size="10,821 pictures, 1.9 GB",
     )
     licence = about.line
     known = (
@@ -57,7 +57,7 @@ class Visa(ByKind):
         "pcb4",
         "pipe_fryum",
     )
-    unpacked = ("VisA_20220922", "VisA", "1cls", "VisA_pytorch/1cls")
+    unpacked = ("VisA_20220922", "VisA", "1cls", "VisA_pytorch/1cls", "visa_pytorch")
 
     def _masks_in(self, folder: Path, kind: str) -> Mapping[str, Sequence[Path]]:
         return by_stem(folder / "ground_truth" / kind)
@@ -95,8 +95,8 @@ class Visa(ByKind):
         if not name.startswith(own) or ".." in Path(name).parts:
             raise _odd(folder.parent / SPLIT, f"{one_line(name, 120)!r} is no file of {folder.name}")
         path = folder / name.removeprefix(own)
-        if not path.is_file():
-            raise self._incomplete(path, what)
+        if not is_file(path):
+            raise self._incomplete(path, one_line(what, 200))
         return path
 
     def _kinds(self, folder: Path) -> dict[str, str]:

@@ -137,6 +137,13 @@ def asked_as(setting: str) -> str:
     return option(_STANDS_FOR.get(setting, setting))
 
 
+def asked_of(changed: Mapping[str, Any] | None, described: Mapping[str, Any]) -> dict[str, Any]:
+    """What a user had asked for, of a record that says what was `changed` of its protocol and how the attack is
+    `described`: `stated` does not repeat whose gradient was followed."""
+    told = {n: described[n] for n in _TOLD_WITH_THE_ATTACK if described.get(n, UNASKED[n]) != UNASKED[n]}
+    return {**told, **(changed or {})}
+
+
 def taken(known: set[str]) -> set[str]:
     """What a user may ask for of an attack with these settings."""
     return known | {asked for setting, asked in _STANDS_FOR.items() if setting in known}

@@ -98,6 +98,7 @@ class RunConfig:
         limit: at most this many training normals, and test images per class; marked in the record.
         device: "auto", "cpu", "cuda", "cuda:1".
         refit: fit again even where a checkpoint is there.
+        keep_images: keep the adversarial images beside each record, for whoever verifies it.
         out: results folder. cache: checkpoints.
     """
 
@@ -125,6 +126,7 @@ class RunConfig:
     batch_size: int | None = None
     device: str = "auto"
     refit: bool = False
+    keep_images: bool = False
     overrides: tuple[Override, ...] = ()
     out: Path = Path("results")
     cache: Path = field(default_factory=default_cache)

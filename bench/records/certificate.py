@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from bench.errors import RecordError
+from bench.errors import ContradictionError, RecordError
 from bench.records import limits
 from bench.records.cell import CellDetector, Entries, Subset, canonical_sha256, is_of
 from bench.records.record import each_once, finite
@@ -193,7 +193,7 @@ def check(document: Any) -> Claim:
         raise RecordError(f"it is no certificate of format {FORMAT}; run the command again with this version.")
     limits.check(document)
     if document.get(CONTENT) != content_sha256(document):
-        raise RecordError(f"its {CONTENT} is not the hash of its content: it was changed by hand; {again}")
+        raise ContradictionError(f"its {CONTENT} is not the hash of its content: it was changed by hand; {again}")
     odd = document.keys() - _KINDS.keys() - {"kind", "format", "claim", CONTENT}
     if odd:
         raise RecordError(f"{sorted(map(str, odd))[0]!r:.60} is no entry of a certificate; {again}")
@@ -204,7 +204,7 @@ def check(document: Any) -> Claim:
         raise RecordError(f"limits and remarks should be lists of sentences; {again}")
     claim = Claim.from_document(document.get("claim"), "claim")
     if claim.key != document["key"]:
-        raise RecordError(f"its key is not the hash of its claim: one of them was changed by hand; {again}")
+        raise ContradictionError(f"its key is not the hash of its claim: one of them was changed by hand; {again}")
     if document["full_run"] == bool(document["limits"]):
         raise RecordError(f"full_run says one thing and limits another; {again}")
     _check_claim(claim)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.errors import CellError, RecordError
+from bench.errors import CellError, ContradictionError, RecordError
 from bench.metrics import intervals
 from bench.records import recount
 from bench.records.bounds_table import BoundsTable
@@ -94,7 +94,7 @@ def check(claim: Claim, results: Mapping[str, Any], table: BoundsTable) -> None:
     }
     for where, (stated, counts) in counted.items():
         if stated != counts:
-            raise RecordError(f"{where} is {stated!r:.80} and its bounds say {counts!r:.80}; {again}")
+            raise ContradictionError(f"{where} is {stated!r:.80} and its bounds say {counts!r:.80}; {again}")
     _check_bounds(claim, table)
     threshold = results.get("threshold")
     if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
@@ -105,10 +105,10 @@ def check(claim: Claim, results: Mapping[str, Any], table: BoundsTable) -> None:
         raise RecordError(f"no figure follows from its bounds ({error}); {again}") from None
     stated_radii = results.get("radii")
     if not isinstance(stated_radii, dict) or stated_radii.keys() != computed["radii"].keys():
-        raise RecordError(f"results.radii are not those of its bounds; {again}")
+        raise ContradictionError(f"results.radii are not those of its bounds; {again}")
     for name, entry in stated_radii.items():
         if not isinstance(entry, dict) or entry.keys() != computed["radii"][name].keys():
-            raise RecordError(f"results.radii.{name:.30} has other figures than its bounds; {again}")
+            raise ContradictionError(f"results.radii.{name:.30} has other figures than its bounds; {again}")
     recount.compare("results", results, computed)
 
 
@@ -120,11 +120,13 @@ def _check_bounds(claim: Claim, table: BoundsTable) -> None:
     if made.rule == EXACT:
         expected = exact_bounds(table.scores, made.constant or 0.0, table.radii)
         if not _are_alike(table.bounds, expected):
-            raise RecordError(f"its bounds are not those of a Lipschitz constant of {made.constant!r:.40}; {again}")
+            raise ContradictionError(
+                f"its bounds are not those of a Lipschitz constant of {made.constant!r:.40}; {again}"
+            )
     elif made.rule == "exceedance":
         expected = Bounds(table.lower[0] - shifts / sigma, table.upper[0] + shifts / sigma)
         if not _are_alike(table.bounds, expected):
-            raise RecordError(f"its bounds do not move by radius / sigma, as those of an exceedance do; {again}")
+            raise ContradictionError(f"its bounds do not move by radius / sigma, as those of an exceedance do; {again}")
     elif made.rule == "percentile" and made.p is not None and made.samples <= _MOST_SAMPLES:
         rule = Percentile(made.p)
         risk = rule.shares(claim.alpha, table.radii, len(table.images))
@@ -133,7 +135,9 @@ def _check_bounds(claim: Claim, table: BoundsTable) -> None:
             if (below is None and (table.lower[row] > -np.inf).any()) or (
                 above is None and (table.upper[row] < np.inf).any()
             ):
-                raise RecordError(f"{made.samples} samples cannot show what it says of radius {radius:g}; {again}")
+                raise ContradictionError(
+                    f"{made.samples} samples cannot show what it says of radius {radius:g}; {again}"
+                )
 
 
 def _are_alike(stated: Bounds, expected: Bounds) -> bool:

@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 
 from bench import files
-from bench.errors import RecordError
+from bench.errors import ContradictionError, RecordError
 from bench.records import certificate_figures, limits, pairs
 from bench.records.bounds_table import BoundsTable, parse, render
 from bench.records.certificate import Certificate, Claim, check
@@ -57,7 +57,7 @@ def read(path: Path) -> Certificate:
         found = dataclasses.replace(Certificate.from_json(text), path=path)
         certificate_figures.check(found.claim, found.results, read_bounds(found))
     except RecordError as error:
-        raise RecordError(f"The certificate {path} does not count: {error}") from None
+        raise type(error)(f"The certificate {path} does not count: {error}") from None
     return found
 
 
@@ -77,7 +77,7 @@ def read_bounds(certificate: Certificate) -> BoundsTable:
             f"its bounds {path.name} cannot be read ({files.why(error)}); run the command again."
         ) from None
     if pairs.digest(text) != certificate.bounds_sha256:
-        raise RecordError(f"its bounds {path.name} are not those it was written with; run the command again.")
+        raise ContradictionError(f"its bounds {path.name} are not those it was written with; run the command again.")
     return parse(text)
 
 

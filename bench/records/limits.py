@@ -14,6 +14,7 @@ from bench.errors import RecordError
 RECORD_BYTES = 4 << 20
 SCORES_BYTES = 64 << 20  # 10,000 images on 50 draws have 40 MB
 EXAMPLES_BYTES = 256 << 20
+IMAGES_BYTES = 4 << 30  # 120 images of 128 pixels have 23 MB
 DEPTH = 32  # tables within tables; a record of ours has 6
 INTEGER = 2**64  # a larger one is no float, and no column of a table
 

@@ -11,6 +11,9 @@ from bench.records.cell import Cell
 
 SCORES_SUFFIX = ".scores.csv"
 EXAMPLES_SUFFIX = ".examples.safetensors"
+IMAGES_SUFFIX = ".images.safetensors"
+_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
+_RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # device names on Windows
 
 
 def record_path(folder: Path, cell: Cell) -> Path:
@@ -29,8 +32,13 @@ def safe_name(name: object) -> str:
     Different names may meet; the key in a record's name keeps their files apart."""
     plain = unicodedata.normalize("NFKD", str(name)).encode("ascii", "ignore").decode()
     cleaned = re.sub(r"[^A-Za-z0-9._-]+", "_", plain).lstrip(".")[:60].rstrip(".")
-    reserved = re.fullmatch(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?", cleaned)  # device names on Windows
-    return f"_{cleaned}" if not cleaned or reserved else cleaned
+    return f"_{cleaned}" if not cleaned or _RESERVED.fullmatch(cleaned) else cleaned
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a file or a folder may be called so wherever it comes from: of the letters of `safe_name`, with no dot at
+    either end, and no device of Windows. No path has such a name, nor has `..`."""
+    return _PLAIN.fullmatch(name) is not None and not name.endswith(".") and _RESERVED.fullmatch(name) is None
 
 
 def distinct_name(name: object) -> str:

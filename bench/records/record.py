@@ -48,11 +48,13 @@ class Record:
     seconds: dict[str, Any] = field(default_factory=dict)
     peak_memory_mb: float | None = None
     scores_sha256: str = ""
+    # Of the adversarial images beside it (`bench.records.kept_images`); no entry where none were kept.
+    images: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
     path: Path | None = field(default=None, compare=False, repr=False)
     # Of the file that it was read from: entries of another version, and those that are not there.
     others: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    lacking: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    lacking: frozenset[str] = field(default=frozenset({"images"}), compare=False, repr=False)
     # Figures that follow from its scores and are younger than it is; it is written without them, as it was.
     recounted: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 

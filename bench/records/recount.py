@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.errors import CellError, RecordError
+from bench.errors import CellError, ContradictionError, RecordError
 from bench.metrics import best_of, intervals, ranking
 from bench.records.cell import Cell
 from bench.records.score_table import Scores, ids_sha256
@@ -79,9 +79,9 @@ def check(cell: Cell, results: Mapping[str, Any], scores: Scores) -> dict[str, A
     }
     for where, (stated, found) in counted.items():
         if stated != found:
-            raise RecordError(f"{where} is {stated!r:.80} and its scores say {found!r}; run the cell again.")
+            raise ContradictionError(f"{where} is {stated!r:.80} and its scores say {found!r}; run the cell again.")
     if len(scores.clean) < cell.draws.verdict:  # more are taken where their spread asks for it
-        raise RecordError(
+        raise ContradictionError(
             f"cell.draws.verdict is {cell.draws.verdict} and its scores have {len(scores.clean)}; run the cell again."
         )
     threshold = None
@@ -107,7 +107,7 @@ def compare(where: str, claimed: Mapping[str, Any], computed: Mapping[str, Any])
         if isinstance(value, dict):
             compare(f"{where}.{name}", claim if isinstance(claim, Mapping) else {}, value)
         elif not _alike(claim, value):
-            raise RecordError(
+            raise ContradictionError(
                 f"{where}.{name} is {_shown(claim)} and its scores give {_shown(value)}; believe neither and run the "
                 "cell again."
             )

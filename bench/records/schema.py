@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.errors import RecordError
+from bench.errors import ContradictionError, RecordError
 from bench.records import limits
 from bench.records.cell import Cell, canonical_sha256, is_of
 
@@ -62,7 +62,9 @@ def check(document: Any) -> Cell:
     _check_format(document)
     limits.check(document)
     if document.get(CONTENT) != content_sha256(document):
-        raise RecordError(f"its {CONTENT} is not the hash of its content: it was changed by hand; run the cell again.")
+        raise ContradictionError(
+            f"its {CONTENT} is not the hash of its content: it was changed by hand; run the cell again."
+        )
     for name, kind in _REQUIRED:
         value = document.get(name)
         if not is_of(value, kind):
@@ -71,10 +73,14 @@ def check(document: Any) -> Cell:
     for name in _MAPPINGS:
         if not isinstance(document.get(name), dict):
             raise RecordError(f"{name} should be a table of values; run the cell again.")
+    if not isinstance(document.get("images", {}), dict):  # younger than some records
+        raise RecordError("images should be a table of values; run the cell again.")
     if document["status"] not in ("ok", "failed"):
         raise RecordError(f"status is {document['status']!r:.60} and must be 'ok' or 'failed'; run the cell again.")
     if cell.key != document["key"]:
-        raise RecordError("its key is not the hash of its cell: one of them was changed by hand; run the cell again.")
+        raise ContradictionError(
+            "its key is not the hash of its cell: one of them was changed by hand; run the cell again."
+        )
     if document["full_run"] == bool(document["limits"]):
         raise RecordError("full_run says one thing and limits another; run the cell again.")
     if document["status"] == "failed" and document["results"]:
@@ -93,6 +99,11 @@ def _check_format(document: Any) -> None:
         raise RecordError(
             f"it was made by an older version of RADBench (format {found}, this one reads {FORMAT}), which did not let "
             "records prove themselves; run the cell again."
+        )
+    if is_of(found, int) and FORMAT < found < 1000:
+        raise RecordError(
+            f"it was made by a newer version of RADBench (format {found}, this one reads {FORMAT}); update RADBench to "
+            "read it."
         )
     raise RecordError(f"it is no record of format {FORMAT}; run the cell again with this version.")
 

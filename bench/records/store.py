@@ -18,7 +18,7 @@ import logging
 from pathlib import Path
 
 from bench import files
-from bench.errors import RecordError
+from bench.errors import ContradictionError, RecordError
 from bench.records import limits, pairs, recount
 from bench.records.cell import Cell
 from bench.records.paths import SCORES_SUFFIX, companion, record_path
@@ -60,13 +60,13 @@ def read(path: Path) -> Record:
     try:
         record = dataclasses.replace(Record.from_json(text), path=path)
     except RecordError as error:
-        raise RecordError(f"The record {path} does not count: {error}") from None
+        raise type(error)(f"The record {path} does not count: {error}") from None
     if record.ok:
         scores = read_scores(record)
         try:
             young = recount.check(record.cell, record.results, scores)
         except RecordError as error:
-            raise RecordError(f"The record {path} does not count: {error}") from None
+            raise type(error)(f"The record {path} does not count: {error}") from None
         record = dataclasses.replace(record, recounted=young)
     return record
 
@@ -107,7 +107,9 @@ def read_scores(record: Record) -> Scores:
     except OSError as error:
         raise RecordError(f"The scores {path} cannot be read ({files.why(error)}); run the cell again.") from None
     if pairs.digest(text) != record.scores_sha256:
-        raise RecordError(f"The scores {path} are not those of their record (SHA-256 differs); run the cell again.")
+        raise ContradictionError(
+            f"The scores {path} are not those of their record (SHA-256 differs); run the cell again."
+        )
     try:
         return parse_scores(text)
     except RecordError as error:

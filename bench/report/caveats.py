@@ -17,12 +17,13 @@ from bench.report.signs import as_list, as_number, of_record
 from bench.text import LONGEST, one_line, threat_text
 
 
-def estimate(record: Record, which: str) -> Estimate | None:
-    """The figure that is ranked: the AUC, and under the strict protocol the strict AUC. None for a failed cell."""
+def estimate(record: Record, which: str, *, ties_lost: bool | None = None) -> Estimate | None:
+    """The figure that is ranked: the AUC, and under the strict protocol (or as `ties_lost` says) the strict AUC. None
+    for a failed cell."""
     figures = record.clean if which == "clean" else record.robust
     if figures is None:
         return None
-    if not counts_ties_as_lost(record):
+    if not (counts_ties_as_lost(record) if ties_lost is None else ties_lost):
         return Estimate(figures.auc, figures.low, figures.high)
     value = figures.strict_auc
     if value is None:

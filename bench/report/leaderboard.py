@@ -16,7 +16,8 @@ from bench.metrics.intervals import Estimate
 from bench.records.certificate import NORMS, Certificate
 from bench.records.paths import safe_name
 from bench.records.record import Record, Revisions
-from bench.report import budget, grouping
+from bench.report import best_known, budget, grouping
+from bench.report.best_known import BestKnown
 from bench.report.budget import Budget
 from bench.report.caveats import claim, facts, remarks
 from bench.report.certificates import Certified, certified_at
@@ -124,6 +125,7 @@ class Leaderboard:
         flagged: the marks of those that brightness or file order alone separates.
         certified: by a row's label and a category the best certified AUC in the same ball, of the same fit on the same
             test images, where there is one.
+        best_known: likewise what another attack has left, where that is less.
     """
 
     dataset: str
@@ -134,6 +136,7 @@ class Leaderboard:
     flagged: Mapping[str, str]
     rows: tuple[Row, ...]
     certified: Mapping[tuple[str, str], Certified] = field(default_factory=dict)
+    best_known: Mapping[tuple[str, str], BestKnown] = field(default_factory=dict)
 
     @property
     def slug(self) -> str:
@@ -197,6 +200,8 @@ class Leaderboard:
         notes += [f"{mark} {meaning}." for mark, meaning in SHORTCUTS.values() if mark in flagged]
         shown = [which for which in NOISE_MEANING if any(self.shows(which, c.protocol) for c in self.columns)]
         notes += [NOISE_MEANING[which] for which in shown]
+        if self.best_known:
+            notes.append(best_known.MEANING)
         if self.certified:
             alpha = max(found.alpha for found in self.certified.values())
             notes.append(
@@ -230,11 +235,18 @@ def build(
 ) -> list[Leaderboard]:
     """The leaderboards of these records: by dataset and ball, and of each the one with most protocols first. What is
     certified in the same ball stands beside."""
-    found = [_board(columns, revisions or Revisions(), certificates) for columns in grouping.boards(records)]
+    everything = list(records)
+    boards = grouping.boards(everything)
+    found = [_board(columns, revisions or Revisions(), certificates, everything) for columns in boards]
     return sorted(found, key=lambda board: (board.dataset, board.threat, -len(board.columns), board.title, board.slug))
 
 
-def _board(columns: Sequence[list[Record]], revisions: Revisions, certificates: Sequence[Certificate]) -> Leaderboard:
+def _board(
+    columns: Sequence[list[Record]],
+    revisions: Revisions,
+    certificates: Sequence[Certificate],
+    everything: Sequence[Record],
+) -> Leaderboard:
     shown, made = [], []
     for records in columns:
         counting, superseded = strongest(records, revisions)
@@ -280,6 +292,11 @@ def _board(columns: Sequence[list[Record]], revisions: Revisions, certificates: 
         flagged={category: shortcut_marks(r for r in shown if r.category == category) for category in categories},
         rows=tuple(rows),
         certified=_certified(rows, certificates),
+        best_known=best_known.of_cells(
+            (((row.label, category), cell) for row in rows for category, cell in row.cells.items()),
+            everything,
+            revisions,
+        ),
     )
 
 

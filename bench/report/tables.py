@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.metrics.intervals import Estimate
-from bench.report import members, noise_worth
+from bench.report import best_known, members, noise_worth
+from bench.report.best_known import BestKnown
 from bench.report.certificates import Certified
 from bench.report.fits import Spread
 from bench.report.leaderboard import Leaderboard, Row
@@ -71,6 +72,11 @@ def certified_figure(found: Certified | None) -> str:
     return MISSING if found is None else f"{interval_text(*found.auc)} ({found.label}) {found.marks}".strip()
 
 
+def best_known_figure(found: BestKnown | None) -> str:
+    """ "12.1 [8.0, 17.7] (apgd-linf at l-inf epsilon 2/255, strict)"; "" where it is the figure that ranks."""
+    return "" if found is None else f"{interval_text(*found.robust)} ({found.attack})"
+
+
 def _of_place(board: Leaderboard, category: str) -> Table:
     header = ["detector", "clean AUC"]
     rows = [[label(board, row), figure(row.ranked.place(category), "clean")] for row in board.rows]
@@ -83,6 +89,10 @@ def _of_place(board: Leaderboard, category: str) -> Table:
             cells.append(figure(row.place(name, category), "robust"))
             cells += [noise_figure(row, name, category, which) for which in noise]
             cells.append(str(row.budget(name, category) or MISSING))
+    if any(category == place for _, place in board.best_known):
+        header.append(best_known.TITLE)
+        for cells, row in zip(rows, board.rows, strict=True):
+            cells.append(best_known_figure(board.best_known.get((row.label, category))))
     if any(category == place for _, place in board.certified):
         header.append("certified AUC (guaranteed, no attack)")
         for cells, row in zip(rows, board.rows, strict=True):

@@ -18,7 +18,7 @@ from bench.records.record import Record, Revisions
 from bench.report import fits, heat_map, leaderboard, plots, write
 from bench.report.curves import groups
 from bench.report.leaderboard import Leaderboard
-from bench.report.paper.reproduce import reproduce, sensitivity
+from bench.report.paper.measured import reproduce
 from bench.report.security_curves import security_curve_figure
 from bench.report.standing import Cell
 
@@ -242,5 +242,3 @@ def test_the_papers_tables_stand_beside_the_mean_over_fits() -> None:
         (row,) = (r for r in found.rows if (r.category, r.detector) == ("carpet", "ocr-gan"))
         assert row.measured_robust is not None and row.measured_robust.value == pytest.approx(30)
         assert row.fits == 2 and any("the mean over 2 fits" in note for note in found.notes)
-    assert len(sensitivity("table2", [paper_record(0, 20), paper_record(1, 40, steps=80)])) == 0, "another fit"
-    assert len(sensitivity("table2", [paper_record(0, 20), paper_record(0, 40, steps=80)])) == 2

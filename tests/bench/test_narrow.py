@@ -16,7 +16,7 @@ from bench.cli.progress import ConsoleReporter
 from bench.cli.screen import Screen, is_animated
 from bench.plan.plan import Job
 from bench.report import leaderboard, write
-from bench.report.paper import render, reproduce, tables
+from bench.report.paper import measured, render, tables
 
 DETECTORS = ("freerad", "anomalib:reverse_distillation")
 CATEGORIES = ("toothbrush", "monocrystalline_silicon")
@@ -39,7 +39,7 @@ def test_names_and_figures_are_whole_on_a_narrow_terminal(width: int) -> None:
         assert needed in text
     listed = shown(width, summary.listing("detectors", width=width))
     assert all(name in listed for name in ("file-order", "fastflow", "ocr-gan"))
-    found = reproduce.reproduce("table2", [], recipe=tables.recipe_of("table2"), revisions=summary.revisions())
+    found = measured.reproduce("table2", [], recipe=tables.recipe_of("table2"), revisions=summary.revisions())
     printed = shown(width, render.terminal(found, width))
     assert "metal_nut freerad" in printed and "clean: paper" in printed and "not run" in printed
 

@@ -13,9 +13,10 @@ from rich.console import Console
 from bench.errors import UnknownNameError
 from bench.records.record import Record, Revisions
 from bench.report.paper import render
-from bench.report.paper.measured import Row, reproduce
+from bench.report.paper.arms import Arm, Row
+from bench.report.paper.measured import reproduce
 from bench.report.paper.printed import AVERAGE
-from bench.report.paper.recipe import Arm, Recipe
+from bench.report.paper.recipe import Recipe
 from bench.report.paper.tables import RECIPES, recipe_of, sensitivity
 
 
@@ -273,6 +274,19 @@ def test_other_data_stand_under_a_heading_of_their_own_without_the_papers_number
     rows = reproduce("table2", [], recipe=part).rows
     assert {r.category for r in rows} == {"screw"} and any(r.paper_robust == 87.6 for r in rows)
     assert part.is_papers and RECIPES["table2"].on("mvtec", RECIPES["table2"].categories) is RECIPES["table2"]
+
+
+def test_records_of_another_size_or_protocol_are_named_and_not_mixed() -> None:
+    others = [measured(preset="quick", protocol="quick", image_size=128, robust=float(n), seed=n) for n in (1, 2)]
+    found = reproduce("table2", [*others, measured(category="grid", protocol="strict")])
+    assert all(r.measured_robust is None for r in found.rows)
+    assert any(
+        n.startswith("2 records") and "--preset quick --protocol quick --image-size 128" in n for n in found.notes
+    )
+    assert any(n.startswith("1 record of") and "protocol strict, 256 pixels" in n for n in found.notes)
+    assert not any(
+        "not shown here" in note for note in reproduce("table2", [measured(detector="ae", preset="quick")]).notes
+    )
 
 
 def test_the_chosen_k_and_the_seconds_are_read_from_the_record() -> None:

@@ -160,14 +160,15 @@ def refusal(which: str, records: list[Record], folder: Path, **asked: str) -> st
 
 def test_what_is_missing_is_a_sentence_with_the_command(tmp_path: Path) -> None:
     assert refusal("figure1", [], tmp_path).endswith(
-        "python -m bench run --dataset elpv --categories mono --detectors ocr-gan --attack pgd-linf"
+        "python -m bench run --dataset elpv --categories mono --detectors ocr-gan --attack pgd-linf --out DIR "
+        "(then --records DIR)"
     )
     asked = refusal("figure2", [], tmp_path, detector="ae", category="screw top", dataset="folder")
     assert "there is none of detector ae, dataset folder, category screw top" in asked
-    assert asked.endswith("--dataset folder --data-root DIR --categories 'screw top' --detectors ae --attack pgd-linf")
+    assert "--dataset folder --data-root DIR --categories 'screw top' --detectors ae --attack pgd-linf --out" in asked
     assert "figure1 and figure2; got 'figure3'" in refusal("figure3", [], tmp_path)
     bare = write_record(tmp_path / "r")
-    assert f"delete the newest, {bare.path}" in refusal("figure1", [bare], tmp_path)
+    assert "none has them" in refusal("figure1", [bare], tmp_path)
 
 
 def test_a_detector_without_reconstruction_and_an_old_file_are_told_apart(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def damage(path: Path, *, seal: bool = False, **changes: object) -> None:
         ("{", "no JSON"),
         ("[]", "no record of format"),
         ("[" * 100_000, "no JSON"),
-        ('{"format": 3}', "no record of format"),
+        ('{"format": 3}', "made by a newer version of RADBench (format 3, this one reads 2)"),
         ('{"format": 2}', "content_sha256"),
         ("\x00\xff", "no JSON"),
         ('{"format": true}', "no record of format"),

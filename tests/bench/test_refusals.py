@@ -70,7 +70,7 @@ def test_a_file_where_the_records_should_be_is_a_sentence(tmp_path: Path, folder
         store.write(make_record(), make_scores(), out / "records")
 
 
-@pytest.mark.parametrize("writer", ["bench.records.store.write_atomically", "bench.cell.group.write_atomically"])
+@pytest.mark.parametrize("writer", ["bench.records.pairs.write_atomically", "bench.cell.group.write_atomically"])
 def test_rights_that_are_lost_in_mid_run_are_a_sentence(
     tmp_path: Path, folder: Path, command: Any, no_plots: None, monkeypatch: pytest.MonkeyPatch, writer: str
 ) -> None:

@@ -181,7 +181,7 @@ def test_the_pictures_of_a_cell_are_there_as_soon_as_its_record_is(
     """Or a run that was killed between the two would never draw its panel."""
     register(fakes.Fake)
     written: list[str] = []
-    for module in ("bench.records.store", "bench.cell.group"):
+    for module in ("bench.records.pairs", "bench.cell.group"):
         monkeypatch.setattr(f"{module}.write_atomically", lambda path, data: written.append(path.name))
     monkeypatch.setattr("bench.cell.group.read", lambda path: None)  # nothing is there to be read back
     monkeypatch.setattr(fakes.Quiet, "done", lambda self, record, reused: None)

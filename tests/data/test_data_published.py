@@ -3,6 +3,7 @@ on the place, and which sentence meets an archive of which a part is missing."""
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -245,6 +246,48 @@ def test_categories_that_are_not_there_are_said(tmp_path: Path) -> None:
         dataset.check_category("pcb1x")
 
 
+@pytest.mark.parametrize(
+    ("name", "gone", "said"),
+    [
+        ("btad", "test/ko/0000.bmp", "1 mask without a picture (ko/0000)"),
+        ("mvtec-loco", "test/logical_anomalies", "2 masks without a picture (such as logical_anomalies/000)"),
+        ("mvtec-3d", "test/crack/rgb/000.png", "1 mask without a picture (crack/000)"),
+        ("mvtec-ad-2", "test_public/bad/000_regular.png", "1 mask without a picture (bad/000_regular)"),
+        ("kolektor-sdd", "kos01/Part1.jpg", "1 mask without a picture (kos01/Part1)"),
+        ("kolektor-sdd2", "test/10001.png", "1 mask without a picture (test/10001)"),
+    ],
+)
+def test_half_an_archive_is_known_by_masks_without_a_picture(name: str, gone: str, said: str, tmp_path: Path) -> None:
+    """Else a figure would be of the rest, and nobody would know."""
+    dataset, category = made(name, tmp_path)
+    assert not [finding for finding in dataset.findings(category) if finding.kind == "masks"]
+    (place,) = (path for path in tmp_path.rglob(gone.rpartition("/")[2]) if path.as_posix().endswith(gone))
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+    (found,) = (f for f in bench.data.load(name, tmp_path).findings(category) if f.kind == "masks")
+    assert said in found.sentence and "unpack all of it again" in found.sentence
+
+
+@pytest.mark.parametrize("odd", ["x" * 5000, "a\0b", "a/" * 3000])
+@pytest.mark.parametrize(("name", "table"), [("robustad", "metadata.jsonl"), ("visa", "1cls.csv")])
+def test_a_table_may_name_what_no_system_can_have(name: str, table: str, odd: str, tmp_path: Path) -> None:
+    _, category = made(name, tmp_path)
+    for path in tmp_path.rglob(table):
+        text = path.read_text()
+        if name == "visa":
+            path.write_text(text + f"candle,test,normal,candle/{odd}.JPG,\n")
+        else:
+            path.write_text(text + f'{{"file_name": {json.dumps(odd)}, "label": 0}}\n')
+    with pytest.raises(DataError) as raised:
+        bench.data.load(name, tmp_path).split(category)
+    assert len(str(raised.value)) < 1000
+
+
+def test_commutators_that_are_not_there_are_said(tmp_path: Path) -> None:
+    dataset, category = made("kolektor-sdd", tmp_path)
+    (found,) = (finding for finding in dataset.findings(category) if finding.kind == "left out")
+    assert found.brief == "44 of 50 commutators not there" and "kos07" in found.sentence
+
+
 def test_a_commutator_is_whole_and_tested_once(tmp_path: Path) -> None:
     dataset, _ = made("kolektor-sdd", tmp_path)
     assert dataset.categories() == ("fold-1", "fold-2", "fold-3")
@@ -264,26 +307,54 @@ def test_enough_commutators_make_matched_test_subsets(tmp_path: Path) -> None:
     assert Counter(dataset.test("fold-2", 8).defects) == {"good": 10, "defective": 10}
 
 
-def test_each_condition_of_robustad_is_a_category(tmp_path: Path) -> None:
+def test_each_test_part_of_robustad_is_a_category(tmp_path: Path) -> None:
     dataset, _ = made("robustad", tmp_path)
-    assert dataset.categories() == (
-        "PCB-lighting",
-        "PCB-position",
-        "PCB-rotation",
-        "PCB-shadow",
-        "PCB-source",
-        "PCB-white_balancing",
-    )
-    assert {dataset.train_ids(category) for category in dataset.categories()} == {dataset.train_ids("PCB-source")}
-    assert dataset.remark("PCB-source") == "" and "shift: shadow" in dataset.remark("PCB-shadow")
-    assert dataset.test("PCB-shadow", 8).ids[0].startswith("pcb_data_dir_test5/")
+    assert dataset.categories() == tuple(f"PCB-test{number}" for number in range(6))
+    assert {dataset.train_ids(category) for category in dataset.categories()} == {dataset.train_ids("PCB-test0")}
+    assert dataset.remark("PCB-test5") == "Fitted on PCB's train part, tested on its part test5, one of 6."
+    assert dataset.test("PCB-test5", 8).ids[0].startswith("pcb_data_dir_test5/")
+
+
+@pytest.mark.parametrize("before", ["", "masks/", "PCB/pcb_data_dir_test1/masks/", "../data/masks/", "/home/author/"])
+def test_robustad_finds_masks_whatever_folder_its_table_names(before: str, tmp_path: Path) -> None:
+    dataset, category = made("robustad", tmp_path)
+    table = tmp_path / "PCB/pcb_data_dir_test1/metadata.jsonl"
+    table.write_text(table.read_text().replace("/home/author/PCB/", before))
+    split = dataset.split(category)
+    assert [Path(found.mask_where).relative_to(tmp_path).as_posix() for found in split.anomalies] == [
+        "PCB/pcb_data_dir_test1/masks/0.png",
+        "PCB/pcb_data_dir_test1/masks/1.png",
+    ]
 
 
 def test_robustad_without_masks_has_none(tmp_path: Path) -> None:
     dataset, category = made("robustad", tmp_path)
     table = tmp_path / "PCB/pcb_data_dir_test1/metadata.jsonl"
-    table.write_text(table.read_text().replace('"masks/1.png"', "null"))
+    table.write_text(table.read_text().replace('"/home/author/PCB/1.png"', "null"))
     assert dataset.test(category, 8).masks is None
+
+
+def test_piled_bags_have_no_masks_even_where_their_table_names_some(tmp_path: Path) -> None:
+    made("robustad", tmp_path)
+    (tmp_path / "PCB").rename(tmp_path / "PiledBags")
+    for part in ("train", "test1"):
+        folder = tmp_path / f"PiledBags/pcb_data_dir_{part}"
+        shutil.rmtree(folder / "masks")
+        folder.rename(tmp_path / f"PiledBags/piled_bags_data_dir_{part}")
+    test = bench.data.load("robustad", tmp_path).test("PiledBags-test1", 8)
+    assert test.masks is None and Counter(test.defects) == {"good": 4, "anomaly": 2}
+
+
+@pytest.mark.parametrize("name", ["dagm", "mvtec-ad-2", "mvtec-loco"])
+def test_a_category_unpacked_into_a_folder_of_its_name_is_found(name: str, tmp_path: Path) -> None:
+    """As programs do that unpack Class1.zip into Class1/."""
+    dataset, category = made(name, tmp_path)
+    before = dataset.fingerprint(category)
+    (tmp_path / category).rename(tmp_path / "aside")
+    (tmp_path / category).mkdir()
+    (tmp_path / "aside").rename(tmp_path / category / category)
+    for root in (tmp_path, tmp_path / category, tmp_path / category / category):
+        assert bench.data.load(name, root).fingerprint(category) == before
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "1", "RGBA", "I;16"])

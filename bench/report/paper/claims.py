@@ -9,14 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from bench.metrics.intervals import Estimate
+from bench.report.paper.arms import Row
 from bench.report.paper.printed import AVERAGE
 from bench.text import norm_text
-
-if TYPE_CHECKING:
-    from bench.report.paper.measured import Row
 
 OURS = "freerad"
 Figure = Literal["clean", "robust"]

@@ -298,7 +298,7 @@ def _missing(
         found = f"the newest{of} ({_where(record)}) has {reason}"
         detector = wanted.usual
     elif alike:
-        found = f"none{of} has them; delete the newest, {alike[0].path or _where(alike[0])}, or name another --out"
+        found = f"none{of} has them"
     else:
         found = f"there is none{of}"
     options = {
@@ -309,4 +309,5 @@ def _missing(
         "--attack": asked["attack"] or "pgd-linf",
     }
     words = " ".join(f"{option} {shlex.quote(one_line(value, 60))}" for option, value in options.items())
-    return f"{which} is drawn from a record with its examples, and {found}. This makes one: python -m bench run {words}"
+    made = f"python -m bench run {words} --out DIR"  # where no record is: one that is there is not made again
+    return f"{which} is drawn from a record with its examples, and {found}. This makes one: {made} (then --records DIR)"

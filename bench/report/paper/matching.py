@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.plan.protocols import option
 from bench.records.record import Record, Revisions, is_stale
 from bench.report.fits import fit_seed
-from bench.report.paper.recipe import PAPER_STEPS, Arm, Recipe, Threat
+from bench.report.paper.arms import Arm, Threat, option
+from bench.report.paper.recipe import PAPER_STEPS, Recipe
 
 _WITH_BPDA = ("apae", "freerad")  # of the paper's detectors: which have another gradient to follow
 

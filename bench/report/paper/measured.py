@@ -10,68 +10,14 @@ from bench.records.record import Record, Revisions, is_stale
 from bench.records.schema import Figures
 from bench.report.fits import over_fits
 from bench.report.marks import MARKS, MEANING
+from bench.report.paper.arms import PRINTED_TO, Arm, Row
 from bench.report.paper.claims import Claim, Finding
 from bench.report.paper.matching import best_of_each_fit, chosen_by_itself, fits, is_partial, seconds_a_pass
 from bench.report.paper.printed import AVERAGE, PaperRow, computed_average, implied_value, with_repeated_clean
-from bench.report.paper.recipe import Arm, Recipe, Wanted, wanted
+from bench.report.paper.recipe import Recipe, Wanted, wanted
 from bench.report.paper.tables import recipe_of
-from bench.text import epsilon_text, norm_text
+from bench.text import epsilon_text, norm_text, plural
 from detectors import registry
-
-_PRINTED_TO = 0.05 + 1e-9  # tables are printed to one decimal
-
-
-@dataclass(frozen=True)
-class Row:
-    """One cell or one average, AUCs in per cent.
-
-    `paper_*` is None where unreadable or lost, `measured_*` where not run; what was measured is the mean over `fits`
-    fits. An average's `computed_*` is the mean of the printed rows, None where one of them is unreadable; `measured_*`
-    of an average is None unless every category was run. `chosen` is a setting that was chosen by itself, `seconds` the
-    time of one pass of one image.
-    """
-
-    category: str
-    arm: Arm
-    paper_clean: float | None = None
-    paper_robust: float | None = None
-    measured_clean: Estimate | None = None
-    measured_robust: Estimate | None = None
-    also_robust: Estimate | None = None
-    computed_clean: float | None = None
-    computed_robust: float | None = None
-    chosen: int | None = None
-    seconds: float | None = None
-    status: str = ""
-    fits: int = 1
-
-    @property
-    def detector(self) -> str:
-        return self.arm.detector
-
-    @property
-    def norm(self) -> str:
-        return self.arm.threat.norm
-
-    @property
-    def epsilon(self) -> float:
-        return self.arm.threat.epsilon
-
-    @property
-    def clean_difference(self) -> float | None:
-        """Measured minus printed."""
-        return _minus(self.measured_clean, self.paper_clean)
-
-    @property
-    def robust_difference(self) -> float | None:
-        return _minus(self.measured_robust, self.paper_robust)
-
-    @property
-    def disagrees(self) -> bool:
-        """Whether a printed average does not follow from the printed rows, beyond rounding."""
-        pairs = ((self.paper_clean, self.computed_clean), (self.paper_robust, self.computed_robust))
-        # The rows are rounded as well: their mean may be off by as much again.
-        return any(p is not None and c is not None and abs(p - c) > 2 * _PRINTED_TO for p, c in pairs)
 
 
 @dataclass(frozen=True)
@@ -132,7 +78,7 @@ def reproduce(
                 rows.append(average)
                 notes += _average_notes(average, own)
     missing = [(r.category, r.arm) for r in rows if r.category != AVERAGE and _is_missing(r, chosen)]
-    notes += _of_rows(rows)
+    notes += _of_rows(rows) + (_of_draws(rows) if "change" in chosen.shows else [])
     notes += [
         f"{before.category}, {before.detector}, {norm_text(before.norm)}: the clean AUC is unreadable here and repeats "
         f"the other norm's {after.clean}."
@@ -145,6 +91,7 @@ def reproduce(
         for t in chosen.threats
         if t.also is not None
     ]
+    notes += _elsewhere(chosen, known) if missing else []
     findings = tuple((claim, claim.judge(rows)) for claim in chosen.claims)
     return Reproduction(chosen, tuple(rows), findings, tuple(missing), tuple(dict.fromkeys(notes)))
 
@@ -156,7 +103,34 @@ def _is_missing(row: Row, recipe: Recipe) -> bool:
         "k": row.chosen,
         "seconds": row.seconds,
     }
-    return any(found[column] is None for column in recipe.shows)
+    return any(found[column] is None for column in recipe.shows if column in found)
+
+
+def _elsewhere(recipe: Recipe, records: Sequence[Record]) -> list[str]:
+    """Records of the same detectors and categories that were made otherwise: named, for they are not mixed in."""
+    own = {(recipe.preset, recipe.protocol_of(threat), recipe.image_size) for threat in recipe.threats}
+    found: dict[tuple[str, str, int], int] = {}
+    for record in records:
+        where = (record.preset, record.protocol, record.image_size)
+        is_ours = record.dataset == recipe.dataset and record.category in recipe.categories
+        if is_ours and record.detector_name in recipe.detectors and where not in own:
+            found[where] = found.get(where, 0) + 1
+    return [
+        f"{plural(count, 'record')} of these detectors and categories {'is' if count == 1 else 'are'} of preset "
+        f"{preset}, protocol {protocol}, {size} pixels, and not shown here: --preset {preset} --protocol {protocol} "
+        f"--image-size {size} shows them."
+        for (preset, protocol, size), count in sorted(found.items())
+    ]
+
+
+def _of_draws(rows: Sequence[Row]) -> list[str]:
+    """What a verdict of one noise draw would add, of the first arm."""
+    return [
+        f"{row.category}: a verdict of a single noise draw would move the robust AUC by {row.spread:.1f} points "
+        "(standard deviation); ours is the mean over its draws."
+        for row in rows[:1]
+        if row.spread is not None
+    ]
 
 
 def _of_rows(rows: Sequence[Row]) -> list[str]:
@@ -183,6 +157,7 @@ def _measured(
         marks += MARKS["partial"] if is_partial(shown[0], arm, recipe) else ""
         marks += MARKS["stale"] if is_stale(shown[0], revisions) else ""
     seconds = [s for s in map(seconds_a_pass, shown) if s is not None]
+    spreads = [f.sd for r in shown if (f := r.robust) is not None and r.detector.is_stochastic]
     return Row(
         category,
         arm,
@@ -193,6 +168,7 @@ def _measured(
         _estimate([r.robust for r in also]),
         chosen=next((c for c in map(chosen_by_itself, shown) if c is not None), None),
         seconds=sum(seconds) / len(seconds) if seconds else None,
+        spread=max(spreads, default=None),
         status=f" {marks}" if marks else "",
         fits=len(shown),
     )
@@ -229,7 +205,7 @@ def _average_notes(row: Row, rows: Sequence[Row]) -> list[str]:
         if printed is None:
             continue
         where = f"{row.detector}, {norm_text(row.norm)}, {which}"
-        if computed is not None and abs(printed - computed) > 2 * _PRINTED_TO:
+        if computed is not None and abs(printed - computed) > 2 * PRINTED_TO:
             notes.append(f"{where}: the paper prints the average {printed}, its rows average {computed:.1f}.")
         implied = implied_value(printed, values)
         if implied is not None:
@@ -241,7 +217,3 @@ def _average_notes(row: Row, rows: Sequence[Row]) -> list[str]:
 def _estimate(of_fits: Sequence[Figures | None]) -> Estimate | None:
     # The paper's protocol counts a tie as half, as scikit-learn does: the AUC, not the strict one.
     return over_fits([Estimate(f.auc, f.low, f.high) for f in of_fits if f is not None])
-
-
-def _minus(measured: Estimate | None, printed: float | None) -> float | None:
-    return None if measured is None or printed is None else measured.value - printed

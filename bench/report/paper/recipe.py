@@ -4,85 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
-from bench.plan.protocols import option
+from bench.report.paper.arms import Arm, Threat, option
 from bench.report.paper.claims import Claim
 from bench.report.paper.printed import PaperRow, read
-from bench.text import epsilon_text, norm_text
+from bench.text import epsilon_text
 
 PAPER_SIZE = 256
 PAPER_STEPS = 40
 _PACKAGED = ("elpv",)  # what is installed with its data
-Column = Literal["clean", "robust", "k", "seconds"]
+Column = Literal["clean", "robust", "change", "k", "seconds"]
 # Which protocol runs an experiment of a protocol of the paper's at the small preset.
 AT_QUICK = {"paper": "quick", "strict": "strict-lite"}
-
-
-@dataclass(frozen=True)
-class Threat:
-    """One attack of a table.
-
-    Attributes:
-        attack, norm: by name.
-        epsilon: on the [0, 1] scale at the recipe's resolution; 0 where only clean images count.
-        also: a second radius whose figure is shown beside it (Table 14: the radius that has equal energy per pixel).
-        eot: draws that each gradient is averaged over; None: the protocol's.
-        bpda: whether the surrogate's gradient is followed alone.
-        options: what else is asked of the attack, by the names of `bench.plan.request.RunConfig.attack_settings`.
-        protocol: None: the recipe's.
-        title: as a heading names it; "": by attack and norm.
-    """
-
-    attack: str
-    norm: str
-    epsilon: float
-    also: float | None = None
-    eot: int | None = None
-    bpda: bool = False
-    options: tuple[tuple[str, Any], ...] = ()
-    protocol: str | None = None
-    title: str = ""
-
-    def __str__(self) -> str:
-        if self.epsilon == 0:
-            return "clean images"
-        name = self.title or f"{norm_text(self.norm)} PGD"
-        return f"{name}, epsilon {epsilon_text(self.epsilon, self.norm)}"
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        """The attack settings that a run is asked for."""
-        found = dict(self.options)
-        if self.eot is not None:
-            found["eot"] = self.eot
-        if self.bpda:
-            found["differentiate"] = "surrogate"
-        return found
-
-    def scaled(self, scale: float) -> Threat:
-        """The same at another resolution: an l2 radius scales with the side, an l-inf radius stays."""
-        return replace(self, epsilon=self.epsilon * scale, also=None) if self.norm == "l2" and scale != 1.0 else self
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One line of a table in every category: a detector, its settings, and what attacks it.
-
-    Attributes:
-        detector: by name.
-        threat: what attacks it.
-        settings: what is changed of the preset's settings, e.g. (("k", 25),).
-        label: what tells it from the table's other arms of the detector.
-    """
-
-    detector: str
-    threat: Threat
-    settings: tuple[tuple[str, Any], ...] = ()
-    label: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.detector} {self.label}".rstrip()
 
 
 @dataclass(frozen=True)
@@ -151,10 +85,11 @@ class Recipe:
         scale = image_size / self.image_size
         arms = tuple(replace(arm, threat=arm.threat.scaled(scale)) for arm in self.arms)
         changed = replace(self, arms=arms, image_size=image_size, preset=preset, protocol=protocol)
-        radii = ", ".join(f"{t.norm} {epsilon_text(t.epsilon, t.norm)}" for t in changed.threats if t.epsilon > 0)
+        balls = dict.fromkeys(f"{t.norm} {epsilon_text(t.epsilon, t.norm)}" for t in changed.threats if t.epsilon > 0)
         # What stands under "ours" is then not the paper's experiment, and the title says so.
-        told = f"preset {preset}, protocol {protocol}, {image_size} pixels" + (f", {radii}" if radii else "")
-        return replace(changed, title=f"{self.title}. Ours: {told}")
+        told = ", ".join([f"preset {preset}, protocol {protocol}, {image_size} pixels", *balls])
+        before = f"{self.title}; " if "Ours: " in self.title else f"{self.title}. Ours: "
+        return replace(changed, title=f"{before}{told}")
 
     def on(self, dataset: str, categories: Sequence[str]) -> Recipe:
         """The same experiment on other pictures, beside which the paper's numbers would mean nothing."""

@@ -13,9 +13,10 @@ from rich.text import Text
 from bench import files
 from bench.metrics.intervals import Estimate
 from bench.report import narrow
+from bench.report.paper.arms import Row, Threat
+from bench.report.paper.claims import difference
 from bench.report.paper.measured import Reproduction
 from bench.report.paper.printed import AVERAGE
-from bench.report.paper.recipe import Threat
 from bench.text import MISSING, escape_markdown, markdown_table
 from detectors.checkpoint import write_atomically
 
@@ -150,6 +151,7 @@ def _cells(found: Reproduction, threat: Threat) -> tuple[list[str], list[list[st
         if which in shows:
             header += [f"{which}:\npaper", "\nours", "\ndiff"] if printed else [f"{which}:\nours"]
     header += ["\nscaled"] if scaled and "robust" in shows else []
+    header += ["\nchange"] if "change" in shows else []
     header += ["\nk"] if "k" in shows else []
     header += ["seconds\nan image", "\nof the first"] if "seconds" in shows else []
     rows = []
@@ -167,6 +169,8 @@ def _cells(found: Reproduction, threat: Threat) -> tuple[list[str], list[list[st
             ours = f"{_text(r.measured_robust, NOT_RUN, interval=not scaled)}{r.status}"
             cells += [_text(r.paper_robust, UNREADABLE), ours, _signed(r.robust_difference)] if printed else [ours]
             cells += [_text(r.also_robust, MISSING, interval=False)] if scaled else []
+        if "change" in shows:
+            cells.append(_change(r, found.rows[0]))
         if "k" in shows:
             cells.append(MISSING if r.chosen is None else str(r.chosen))
         if "seconds" in shows:
@@ -187,6 +191,13 @@ def _text(value: Estimate | float | None, absent: str, *, interval: bool = True)
     if not isinstance(value, Estimate):
         return f"{value:.1f}"
     return f"{value.value:.1f} {value.low:.0f}-{value.high:.0f}" if interval else f"{value.value:.1f}"
+
+
+def _change(row: Row, first: Row) -> str:
+    if row is first or row.measured_robust is None or first.measured_robust is None:
+        return MISSING
+    change = difference(row.measured_robust, first.measured_robust)
+    return f"{change.value:+.1f} {change.low:+.0f} to {change.high:+.0f}"
 
 
 def _signed(value: float | None) -> str:

@@ -1,0 +1,75 @@
+"""The paper's Table 6, whose figures are none of an attack: shown, planned, certified."""
+
+from __future__ import annotations
+
+from bench.cli.certify_command import CertificateReporter, write_certificates
+from bench.cli.options import request
+from bench.cli.reproduced import Where, categories_of, say_commands
+from bench.cli.screen import Screen
+from bench.plan import plan as planning
+from bench.plan import presets, protocols
+from bench.plan.certify import CertifyConfig
+from bench.records import certificate_store
+from bench.run.certify import certify_plan
+from bench.run.determinism import deterministic
+from bench.text import LONGEST, one_line
+
+
+def show(where: Where, console: Screen) -> list[str]:
+    """Show the table; with --run certify first what is missing. Returns what went wrong."""
+    from bench.report.paper import certified
+
+    dataset, categories = categories_of(where, certified.CATEGORIES, "mvtec")
+    side = where.image_size or presets.get(where.preset).side(dataset)
+    recipe = certified.CertifiedRecipe(dataset, categories, where.preset, where.protocol, side)
+    own = where.out if where.records is None or where.run else where.records
+
+    def look() -> tuple[tuple[certified.CertifiedRow, ...], list[str]]:
+        certificates, wrong = certificate_store.read_all(own / certificate_store.FOLDER)
+        return certified.rows(recipe, certified.of_certificates(certificates, recipe)), wrong
+
+    found, problems = look()
+    missing = certified.missing(found)
+    odd: list[str] = []
+    if where.dry_run:
+        console.print(recipe.title, style="bold", markup=False, highlight=False)
+        say_commands(recipe.commands(missing), console)
+        return []
+    if where.run and missing:
+        asked = CertifyConfig(
+            sigmas=(certified.SIGMA,),
+            samples=recipe.samples,
+            radii=(0.0, recipe.radius),
+            rules=("percentile", "paper"),
+        )
+        config = request(
+            detectors=",".join(dict.fromkeys(row.detector for row in missing)),
+            attacks=protocols.get(where.protocol).default_attacks,
+            dataset=dataset,
+            data_root=where.data_root,
+            categories=",".join(row.category for row in missing),
+            preset=where.preset,
+            protocol=where.protocol,
+            limit=where.limit,
+            image_size=side,
+            device=where.device,
+            settings=None,
+            out=where.out,
+            cache=where.cache,
+        )
+        plan = planning.make(config)
+        deterministic(config.torch_device())
+        with CertificateReporter(console, plan.several_fits) as reporter:
+            odd += certify_plan(plan, asked, reporter).problems
+        write_certificates(where.out, console)
+        found, problems = look()
+    console.print(certified.terminal(found, console.width, recipe=recipe))
+    judged = certified.finding(found)
+    told = f" ({judged.found})" if judged.found else ""
+    console.print(f"- {judged.holds}: {certified.CLAIM}{told}", markup=False, highlight=False)
+    for note in (*certified.NOTES, *problems):
+        console.print(f"- {one_line(note, LONGEST)}", style="dim", markup=False, highlight=False)
+    say_commands(recipe.commands(certified.missing(found)), console)
+    for path in certified.write(found, where.out, recipe):
+        console.print(f"Written: {path}", markup=False, highlight=False)
+    return odd

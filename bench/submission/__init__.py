@@ -1,0 +1,1 @@
+"""Claims on their way: packed into one archive, read from a stranger's, put together with others."""
