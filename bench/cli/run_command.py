@@ -12,7 +12,7 @@ import typer
 
 from bench import files
 from bench.cell.group import never
-from bench.cli import cache_folder, exits, shell, summary
+from bench.cli import cache_folder, exits, shell, site_command, summary
 from bench.cli.options import (
     AllowLeaks,
     BatchSize,
@@ -154,6 +154,7 @@ def run(
     summary.show_result(plan, result, console)
     if keep_images:
         console.print(kept_images.sentence(result.records), markup=False, highlight=False)
+    site_command.write_after_run(out, console)
     shell.say(*result.problems)
     raise typer.Exit(2 if result.problems else summary.failures(result.records))
 

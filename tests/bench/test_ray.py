@@ -107,7 +107,7 @@ def test_what_is_told_at_every_step_is_told_once_a_second(monkeypatch: pytest.Mo
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # else a busy machine leaves them nothing
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (Ray's own spelling); else a busy machine leaves them nothing
     os.environ["OMP_NUM_THREADS"] = "1"
     paths = [str(REPOSITORY), str(REPOSITORY / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
