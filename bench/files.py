@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
+import secrets
 import shutil
 import stat
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -87,20 +87,23 @@ def writing(folder: Path) -> Iterator[None]:
 def check_writable(folder: Path) -> None:
     """Make the folder and write to it once; what a killed process has left half-written there a day ago is removed.
     Raises DiskError where that cannot be done."""
-    probe = folder / ".writable"
+    # Of this process alone: of many machines on one folder another would take it away before it is looked at.
+    probe = folder / f".writable-{secrets.token_hex(8)}{TEMPORARY}"
     try:
         write_atomically(probe, b"")
+        now = probe.stat().st_mtime
         probe.unlink(missing_ok=True)  # two runs may ask at once
     except OSError as error:  # whatever it is, the user has chosen the folder
         raise DiskError(sentence(error, folder)) from None
-    _sweep(folder)
+    _sweep(folder, now)
 
 
-def _sweep(folder: Path) -> None:
+def _sweep(folder: Path, now: float) -> None:
+    """`now` is by the clock of the disk, as are the times of its files: this machine's may be days off."""
     for left in folder.rglob(f".*{TEMPORARY}"):
         with suppress(OSError):
             found = left.lstat()
-            if time.time() - found.st_mtime < ABANDONED_SECONDS:
+            if now - found.st_mtime < ABANDONED_SECONDS:
                 continue
             if stat.S_ISDIR(found.st_mode):
                 shutil.rmtree(left)

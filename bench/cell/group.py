@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -53,6 +53,11 @@ log = logging.getLogger(__name__)
 STRANGE = (Exception, SystemExit, GeneratorExit, BaseExceptionGroup)
 
 
+def never() -> bool:
+    """Whether a run is to end early: it is not."""
+    return False
+
+
 class Reporter(Protocol):
     """Shows how far a run is."""
 
@@ -83,6 +88,11 @@ class Group:
     @property
     def _attacks(self) -> tuple[Attack, ...]:
         return self.plan.attacks_on(self.detector)
+
+    @property
+    def cells(self) -> int:
+        """How many there are."""
+        return len(self.category.plan.attacks_on(self.detector))
 
     @property
     def job(self) -> Job:
@@ -117,23 +127,28 @@ class Group:
         cells = (cell_of(plan, category.name, detector, attack, tensors, category.subset) for attack in self._attacks)
         return [_known(run.out / "records", cell, with_images=run.keep_images) for cell in cells]
 
-    def run(self, reporter: Reporter) -> list[tuple[Record, bool]]:
-        """Fit, attack, judge. Returns a record for each attack, and whether it was there already.
+    def run(self, reporter: Reporter, stop: Callable[[], bool] = never) -> list[tuple[Record, bool]]:
+        """Fit, attack, judge. Returns a record for each attack, and whether it was there already; of the first ones
+        alone where `stop` says so before the others.
 
         Raises:
             RecordError: the disk refuses, so nothing can go on.
             DataError: the category's pictures can no longer be read.
         """
+        return list(self.each(reporter, stop))
+
+    def each(self, reporter: Reporter, stop: Callable[[], bool] = never) -> Iterator[tuple[Record, bool]]:
+        """As `run`, cell by cell."""
         category = self.category
-        done = []
         with _undisturbed():
             fitted = obtain(self.plan, category.name, category.training, self.detector, reporter)
             sweep = Sweep()
             for attack in self._attacks:
+                if stop():
+                    break
                 record, was_there = _cell(self.plan, category, self.detector, fitted, attack, sweep, reporter)
                 reporter.done(record, was_there)
-                done.append((record, was_there))
-        return done
+                yield record, was_there
 
     def give_up(self, reason: str, reporter: Reporter, *, done: int) -> list[tuple[Record, bool]]:
         """The records of a group whose process has ended in the middle of it, after it had told of so many: what it has

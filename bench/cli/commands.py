@@ -1,4 +1,4 @@
-"""The command line: `python -m bench run | report | inspect | certify | diagnose | transfer | ...`."""
+"""The command line: `python -m bench run | slurm | report | inspect | certify | diagnose | transfer | ...`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from bench.cli import (
     run_command,
     score_pictures,
     shell,
+    site_command,
+    slurm_command,
     submit_command,
     summary,
     transfer_command,
@@ -60,6 +62,7 @@ app.command(cls=shell.Once)(fit_command.fit)
 app.command(cls=shell.Once)(certify_command.certify)
 app.command(cls=shell.Once)(distance_command.distance)
 app.command(cls=shell.Once)(transfer_command.transfer)
+app.command("slurm", cls=shell.Once)(slurm_command.slurm_array)
 app.command(cls=shell.Once)(verify_command.verify)
 app.command(cls=shell.Once)(submit_command.submit)
 app.command(cls=shell.Once)(merge_command.merge)
@@ -118,18 +121,40 @@ def score(
 
 @app.command(cls=shell.Once)
 def report(
-    folder: Annotated[
-        Path, typer.Argument(help="A folder with records in it, as `run --out` leaves it.", callback=expanded)
-    ] = Path("results"),
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="Folders with records in them, as `run --out` leaves them (default: results).",
+            callback=expanded,
+            show_default=False,
+        ),
+    ] = None,
+    html: Annotated[
+        bool, typer.Option("--html", help="Make pages of them all, in FOLDER/site, instead of tables and plots.")
+    ] = False,
+    site: Annotated[
+        Path | None, typer.Option(help="Where the pages go (of several folders: results/site).", callback=expanded)
+    ] = None,
+    no_pictures: Annotated[
+        bool, typer.Option("--no-pictures", help="Without the two pictures of each cell: of thousands they take hours.")
+    ] = False,
 ) -> None:
-    """Draw leaderboards and plots again, from records alone."""
+    """Draw leaderboards and plots again, or make pages, from records alone."""
     console = Screen()
-    has_records, has_certificates = ((folder / name).is_dir() for name in ("records", certificate_store.FOLDER))
-    if not (has_records or has_certificates):
-        raise BenchError(f"There is no folder {folder / 'records'}; name the folder that a run wrote to (--out).")
-    written = summary.write_results(folder, console, anew=True) if has_records else []
-    for path in [*written, *certify_command.write_certificates(folder, console)]:
-        console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
+    if site is not None and not html:
+        raise BenchError("--site says where pages go; add --html.")
+    given = folders or [Path("results")]
+    if html:
+        page = site_command.write(given, site, console)
+        console.print(f"Written: {page}", markup=False, highlight=False, soft_wrap=True)
+        return
+    for folder in given:
+        has_records, has_certificates = ((folder / name).is_dir() for name in ("records", certificate_store.FOLDER))
+        if not (has_records or has_certificates):
+            raise BenchError(f"There is no folder {folder / 'records'}; name the folder that a run wrote to (--out).")
+        written = summary.write_results(folder, console, anew=True, of_cells=not no_pictures) if has_records else []
+        for path in [*written, *certify_command.write_certificates(folder, console)]:
+            console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(cls=shell.Once)

@@ -22,6 +22,7 @@ from bench.records.record import Record, Revisions
 from bench.report import fits, folder, leaderboard, members, narrow, write
 from bench.report.plain_matplotlib import plain_matplotlib
 from bench.run.runner import RunResult
+from bench.run.shards import Shard
 from bench.text import LONGEST, is_ball, one_line, plural, threat_text
 from detectors import registry as detector_registry
 
@@ -45,10 +46,10 @@ def revisions() -> Revisions:
     )
 
 
-def write_results(out: Path, console: Console, *, anew: bool = False) -> list[Path]:
-    """Leaderboards, plots and panels from all records below `out`; `anew` looks at each picture that should be there.
-    Returns what was written; says what went wrong."""
-    written, problems = folder.write_results(out, revisions(), anew=anew)
+def write_results(out: Path, console: Console, *, anew: bool = False, of_cells: bool = True) -> list[Path]:
+    """Leaderboards, plots and panels from all records below `out`; `anew` looks at each picture that should be there;
+    `of_cells`: with those of each cell. Returns what was written; says what went wrong."""
+    written, problems = folder.write_results(out, revisions(), anew=anew, of_cells=of_cells)
     for problem in problems:
         console.print(f"Warning: {one_line(problem, LONGEST)}", style="yellow", markup=False, highlight=False)
     return written
@@ -108,6 +109,20 @@ def show_result(plan: Plan, result: RunResult, console: Console) -> None:
     )
     if plan.dataset.licence:
         console.print(f"Data: {plan.dataset.licence}", style="dim", markup=False, highlight=False)
+
+
+def show_share(result: RunResult, out: Path, share: Shard, console: Console) -> None:
+    """What one of several shards has done; tables are of all of them."""
+    for record in result.failed:
+        told = f"Failed: {record.detector_name} on {record.category}: {record.reason}"
+        console.print(told, style="bold red", markup=False, highlight=False)
+    reused = f", {result.reused} of them from earlier runs" if result.reused else ""
+    lines = [f"Shard {share}: {plural(len(result.records), 'cell')}{reused}; {result.seconds:.0f} s."]
+    if result.unfinished:
+        lines.append(f"Told to end: {plural(result.unfinished, 'cell')} left; the same command goes on from there.")
+    lines.append(f"Records: {out / 'records'}   Tables and plots of all shards: python -m bench report {out}")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _shortcuts(board: leaderboard.Leaderboard) -> list[str]:

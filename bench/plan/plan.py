@@ -78,11 +78,9 @@ class Plan:
     @property
     def jobs(self) -> list[Job]:
         """In the order in which they are done."""
+        seeds = {name: self.fit_seeds(name) for name in self.detectors}  # milliseconds each: once, not per category
         return [
-            Job(category, name, seed)
-            for category in self.categories
-            for name in self.detectors
-            for seed in self.fit_seeds(name)
+            Job(category, name, seed) for category in self.categories for name in self.detectors for seed in seeds[name]
         ]
 
     @property

@@ -18,6 +18,7 @@ from bench.data.reading import Reading
 from bench.errors import BenchError
 from bench.names import nearest
 from bench.plan import presets, protocols
+from bench.plan.devices import ALL
 from bench.text import one_line
 
 SMALLEST_SIDE, LARGEST_SIDE = 8, 4096  # as for the checkpoints that `detectors.load` takes
@@ -96,7 +97,7 @@ class RunConfig:
         group_pattern, bit_depth: how a folder's pictures are read (`bench.data.reading`).
         allow_leaks: go on with test pictures that are training pictures or are in both classes; marked in the record.
         limit: at most this many training normals, and test images per class; marked in the record.
-        device: "auto", "cpu", "cuda", "cuda:1".
+        device: "auto", "cpu", "cuda", "cuda:1"; several are for `bench.plan.devices` to tell apart first.
         refit: fit again even where a checkpoint is there.
         keep_images: keep the adversarial images beside each record, for whoever verifies it.
         out: results folder. cache: checkpoints.
@@ -171,6 +172,10 @@ class RunConfig:
 
     def torch_device(self) -> torch.device:
         """The device to compute on. Raises BenchError where it is not there."""
+        if "," in self.device or self.device.endswith(ALL):
+            raise BenchError(
+                f"Several devices ({one_line(self.device, 60)}) share a run, a process each; here name one of them."
+            )
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:

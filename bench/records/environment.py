@@ -55,6 +55,8 @@ def describe(device: torch.device) -> dict[str, str | int]:
             found[package] = ""
     found["cpu"] = _processor()
     found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    if device.index is not None:  # of several alike, which
+        found["device_index"] = device.index
     if device.type == "cuda":  # 10-bit mantissas, PyTorch's default for convolutions alone
         found["tf32"] = ", ".join(
             name

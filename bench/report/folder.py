@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 STAMP = ".drawn"
 
 
-def write_results(out: Path, revisions: Revisions, *, anew: bool = False) -> tuple[list[Path], list[str]]:
+def write_results(
+    out: Path, revisions: Revisions, *, anew: bool = False, of_cells: bool = True
+) -> tuple[list[Path], list[str]]:
     """Leaderboards, plots and panels from all records in `out`/records.
 
     Leaderboards first: what is only drawn costs nothing that was computed, whatever a drawing library says. Drawing
@@ -32,6 +34,7 @@ def write_results(out: Path, revisions: Revisions, *, anew: bool = False) -> tup
         out: the folder; `records` lies in it.
         revisions: of the code at hand, which say what is out of date.
         anew: look whether each picture is there, whatever the stamp says.
+        of_cells: with the pictures of each cell, of which there may be thousands.
 
     Returns:
         What was written, and a sentence about whatever does not count or could not be drawn.
@@ -50,7 +53,7 @@ def write_results(out: Path, revisions: Revisions, *, anew: bool = False) -> tup
         with plain_matplotlib():  # not at the top: matplotlib takes a second, in which workers can start
             from bench.report import plots
 
-        plotted, not_drawn = plots.write_all(records, out / "plots", revisions)
+        plotted, not_drawn = plots.write_all(records, out / "plots", revisions, of_cells=of_cells)
     except DiskError:
         raise
     except Exception as error:
@@ -60,7 +63,7 @@ def write_results(out: Path, revisions: Revisions, *, anew: bool = False) -> tup
             "are complete: python -m bench report draws the rest again."
         )
         return written, problems
-    if not not_drawn:
+    if of_cells and not not_drawn:
         with files.writing(out / "plots"):
             write_atomically(stamp, drawn)
     # The pictures share one notice of their licence.

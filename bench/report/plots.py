@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from bench.errors import DiskError, RecordError
 from bench.metrics.ranking import Floats
@@ -23,6 +22,7 @@ from bench.records.record import Record, Revisions
 from bench.records.score_table import Scores
 from bench.records.store import read_scores
 from bench.report import curves, fits
+from bench.report.bins import bins, drawn
 from bench.report.example_panel import write_panel
 from bench.report.fonts import drawable
 from bench.report.heat_map import heat_map_figure
@@ -32,13 +32,13 @@ from bench.report.style import ANOMALOUS, NORMAL, TEXT_WIDTH, is_drawn, save, st
 from bench.text import one_line, threat_text
 
 log = logging.getLogger(__name__)
-LARGEST_DRAWN = 1e300  # beyond it the axes' own arithmetic overflows
 
 
 def write_all(
-    records: Sequence[Record], folder: Path, revisions: Revisions | None = None
+    records: Sequence[Record], folder: Path, revisions: Revisions | None = None, *, of_cells: bool = True
 ) -> tuple[list[Path], list[str]]:
     """Every plot that the records allow; what was drawn from these very records stays as it is, if it is of one cell.
+    `of_cells` False leaves out the two pictures of each cell, which take some tenths of a second.
 
     Returns the files, and a sentence about each plot that could not be drawn: it costs no other one.
 
@@ -53,8 +53,8 @@ def write_all(
             for board in boards
             for c in board.columns
         ),
-        *(partial(write_histogram, record, folder) for record in records if record.ok),
-        *(partial(write_panel, record, folder) for record in records if record.ok),
+        *(partial(write_histogram, record, folder) for record in records if record.ok and of_cells),
+        *(partial(write_panel, record, folder) for record in records if record.ok and of_cells),
     ]
     paths: list[Path] = []
     problems: list[str] = []
@@ -102,7 +102,7 @@ def histogram_figure(record: Record, scores: Scores) -> Figure:
         figure.subplots_adjust(left=0.16, right=0.97, top=0.80, bottom=0.22, hspace=0.42)
         panels = figure.subplots(2, 1, sharex=True, sharey=True)
         both = np.concatenate([scores.clean.ravel(), scores.robust.ravel()])
-        edges, logarithmic = _bins(both[_is_drawn(both)])
+        edges, logarithmic = bins(both[drawn(both)])
         rows = (("before", scores.clean, record.clean), ("after", scores.robust, record.robust))
         for axes, (when, values, figures) in zip(panels, rows, strict=True):
             for label, name, colour, hatch in (
@@ -111,7 +111,7 @@ def histogram_figure(record: Record, scores: Scores) -> Figure:
             ):
                 _histogram(axes, values[:, scores.labels == label], edges, name, colour, hatch)
             auc = f"AUC {figures.auc:.1f}" if figures is not None else "AUC not known"
-            beyond = int((~_is_drawn(values)).sum())
+            beyond = int((~drawn(values)).sum())
             lost = f", {beyond} scores beyond 1e300 not shown" if beyond else ""
             axes.set_title(f"{when} the attack: {auc}{lost}", loc="left")
             if logarithmic:
@@ -130,13 +130,8 @@ def histogram_figure(record: Record, scores: Scores) -> Figure:
     return figure
 
 
-def _is_drawn(values: Floats) -> NDArray[np.bool_]:
-    """Also false of NaN."""
-    return np.asarray(np.abs(values) <= LARGEST_DRAWN)
-
-
 def _histogram(axes: Axes, values: Floats, edges: Floats, name: str, colour: str, hatch: str) -> None:
-    flat = values[_is_drawn(values)]
+    flat = values[drawn(values)]
     weights = np.full(flat.shape, 1.0 / max(values.size, 1))
     shares, _ = np.histogram(flat, bins=edges, weights=weights)
     axes.stairs(shares, edges, fill=True, color=colour, alpha=0.3, linewidth=0)  # one patch, not one per bin
@@ -150,19 +145,6 @@ def _histogram(axes: Axes, values: Floats, edges: Floats, name: str, colour: str
         linewidth=1.1,
         label=name,
     )
-
-
-def _bins(values: Floats, count: int = 30) -> tuple[Floats, bool]:
-    """Bin edges over all scores; logarithmic where positive scores span more than three decades."""
-    if values.size == 0:
-        return np.linspace(0.0, 1.0, count + 1), False
-    low, high = float(values.min()), float(values.max())
-    if low > 0 and high / low > 1e3:
-        return np.geomspace(low, high, count + 1), True
-    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-30):  # one constant score
-        margin = max(abs(low), 1.0) * 0.5
-        low, high = low - margin, high + margin
-    return np.linspace(low, high, count + 1), False
 
 
 def _stem(record: Record) -> str:

@@ -10,9 +10,9 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from PIL import Image
 
 from bench import files
+from bench.report.drawn import is_drawn as is_drawn
 from bench.report.fonts import families
 from detectors.checkpoint import write_atomically
 
@@ -50,17 +50,6 @@ def style() -> Iterator[None]:
     brought = {name: value for name, value in mpl.rcParamsDefault.items() if not name.startswith("backend")}
     with mpl.rc_context(brought | _STYLE | {"font.family": list(families())}):
         yield
-
-
-def is_drawn(picture: Path, source: str) -> bool:
-    """Whether the picture is there and says that it was drawn from this (`save`)."""
-    try:
-        if not picture.is_file():  # a named pipe would be waited for
-            return False
-        with Image.open(picture, formats=("PNG",)) as image:
-            return image.info.get("Source") == source
-    except (OSError, SyntaxError, ValueError):  # missing, or half of a file
-        return False
 
 
 def save(figure: Figure, stem: Path, *, vector: bool = False, source: str | None = None) -> list[Path]:

@@ -10,7 +10,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -133,15 +133,22 @@ class Estimates:
 def longest_first(plan: Plan, jobs: Sequence[Job]) -> list[int]:
     """The order in which several processes should take jobs: what takes long first, so that none is
     left with it at the end. A process that comes to another category is sent its pictures within milliseconds."""
-    table = _table()
+    expected = expected_seconds(plan, {job.detector for job in jobs})
+    places = {category: place for place, category in enumerate(plan.categories)}
 
     def key(number: int) -> tuple[float, int]:
-        job = jobs[number]
-        cost = _find(table, plan, job.detector)
-        expected = math.inf if cost is None else _seconds(cost, plan, job.detector, fits=True)
-        return -expected, plan.categories.index(job.category)
+        seconds = expected[jobs[number].detector]
+        return -math.inf if seconds is None else -seconds, places[jobs[number].category]
 
     return sorted(range(len(jobs)), key=key)
+
+
+def expected_seconds(plan: Plan, detectors: Iterable[str]) -> dict[str, float | None]:
+    """What a job of each detector takes on the reference machine, its fit included, or None where nothing is known. It
+    follows from the plan and the table that comes with the code alone: on every machine the same."""
+    table = _table()
+    costs = {name: _find(table, plan, name) for name in detectors}
+    return {n: None if cost is None else _seconds(cost, plan, n, fits=True) for n, cost in costs.items()}
 
 
 def _seconds(cost: Cost, plan: Plan, detector: str, fits: bool) -> float:

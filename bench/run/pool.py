@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 
 import joblib
@@ -26,21 +26,19 @@ from bench.errors import BenchError, DataError
 from bench.plan.plan import Job, Outline, Plan
 from bench.plan.request import RunConfig
 from bench.records.paths import safe_name
-from bench.records.record import Record
-from bench.run import costs, worker
+from bench.run import worker
+from bench.run.executor import News, Stop
 from bench.run.processes import KILLED, Processes, Task
-from bench.run.relay import Relay
 from bench.run.shared_folder import shared_folder
 
 MOST = 16  # processes that start unasked: each holds some 600 MB before it has done anything
 
-Found = list[tuple[Record, bool]]
 # Signals that compiled code sends to itself. Windows lacks some of them.
 _NAMES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL")
 _CRASHES = frozenset(-getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 
 
-def count(plan: Plan, asked: int | None) -> int:
+def count(plan: Plan, asked: int | None, devices: Sequence[str] = ()) -> int:
     """How many processes share a plan.
 
     Args:
@@ -48,27 +46,31 @@ def count(plan: Plan, asked: int | None) -> int:
         asked: by the user, of which no more than there are fits start; None: on a CPU as many as there are threads
             (`OMP_NUM_THREADS`, or the cores), cores that this process may use, and `MOST`; 1 on a GPU, which one
             process fills.
+        devices: that share the plan: one process on each, where the user says nothing.
     """
-    return max(1, min(_wanted(plan.run, asked), len(plan.jobs)))
+    return max(1, min(_wanted(plan.run, asked, devices), len(plan.jobs)))
 
 
-def early(run: RunConfig, asked: int | None) -> AbstractContextManager[Crew | None]:
+def early(run: RunConfig, asked: int | None, devices: Sequence[str] = ()) -> AbstractContextManager[Crew | None]:
     """The processes that a run will need, to start before there is a plan of it: importing takes all of them seconds,
     and so does planning. None where the plan may show that an earlier run has left nothing to do."""
-    wanted = _wanted(run, asked)
+    wanted = _wanted(run, asked, devices)
     if run.detectors != ("all",):
         with suppress(BenchError):  # planning will say it
             categories = run.categories or datasets.get(run.dataset, run.data_root, run.reading).categories()
             wanted = min(wanted, len(set(categories)) * len(set(run.detectors)) * len(run.fit_seeds or (0,)))
     has_records = (run.out / "records" / safe_name(run.dataset)).is_dir()
-    return nullcontext() if wanted < 2 or has_records else Crew(wanted)
+    return nullcontext() if wanted < 2 or has_records else Crew(wanted, devices)
 
 
-def _wanted(run: RunConfig, asked: int | None) -> int:
-    if asked is not None and asked < 1:
-        raise BenchError(f"--workers must be at least 1; got {asked}.")
+def _wanted(run: RunConfig, asked: int | None, devices: Sequence[str]) -> int:
+    if asked is not None and asked < max(1, len(devices)):
+        of_devices = f", since --device names {len(devices)}" if len(devices) > 1 else ""
+        raise BenchError(f"--workers must be at least {max(1, len(devices))}{of_devices}; got {asked}.")
     if asked is not None:
         return asked
+    if len(devices) > 1:
+        return len(devices)
     return min(_threads(), MOST) if run.torch_device().type == "cpu" else 1
 
 
@@ -83,15 +85,21 @@ class Crew:
     They start when it is entered, since importing takes each of them seconds, in which others can get the jobs ready.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, devices: Sequence[str] = ()) -> None:
+        """
+        Args:
+            workers: how many processes.
+            devices: that they work on in turn, where there are several.
+        """
         self._workers = workers
+        self._devices = tuple(devices) if len(devices) > 1 else ()
         self._processes: Processes | None = None
         self._shared: dict[str, SharedPictures] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Crew:
         words = (os.getpid(), logging.getLogger("bench").level)
-        self._processes = Processes(self._workers, worker.begin, words)
+        self._processes = Processes(self._workers, worker.begin, words, self._devices)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -142,39 +150,32 @@ class Crew:
         # Whichever was read first: what is said of them comes in the plan's order.
         return {name: problems[name] for name in names if name in problems}
 
-    def run(self, plan: Plan, groups: Mapping[Job, Group], reporter: Reporter) -> dict[Job, Found]:
-        """Do jobs in categories that were checked; once. Returns each one's records.
-
-        A process that ends in the middle of a job, for whatever reason, leaves it the records of a failure.
-
-        Raises:
-            RecordError, DataError: as in one process.
-            BenchError: no more processes can be started.
-        """
-        relay, jobs = Relay(reporter), list(groups)
-        found: dict[Job, Found] = {job: [] for job in jobs}
+    def work(self, plan: Plan, groups: Mapping[Job, Group], stop: Stop) -> Iterator[News]:
+        """Do jobs in categories that were checked; once. As `bench.run.executor.Executor.work`."""
+        jobs = list(groups)
         left = Counter(job.category for job in jobs)
-        order = [jobs[number] for number in costs.longest_first(plan, jobs)]
-        tasks = [Task(worker.work, (self._told, self._shared[job.category], job)) for job in order]
-        for number, kind, content in self._team.work(tasks):
-            job = order[number]
-            if kind == "said":
-                what, *rest = content
-                if what == "done":
-                    found[job].append((rest[0], rest[1]))
-                relay.pass_on(what, job, *rest)
-                continue
+        tasks = [Task(worker.work, (self._told, self._shared[job.category], job)) for job in jobs]
+        rested: set[int] = set()  # of those that have come to the end of a cell since they were to stop
+        for number, kind, content in self._team.work(tasks, stop):
+            job = jobs[number]
             if kind == "failed":
                 raise content
-            if kind == "lost":
-                relay.forget(job)
-                groups[job].category.take_over(self._shared[job.category])
-                reason = f"Its process {_how_it_ended(content)}."
-                found[job] += groups[job].give_up(reason, reporter, done=len(found[job]))
-            left[job.category] -= 1
-            if not left[job.category]:  # a process that maps its pictures has them all the same
-                shutil.rmtree(self._shared[job.category].folder, ignore_errors=True)
-        return found
+            if kind == "said":
+                what, *rest = content
+                yield News(job, what, tuple(rest))
+                if what == "done" and stop():
+                    rested.add(number)
+            else:
+                if kind == "lost":
+                    groups[job].category.take_over(self._shared[job.category])
+                    yield News(job, "lost", (f"Its process {_how_it_ended(content)}.",))
+                else:
+                    yield News(job, "ended")
+                left[job.category] -= 1
+                if not left[job.category]:  # a process that maps its pictures has them all the same
+                    shutil.rmtree(self._shared[job.category].folder, ignore_errors=True)
+            if stop() and self._team.at_work <= rested:
+                return  # who is in the middle of another cell is ended with the crew
 
     @property
     def _team(self) -> Processes:

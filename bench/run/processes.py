@@ -56,6 +56,7 @@ class Heard(NamedTuple):
 class _Worker:
     process: BaseProcess
     pipe: Connection
+    seat: int
 
     def end(self) -> int:
         """End it, whatever it is doing. Returns its exit code."""
@@ -70,20 +71,26 @@ class _Worker:
 class Processes:
     """So many processes, which wait for tasks. To be ended by `end`, whatever they are doing."""
 
-    def __init__(self, count: int, begin: Callable[..., None], words: tuple[Any, ...]) -> None:
+    def __init__(
+        self, count: int, begin: Callable[..., None], words: tuple[Any, ...], seats: Sequence[Any] = ()
+    ) -> None:
         """Start them.
 
         Args:
             count: how many.
             begin: the first thing that each does, with `words`: to import what tasks need takes seconds, in which
                 others can get the tasks ready.
+            seats: what is dealt out to them in turn, one to each, as a last word: the devices that they work on. One
+                that takes another's place takes its seat, too.
 
         Raises:
             BenchError: the system refuses.
         """
         self._begin = (begin, words)
+        self._seats = seats
         self._spare = count  # of those that end with nothing to do so many are replaced
         self._workers: list[_Worker] = []
+        self._busy: dict[_Worker, int] = {}
         try:
             for _ in range(count):
                 self._start()
@@ -105,8 +112,13 @@ class Processes:
         """End all of them."""
         self.shrink(0)
 
-    def work(self, tasks: Sequence[Task]) -> Iterator[Heard]:
-        """Have tasks done, in about this order, and tell what is heard of them.
+    @property
+    def at_work(self) -> set[int]:
+        """The numbers of the tasks that are begun and have not ended."""
+        return set(self._busy.values())
+
+    def work(self, tasks: Sequence[Task], stop: Callable[[], bool] = lambda: False) -> Iterator[Heard]:
+        """Have tasks done, in about this order, and tell what is heard of them; none is begun once `stop` says so.
 
         A process that ends in the middle of a task costs that one alone, and another process takes its place; where it
         was killed, for want of memory perhaps, the others do the rest, as long as there are any.
@@ -114,8 +126,11 @@ class Processes:
         Raises:
             BenchError: the system starts no processes, or they don't live.
         """
-        left, busy = deque(enumerate(tasks)), dict[_Worker, int]()
+        left, busy = deque(enumerate(tasks)), self._busy
+        busy.clear()
         while left or busy:
+            if stop():
+                left.clear()
             for worker in [w for w in self._workers if w not in busy]:
                 if left and self._hand_over(worker, left[0][1]):
                     busy[worker] = left.popleft()[0]
@@ -166,10 +181,14 @@ class Processes:
         theirs = None
         try:
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, *self._begin))
+            begin, words = self._begin
+            seat = min({*range(len(self._workers) + 1)} - {worker.seat for worker in self._workers})
+            if self._seats:
+                words = (*words, self._seats[seat % len(self._seats)])
+            process = context.Process(target=_serve, args=(theirs, begin, words))
             with _memory_kept(), _interrupts_kept():
                 process.start()
-                self._workers.append(_Worker(process, ours))
+                self._workers.append(_Worker(process, ours, seat))
         except OSError as error:
             raise BenchError(
                 f"This system starts no more processes ({error.strerror or error}; each needs room among processes and "

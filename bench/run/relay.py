@@ -27,6 +27,7 @@ class Relay:
         elif kind == "fit":
             self._fits[job](*rest)
         elif kind == "attacking":
+            self.forget_attack(job)  # of a cell that is begun again elsewhere
             showing = self._reporter.attacking(job.detector, job.category, job.fit_seed, *rest)
             self._attacks[job] = (showing, showing.__enter__())
         elif kind == "attack":
@@ -37,5 +38,9 @@ class Relay:
     def forget(self, job: Job) -> None:
         """Nothing more comes of the job: its process has ended in the middle of it."""
         self._fits.pop(job, None)
+        self.forget_attack(job)
+
+    def forget_attack(self, job: Job) -> None:
+        """The job attacks nothing any more, if it did."""
         if job in self._attacks:
             self.pass_on("attacked", job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import shutil
 import sys
 import tempfile
@@ -18,14 +19,21 @@ if sys.platform != "win32":
     import fcntl
 
 _PREFIX, _LOCK = "pictures-", "lock"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")  # of Linux; containers of one machine have it in common
+_LONGEST = 1000
 
 
 @contextmanager
 def shared_folder(cache: Path) -> Iterator[Path]:
-    """A new folder. Those of killed runs are taken away first: nobody holds their locks any more. Where there are no
-    locks (Windows, some network disks), nothing is taken away."""
+    """A new folder. Those of this machine's killed runs are taken away first: nobody holds their locks any more. What
+    another machine's lock is worth nobody here can know: many network disks keep locks on each machine for itself.
+    Where there are no locks (Windows), nothing is taken away."""
+    here = _machine()
     for left in cache.glob(f"{_PREFIX}*/{_LOCK}"):
-        with suppress(OSError), left.open("r+") as lock:
+        with suppress(OSError, UnicodeDecodeError), left.open("r+") as lock:
+            there = set(lock.read(_LONGEST).split())
+            if there and not there & here:
+                continue
             _hold(lock)
             shutil.rmtree(left.parent, ignore_errors=True)
     # Under another name until its lock is held, or a run that begins at the same time would take it away.
@@ -35,6 +43,8 @@ def shared_folder(cache: Path) -> Iterator[Path]:
         with (new / _LOCK).open("w") as lock:
             with suppress(OSError):
                 _hold(lock)
+                lock.write("\n".join(sorted(here)))
+                lock.flush()
                 folder = new.rename(new.with_name(_PREFIX + new.name.removeprefix(".new-").removesuffix(TEMPORARY)))
             yield folder
     finally:
@@ -48,6 +58,14 @@ def _writable(cache: Path) -> Path:
     except RecordError:
         return Path(tempfile.gettempdir())
     return cache
+
+
+def _machine() -> set[str]:
+    """What tells this machine from others: its name, which outlives a boot, and its boot, which containers share."""
+    found = {platform.node()} - {""}
+    with suppress(OSError):
+        found.add(_BOOT.read_text().strip())
+    return found
 
 
 def _hold(lock: IO[str]) -> None:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -46,14 +46,27 @@ class _Desk:
     told: Told | None = None
     plan: Plan | None = None
     category: Category | None = None
+    device: str = ""  # of several that share the run; "": the request's
 
 
 _desk = _Desk()
 
 
-def begin(parent: int, log_level: int) -> None:
-    """The first thing that a process does: import everything, before there is something to do."""
+def begin(parent: int, log_level: int, device: str = "") -> None:
+    """The first thing that a process does: import everything, before there is something to do.
+
+    Args:
+        parent: its process's number.
+        log_level: of `bench`.
+        device: that it works on, of several that share the run; "": the request's.
+    """
+    _desk.device = device
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    get_ready(log_level)
+
+
+def get_ready(log_level: int) -> None:
+    """Import everything, and log as the parent does."""
     stream = logging.StreamHandler()
     stream.setFormatter(VisibleFormatter())
     logging.basicConfig(level=logging.WARNING, handlers=[stream])
@@ -66,8 +79,8 @@ def begin(parent: int, log_level: int) -> None:
 
 def check(say: Say, told: Told, name: str, folder: Path) -> SharedPictures:
     """A task: decode a category's pictures and leave them in a folder for all. Raises DataError as `Category.check`."""
-    with _only_sentences():
-        category = _category(told, name)
+    with only_sentences():
+        category = category_of(told, name)
         category.check()
         with files.writing(folder):
             return category.share(folder)
@@ -75,26 +88,32 @@ def check(say: Say, told: Told, name: str, folder: Path) -> SharedPictures:
 
 def work(say: Say, told: Told, shared: SharedPictures, job: Job) -> None:
     """A task: do a job's group. Its records are among what is said: (kind, ...). Raises as `Group.run`."""
-    with _only_sentences():
-        category = _category(told, job.category)
+    with only_sentences():
+        category = category_of(told, job.category)
         if not category.is_decoded:
             category.take_over(shared)
-        Group(category, job.detector, job.fit_seed).run(_Speaker(say))
+        Group(category, job.detector, job.fit_seed).run(Speaker(say))
 
 
-def _category(told: Told, name: str) -> Category:
+def category_of(told: Told, name: str) -> Category:
     """The one at hand, or a new one of which nothing is decoded."""
     if _desk.plan is None or told != _desk.told:
         torch.set_num_threads(told.threads)
-        deterministic(told.outline.run.torch_device())
-        _desk.told, _desk.plan, _desk.category = told, told.outline.plan(), None
+        outline = told.outline
+        if _desk.device:
+            outline = replace(outline, run=replace(outline.run, device=_desk.device))
+        device = outline.run.torch_device()
+        deterministic(device)
+        if device.type == "cuda" and device.index is not None:
+            torch.cuda.set_device(device)  # what says "cuda" alone, in others' code, means this one
+        _desk.told, _desk.plan, _desk.category = told, outline.plan(), None
     if _desk.category is None or _desk.category.name != name:
         _desk.category = Category(_desk.plan, name)
     return _desk.category
 
 
 @contextmanager
-def _only_sentences() -> Iterator[None]:
+def only_sentences() -> Iterator[None]:
     """An error's own class, a bug's or a stranger's, may not survive the way between processes."""
     try:
         yield
@@ -110,7 +129,7 @@ def _only_sentences() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Speaker:
+class Speaker:
     """The reporter of a job: everything goes to the parent."""
 
     say: Say

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -95,3 +96,33 @@ def test_processes_need_no_shared_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     team = processes.Processes(1, _begin, ())
     assert [told.kind for told in team.work([processes.Task(_chatter, (1,))])][-1] == "done"
     team.end()
+
+
+def test_one_that_takes_anothers_place_takes_its_seat() -> None:
+    """Of several devices none is left without a process, and none gets two."""
+    found = processes.Processes(2, _sit, (), ["one", "two"])
+    try:
+        heard = list(found.work([processes.Task(_end_itself, (3,)), *[processes.Task(_seat, ())] * 6]))
+    finally:
+        found.end()
+    assert [told.content for told in heard if told.kind == "lost"] == [3]
+    assert {told.content for told in heard if told.kind == "done"} == {"one", "two"}
+
+
+def test_nothing_is_begun_once_it_is_to_stop(team: processes.Processes) -> None:
+    heard: list[processes.Heard] = []
+    for told in team.work([processes.Task(_chatter, (number,)) for number in range(9)], lambda: bool(heard)):
+        heard.append(told)
+    assert {told.task for told in heard} <= {0, 1} and team.at_work == set()
+
+
+_own: list[str] = []
+
+
+def _sit(seat: str) -> None:
+    _own.append(seat)
+
+
+def _seat(say: processes.Say) -> str:
+    time.sleep(0.3)  # so that both have something to do
+    return _own[0]

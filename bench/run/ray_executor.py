@@ -1,0 +1,317 @@
+"""The groups of a run on a Ray cluster, a task each. Scheduling, retries, lost machines: all that is Ray's.
+
+A machine of the cluster needs RADBench, the data set under the same path, and a folder for checkpoints, its own or one
+that all share. It computes into a folder of its own, and every cell's files come back to the driver's, where an earlier
+run's records are looked for, too; so a run goes on after a kill wherever the cluster then is.
+
+A task yields its cells one by one and always the same number of them: if its machine is lost, Ray runs it again
+elsewhere and leaves out what has come back already.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bench.cell.group import Group, Reporter
+from bench.cell.pictures import Category
+from bench.errors import BenchError, DataError, RecordError
+from bench.plan.plan import Job, Outline, Plan
+from bench.records.parcel import Parcel, known, pack, unpack
+from bench.records.paths import folder_of
+from bench.run import worker
+from bench.run.executor import News, Stop
+from bench.text import one_line, plural
+
+RETRIES = 3  # of a task whose process or machine is lost
+POLL_SECONDS = 0.5
+TELL_SECONDS = 1.0  # between two messages of one task about how far it is
+_OFTEN = ("fit", "attack")  # what is told at every step
+
+
+@dataclass(frozen=True)
+class Share:
+    """What each task gets of a machine: of a GPU a share, so that several use one, or none; `cpus` are its threads."""
+
+    gpus: float = 0.0
+    cpus: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gpus <= 1:
+            raise BenchError(f"--ray-gpus is a task's share of a GPU, 0 to 1; got {self.gpus:g}.")
+        if self.cpus < 1:
+            raise BenchError(f"--ray-cpus is 1 or more; got {self.cpus}.")
+
+    @property
+    def device(self) -> str:
+        """What a task computes on: Ray shows it no other GPU than its own."""
+        return "cuda" if self.gpus else "cpu"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What every task comes with.
+
+    Attributes:
+        told: the plan, and the threads.
+        fingerprints: of the categories, as the driver sees them.
+        command: the driver's words, for records.
+        log_level: of `bench`.
+    """
+
+    told: worker.Told
+    fingerprints: Mapping[str, str]
+    command: tuple[str, ...]
+    log_level: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell's files, whether they were there already, and which files of the driver's it has made void."""
+
+    parcel: Parcel
+    was_there: bool
+    void: tuple[str, ...]
+
+
+class RayExecutor:
+    """A Ray cluster as `bench.run.executor.Executor`: the one at hand (RAY_ADDRESS, or `ray start` on this machine), or
+    else one that is started on this machine alone. To be used in a `with`."""
+
+    def __init__(self, gpus: float | None = None, cpus: int = 1) -> None:
+        """
+        Args:
+            gpus, cpus: as in `Share`; None: a whole GPU where the cluster has any.
+
+        Raises:
+            BenchError: they are out of their ranges, or Ray is not installed.
+        """
+        self._share, self._is_settled = Share(gpus or 0.0, cpus), gpus is not None
+        self._ray = _ray()
+        self._is_ours = False
+        self._checked: dict[str, str] = {}
+
+    def __enter__(self) -> RayExecutor:
+        ray = self._ray
+        if not ray.is_initialized():
+            try:
+                ray.init(logging_level=logging.WARNING)
+            except Exception as error:  # whatever it is: versions, addresses, rights
+                raise BenchError(f"There is no way to Ray ({one_line(error, 500)}); look with `ray status`.") from None
+            self._is_ours = True
+        if not self._is_settled and ray.cluster_resources().get("GPU", 0) > 0:
+            self._share = replace(self._share, gpus=1.0)
+        self._check_room()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Leave the cluster, with whatever is still at work there; one that was started here ends."""
+        if self._is_ours and self._ray.is_initialized():
+            self._ray.shutdown()
+
+    def check(
+        self, plan: Plan, names: Sequence[str], reporter: Reporter, *, jobs: int, workers: int
+    ) -> dict[str, DataError]:
+        """As `Executor.check`, in this process: each machine looks at its own before its first fit of a category."""
+        problems = {}
+        for name in names:
+            category = Category(plan, name)
+            try:
+                category.check()
+                reporter.looked(category.inspection)
+                self._checked[name] = plan.dataset.fingerprint(name)
+            except DataError as error:
+                problems[name] = error
+        return problems
+
+    def work(self, plan: Plan, groups: Mapping[Job, Group], stop: Stop) -> Iterator[News]:
+        """As `Executor.work`. A task that is lost more than `RETRIES` times is lost for good."""
+        ray, records = self._ray, plan.run.out / "records"
+        left, posts = deque(groups), self._post_box()
+        streams: dict[Any, Job] = {}
+        rested: set[Any] = set()
+        most, looked = self._most(), 0.0
+        options = {"num_cpus": self._share.cpus, "num_gpus": self._share.gpus, "max_retries": RETRIES}
+        task = ray.remote(num_returns="streaming", **options)(do)
+        asked = ray.put(self._asked(plan))
+        try:
+            while left or streams:
+                if stop():
+                    left.clear()
+                    if set(streams) <= rested:
+                        return
+                while left and len(streams) < most:
+                    job = left.popleft()
+                    there = known(records, plan.dataset.name, job.category, job.detector)
+                    streams[task.remote(asked, job, there, posts)] = job
+                ready, _ = ray.wait(list(streams), num_returns=1, timeout=POLL_SECONDS)
+                if time.monotonic() - looked > TELL_SECONDS:  # each is a question to another process
+                    for job, words in _posted(posts):
+                        if job in streams.values():
+                            yield News(job, words[0], words[1:])
+                    most, looked = self._most(), time.monotonic()
+                for stream in ready:
+                    news = self._next(stream, streams[stream], plan)
+                    yield news
+                    if news.what != "done":
+                        del streams[stream]
+                    elif stop():
+                        rested.add(stream)
+        finally:
+            for stream in streams:
+                with suppress(Exception):  # who has ended meanwhile
+                    ray.cancel(stream)
+
+    def _next(self, stream: Any, job: Job, plan: Plan) -> News:
+        """What comes next of a task."""
+        errors = self._ray.exceptions
+        try:
+            cell = self._ray.get(next(stream))
+        except StopIteration:
+            return News(job, "ended")
+        except errors.RayTaskError as error:
+            if isinstance(error.cause, BenchError):
+                raise error.cause from None
+            raise RecordError(f"A Ray task stopped: {one_line(error.cause, 500)}; report it.") from None
+        except errors.RayError as error:
+            what = f"Its Ray task was lost for good ({type(error).__name__})"
+            return News(job, "lost", (f"{what}; what was finished is kept: run the same command again.",))
+        records = plan.run.out / "records"
+        record = unpack(cell.parcel, records)
+        for name in cell.void:
+            if Path(name).name == name:
+                (folder_of(records, plan.dataset.name, job.category) / name).unlink(missing_ok=True)
+        return News(job, "done", (record, cell.was_there))
+
+    def _asked(self, plan: Plan) -> Asked:
+        outline = Outline.of(plan)
+        run = replace(plan.run, device=self._share.device, out=Path("out"), cache=plan.run.cache.absolute())
+        if run.data_root is not None:
+            run = replace(run, data_root=run.data_root.absolute())
+        told = worker.Told(replace(outline, run=run), self._share.cpus)
+        return Asked(told, dict(self._checked), tuple(sys.argv), logging.getLogger("bench").level)
+
+    def _check_room(self) -> None:
+        """Ray would wait for a machine that is large enough for ever."""
+        found = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        share = self._share
+        if not any(r.get("CPU", 0) >= share.cpus and r.get("GPU", 0) >= share.gpus for r in found):
+            raise BenchError(
+                f"No machine of this Ray cluster ({plural(len(found), 'machine')}) has {plural(share.cpus, 'CPU')} and "
+                f"{share.gpus:g} GPUs for a task; ask for less with --ray-cpus and --ray-gpus, or add one."
+            )
+
+    def _most(self) -> int:
+        """How many tasks wait in the cluster at a time: enough for all of it, and few enough to look at each."""
+        return max(16, 2 * int(self._ray.cluster_resources().get("CPU", 1)) // self._share.cpus)
+
+    def _post_box(self) -> Any:
+        """Where tasks say how far they are: on this machine, which is there as long as the run is."""
+        from ray.util.queue import Queue
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=False)
+        return Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+
+
+def _posted(posts: Any) -> list[tuple[Job, tuple[Any, ...]]]:
+    batches = posts.get_nowait_batch(posts.qsize())
+    return [(Job(*job), words) for job, several in batches for words in several]
+
+
+def do(asked: Asked, job: Job, there: Mapping[str, bytes], posts: Any) -> Iterator[Cell]:
+    """A task: a job's group on one of the cluster's machines.
+
+    Args:
+        asked: of all tasks.
+        job: to be done.
+        there: files of the driver's that are of this detector and category.
+        posts: where to say how far it is.
+    """
+    job = Job(*job)
+    try:
+        with worker.only_sentences():
+            yield from _cells(asked, job, there, posts)
+    except BenchError as error:
+        raise type(error)(f"On the machine {platform.node()}: {error}") from None
+
+
+def _cells(asked: Asked, job: Job, there: Mapping[str, bytes], posts: Any) -> Iterator[Cell]:
+    out = _ready(asked.log_level)
+    sys.argv[:] = asked.command  # what records say of how they were made
+    outline = asked.told.outline
+    told = replace(asked.told, outline=replace(outline, run=replace(outline.run, out=out)))
+    category = worker.category_of(told, job.category)
+    dataset = category.plan.dataset
+    if not category.is_decoded:
+        if dataset.fingerprint(job.category) != asked.fingerprints[job.category]:
+            raise DataError(f"The pictures of {job.category} are not those of the machine that gives out the work.")
+        category.check()
+    folder = folder_of(out / "records", dataset.name, job.category)
+    shutil.rmtree(out, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, data in there.items():
+        (folder / name).write_bytes(data)
+    left, post = set(there), _Post(posts, job)
+    try:
+        for record, was_there in Group(category, job.detector, job.fit_seed).each(worker.Speaker(post.say)):
+            void = {name for name in left if not (folder / name).exists()}
+            left -= void
+            yield Cell(pack(record), was_there, tuple(sorted(void)))
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+
+
+@cache
+def _ready(log_level: int) -> Path:
+    """Once in each process: import everything. Returns the folder of its own that it computes into."""
+    worker.get_ready(log_level)
+    folder = Path(tempfile.mkdtemp(prefix="radbench-ray-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@dataclass
+class _Post:
+    """Says how far a task is, at most once a second: what comes at every step waits for the next time."""
+
+    posts: Any
+    job: Job
+    waiting: list[tuple[Any, ...]] = field(default_factory=list)
+    last: float = 0.0
+
+    def say(self, words: tuple[Any, ...]) -> None:
+        """As `bench.run.processes.Say`."""
+        if words[0] == "done":
+            return  # it comes back with its files
+        if words[0] == "fit" and self.waiting and self.waiting[-1][0] == "fit":
+            self.waiting.pop()
+        self.waiting.append(words)
+        if words[0] in _OFTEN and time.monotonic() - self.last < TELL_SECONDS:
+            return
+        with suppress(Exception):  # nobody listens any more, and the cell is what matters
+            self.posts.put_nowait((tuple(self.job), self.waiting))
+        self.waiting, self.last = [], time.monotonic()
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise BenchError("--executor ray needs Ray: python -m pip install -e .[ray]") from None
+    return ray

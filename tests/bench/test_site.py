@@ -1,0 +1,192 @@
+"""The pages of a site: what they say is what records say."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import site_reading
+import site_texts
+from fake_certificates import make_certificate, write_certificate
+from fake_records import make_failed, make_record, make_scores, with_auc, write_record
+from site_reading import site_of, some
+
+from bench.records.record import Revisions
+from bench.report import leaderboard
+from bench.report.site import build, found, index, names, pages
+from bench.report.site.texts import texts
+
+VENDORED = Path(build.__file__).parent / "static" / "vendor"
+
+
+# -- what pages say ---------------------------------------------------------------------------------------------------
+
+
+def test_the_first_page_ranks_as_the_leaderboard_does(tmp_path: Path) -> None:
+    records = some(tmp_path)
+    all_rows = index.rows(found.of(records))
+    for number, board in enumerate(leaderboard.build(records)):
+        rows = [row for row in all_rows if row.board == number and row.place == "average"]
+        assert [row.label for row in rows] == [row.label for row in board.rows if row.robust is not None]
+        assert [row.robust for row in rows] == [row.robust for row in board.rows if row.robust is not None]
+        assert [row.rank for row in rows] == list(range(1, 1 + len(rows)))
+
+
+def test_the_first_page_holds_the_figures_in_tenths(tmp_path: Path) -> None:
+    record = with_auc(make_record(), clean=87.65, robust=12.34)
+    everything = found.of([record])
+    (row,) = index.payload(everything, index.rows(everything))["rows"]
+    assert row[6][0] == 876 and row[7][0] == 123
+
+
+def test_best_known_is_the_lowest_of_the_same_fit_whoever_found_it(tmp_path: Path) -> None:
+    weak = with_auc(make_record(), clean=90.0, robust=60.0)
+    other = make_record(protocol="strict", attack="autoattack-linf", steps=100)
+    strong = with_auc(other, clean=90.0, robust=40.0)
+    elsewhere = with_auc(make_record(checkpoint="d" * 64, fit_seed=1), clean=90.0, robust=10.0)
+    larger = with_auc(make_record(epsilon=8 / 255), clean=90.0, robust=1.0)
+    rows = index.rows(found.of([weak, strong, elsewhere, larger]))
+    at_2 = next(r for r in rows if r.records[0].epsilon < 3 / 255 and len(r.records) == 1 and r.robust is not None)
+    assert at_2.best is not None
+    assert at_2.best.value == 40.0 and at_2.best.attack == "autoattack-linf (strict)"
+    at_8 = next(r for r in rows if r.records[0].epsilon > 7 / 255)
+    assert at_8.best is not None and at_8.best.value == 1.0
+
+
+def test_what_was_found_in_a_smaller_ball_counts_in_a_larger_one() -> None:
+    small = with_auc(make_record(epsilon=1 / 255), clean=90.0, robust=20.0)
+    large = with_auc(make_record(epsilon=4 / 255), clean=90.0, robust=35.0)  # an attack that failed
+    rows = index.rows(found.of([small, large]))
+    assert {row.best.value for row in rows if row.best is not None} == {20.0}
+
+
+def test_a_cells_page_says_what_its_record_holds(tmp_path: Path) -> None:
+    write_record(tmp_path / "records", indicators={"zero_gradient_share": 0.4, "nonfinite_gradient_share": 0.0})
+    site = site_of(tmp_path)
+    (cell,) = (site / "cells").glob("*.html")
+    page = site_reading.Parsed(cell.read_text())
+    for told in (
+        "python -m bench run",
+        "abc1234",
+        "f" * 64,
+        "the gradient was zero in 40 % of the steps",
+        "pgd-linf",
+        "20 normal and 30 anomalous",
+        "CC BY-NC-SA 4.0",
+    ):
+        assert told in page.text
+    assert "../meaning.html#flag-1" in [address for *_, address in site_reading.links(page)]
+
+
+def test_a_failed_cell_has_a_page_with_its_reason() -> None:
+    everything = found.of([make_failed("30 of 50 scores are NaN.")])
+    text = {page.path: page.text for page in pages.render(everything)}
+    (cell,) = [body for path, body in text.items() if path.startswith("cells/")]
+    assert "30 of 50 scores are NaN." in cell
+
+
+def test_the_images_that_are_listed_as_worst_are_those_that_lost_most_pairs(tmp_path: Path) -> None:
+    scores = make_scores(normals=3, anomalies=3, clean_shift=9.0, robust_shift=9.0)
+    robust = scores.robust.copy()
+    robust[0, 4] = -50.0  # one anomaly falls below all normals: it loses 3 of 3 pairs, each normal 1 of 3
+    write_record(tmp_path / "records", dataclasses.replace(scores, robust=robust))
+    (cell,) = (site_of(tmp_path) / "cells").glob("*.html")
+    text = site_reading.Parsed(cell.read_text()).text
+    worst = text[text.index("pairs lost, attacked") :]
+    assert re.search(r"test/bad/004\.png anomalous \S+ -50 0 % 100 %", worst)
+    assert worst.count("0 % 33 %") == 3
+
+
+def test_charts_have_every_point_with_its_numbers(tmp_path: Path) -> None:
+    site = site_of(tmp_path, revisions=Revisions()) if some(tmp_path) else tmp_path
+    (curves,) = [p for p in (site / "curves").glob("*.html") if "AE at 4/255" in p.read_text()]
+    text = curves.read_text()
+    assert text.count("<title>AE at 2/255") == text.count("<title>AE at 0:") == 2  # one for each category
+    board = next(p for p in (site / "boards").glob("*.html") if "Clean against robust" in p.read_text())
+    assert "<title>FreeRAD: clean" in board.read_text()
+
+
+def test_certificates_have_a_page(tmp_path: Path) -> None:
+    write_record(tmp_path / "records", detector="spade", norm="l2", attack="pgd-l2", epsilon=0.1)
+    write_certificate(tmp_path / "certificates")
+    page = site_reading.Parsed((site_of(tmp_path) / names.CERTIFICATES).read_text())
+    assert "SPADE, sigma 0.1, p 0.5" in page.text and "radius 0.25" in page.text
+    assert make_certificate().claim.radii
+
+
+def test_a_transfer_matrix_has_a_page_and_a_damaged_one_costs_nothing(tmp_path: Path) -> None:
+    write_record(tmp_path / "records")
+    entry = {"auc": 40.2, "low": 30.0, "high": 50.0, "sd": 0.0, "strict_auc": 40.2}
+    content = {
+        "kind": "transfer",
+        "attack": "pgd-linf",
+        "epsilon": 2 / 255,
+        "dataset": "elpv",
+        "category": "mono",
+        "sources": ["ae"],
+        "targets": ["ae", "spade"],
+        "clean": {"ae": entry | {"auc": 60.0}},
+        "made_on": {"ae": {"ae": entry, "spade": entry | {"auc": 71.5}}},
+    }
+    (tmp_path / "transfer").mkdir()
+    (tmp_path / "transfer" / "one.json").write_text(json.dumps(content))
+    (tmp_path / "transfer" / "two.json").write_text('{"kind": "transfer", "attack": "pgd", "sources": 3}')
+    page, problems = build.build([tmp_path], tmp_path / "site", Revisions())
+    assert len(problems) == 1 and "two.json cannot be read" in problems[0]
+    assert "71.5" in (page.parent / names.TRANSFER).read_text()
+
+
+def test_parts_of_ones_own_have_a_page_that_says_whom_to_trust(tmp_path: Path) -> None:
+    for detector, robust, clean in (("cfa", 3.0, 3.0), ("spade", 0.0, 4.0), ("brightness", 0.3, 0.3)):
+        scores = make_scores(robust_shift=robust, clean_shift=clean, normals=40, anomalies=40)
+        write_record(tmp_path / "records", scores, dataset="folder", category="bolt", detector=detector)
+    (page,) = (site_of(tmp_path) / "parts").glob("*.html")
+    text = site_reading.Parsed(page.read_text()).text
+    assert "Trust CFA on bolt: changes of at most 2 of 255 grey levels in each pixel leave it an AUC of" in text
+    assert "Where nobody tampers with pictures, SPADE sees most" in text
+    assert text.index("1. CFA") < text.index("2. SPADE")
+
+
+def test_a_detector_that_a_baseline_beats_is_not_recommended(tmp_path: Path) -> None:
+    for detector, robust in (("cfa", 0.0), ("brightness", 1.5)):
+        scores = make_scores(robust_shift=robust, normals=40, anomalies=40)
+        write_record(tmp_path / "records", scores, dataset="folder", category="bolt", detector=detector)
+    (page,) = (site_of(tmp_path) / "parts").glob("*.html")
+    text = site_reading.Parsed(page.read_text()).text
+    assert "trust none on bolt: no detector keeps surely more than the baseline Brightness does" in text
+
+
+def test_of_several_folders_there_is_one_site(tmp_path: Path) -> None:
+    write_record(tmp_path / "a" / "records", category="mono")
+    write_record(tmp_path / "b" / "records", category="poly")
+    page, _ = build.build([tmp_path / "a", tmp_path / "b"], tmp_path / "site", Revisions())
+    assert len(list((page.parent / "cells").glob("*.html"))) == 2
+
+
+# -- texts and what is vendored ---------------------------------------------------------------------------------------
+
+
+def test_texts_are_those_of_the_documents() -> None:
+    written = site_texts.FILE.read_text(encoding="utf-8")
+    assert written == site_texts.text(), "run python -m tests.site_texts"
+
+
+def test_flags_are_linked_to_what_explains_them() -> None:
+    for sentence, number in {
+        "the gradient was zero in 40 % of the steps": "1",
+        "not converged: 12 to 30 % of the attack's gain came in the last fifth of its steps (2 of 3 fits)": "4",
+        "along the score's own gradient the attack gained 7 % more on 6 images": "13",
+        "not attacked, or not looked at by the gate: it sees no pixels": "12",
+    }.items():
+        assert texts().link(sentence) == f"meaning.html#flag-{number}"
+    assert texts().link("something of its own") == "meaning.html"
+
+
+def test_the_vendored_library_is_the_published_one() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "site.md").read_text(encoding="utf-8")
+    for path in sorted(VENDORED.glob("*.js")):
+        assert hashlib.sha256(path.read_bytes()).hexdigest() in page, "docs/site.md names its version and hash"
+        assert (VENDORED / f"{path.name.partition('.')[0]}.LICENSE.txt").is_file()
