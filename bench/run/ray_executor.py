@@ -29,7 +29,7 @@ from bench.cell.group import Group, Reporter
 from bench.cell.pictures import Category
 from bench.errors import BenchError, DataError, RecordError
 from bench.plan.plan import Job, Outline, Plan
-from bench.records.parcel import Parcel, known, pack, unpack
+from bench.records.parcel import Known, Parcel, pack, unpack
 from bench.records.paths import folder_of
 from bench.run import worker
 from bench.run.executor import News, Stop
@@ -143,6 +143,7 @@ class RayExecutor:
         """As `Executor.work`. A task that is lost more than `RETRIES` times is lost for good."""
         ray, records = self._ray, plan.run.out / "records"
         left, posts = deque(groups), self._post_box()
+        known = {name: Known(records, plan.dataset.name, name) for name in {job.category for job in groups}}
         streams: dict[Any, Job] = {}
         rested: set[Any] = set()
         most, looked = self._most(), 0.0
@@ -157,7 +158,8 @@ class RayExecutor:
                         return
                 while left and len(streams) < most:
                     job = left.popleft()
-                    there = known(records, plan.dataset.name, job.category, job.detector)
+                    own = known[job.category]
+                    there = own.files(job.detector, job.fit_seed, with_images=plan.run.keep_images)
                     streams[task.remote(asked, job, there, posts)] = job
                 ready, _ = ray.wait(list(streams), num_returns=1, timeout=POLL_SECONDS)
                 if time.monotonic() - looked > TELL_SECONDS:  # each is a question to another process
