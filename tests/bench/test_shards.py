@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from bench.errors import BenchError
 from bench.plan import plan as planning
 from bench.plan.devices import devices_of
 from bench.plan.plan import Plan
+from bench.records.store import read_all
 from bench.report import folder as results
 from bench.run import costs, pool, runner, shards
 from bench.run import shared_folder as sharing
@@ -26,6 +30,7 @@ from bench.run.shards import Shard
 from bench.run.stopping import told_to_stop
 
 Register = Callable[..., None]
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -156,11 +161,45 @@ def test_a_run_that_is_told_to_end_does_so_after_the_cell_at_hand(plan: Plan) ->
     usual = signal.getsignal(signal.SIGTERM)
     with told_to_stop() as stop:
         result = runner.run_plan(plan, Stopping(3), stop=stop)
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "a second one ends it at once"
     assert signal.getsignal(signal.SIGTERM) == usual
     assert len(result.records) == 3 and result.unfinished == 9 and not result.failed
     rest = runner.run_plan(planning.make(plan.run), fakes.Quiet(), stop=never)
     assert rest.reused == 3 and rest.unfinished == 0 and len(rest.records) == 12
+
+
+def test_a_second_signal_is_the_first_once_more_and_a_later_one_ends_it_at_once() -> None:
+    """Of a cluster that tells a script and its processes, each hears twice."""
+    program = (
+        "import os, signal, sys, time\n"
+        "from bench.run import stopping\n"
+        "with stopping.told_to_stop() as stop:\n"
+        "    for _ in range(2):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print(stop(), flush=True)\n"
+        "    later = time.monotonic() + stopping.AT_ONCE_SECONDS + 1\n"
+        "    time.monotonic = lambda: later\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('still there', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert done.returncode == -signal.SIGTERM and done.stdout == "True\n"
+
+
+def test_processes_that_are_told_to_end_as_well_leave_no_failures(tmp_path: Path, folder: Path) -> None:
+    """As where a cluster tells all processes, not the first alone."""
+
+    class Telling(Stopping):
+        def done(self, record: Any, reused: bool) -> None:
+            if len(self.cells) + 1 == self.after:
+                for process in multiprocessing.active_children():
+                    process.terminate()
+            super().done(record, reused)
+
+    plan = planning.make(fakes.config(tmp_path, folder, "brightness", "mean-image", epsilons=(0.01, 0.02)))
+    with told_to_stop() as stop:
+        result = runner.run_plan(plan, Telling(2), workers=2, stop=stop)
+    assert not result.failed and 0 < result.unfinished < 8
+    assert all(record.ok for record in read_all(tmp_path / "out" / "records")[0])
 
 
 def test_processes_that_share_a_run_finish_their_cells_and_begin_none(tmp_path: Path, folder: Path) -> None:
