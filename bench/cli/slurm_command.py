@@ -52,7 +52,7 @@ def slurm_array(
     submit: Annotated[bool, typer.Option("--submit", help="Hand it in, rather than print how.")] = False,
     **options: Any,
 ) -> None:
-    """Write a run as a Slurm job array, with a closing job that draws the tables; --submit hands it in."""
+    """Write a run as a Slurm job array, with a closing job that draws tables and pages; --submit hands it in."""
     console = shell.console(options["verbose"])
     wanted = slurm.Wanted(array, time, partition, gres, cpus_per_task, mem, account)
     config, devices = run_command.config_of({**options, **dict.fromkeys(NOT_HERE)})
@@ -66,8 +66,11 @@ def slurm_array(
     run_words = _words(context, {"detectors": ",".join(plan.detectors)})
     interpreter = [python or sys.executable, "-m", "bench"]
     out = str(config.out.absolute())
-    report = ["report", *["--no-pictures"] * (plan.cells > PICTURED), out]
-    scripts = slurm.write(wanted, [*interpreter, "run", *run_words], [*interpreter, *report], config.out, Path.cwd())
+    closing = [
+        [*interpreter, "report", *["--no-pictures"] * (plan.cells > PICTURED), out],
+        [*interpreter, "report", "--html", out],  # pages show the pictures that the first has drawn
+    ]
+    scripts = slurm.write(wanted, [*interpreter, "run", *run_words], closing, config.out, Path.cwd())
     cells = f"{plural(plan.cells, 'cell')}, {plural(len(plan.jobs), 'fit')}"
     most = max(map(len, fitting))
     console.print(f"{cells}; {plural(array, 'element')} of at most {plural(most, 'fit')} each.", highlight=False)

@@ -78,8 +78,8 @@ def carry_out(
 ) -> dict[Job, Found]:
     """Have jobs done in categories that were checked, what takes long first. Returns each one's records.
 
-    A process that ends in the middle of a job, for whatever reason, leaves it the records of a failure; but for one that
-    ends since the run was told to: a cluster may tell every process of it, not the first alone.
+    A process that ends in the middle of a job, for whatever reason, leaves it the records of a failure, unless the run
+    was told to end: a cluster may have told all of its processes, and the job is only unfinished.
 
     Raises:
         RecordError, DataError, BenchError: as `Executor.work`.

@@ -24,7 +24,7 @@ from bench.run.slurm import Wanted
 
 REPOSITORY = Path(__file__).parents[2]
 Command = Callable[..., Any]
-EVIL = 'it\'s $(touch hacked) `touch hacked` "100%" ; & \\ é'
+EVIL = 'it\'s $(touch hacked) `touch hacked` "100%" ; & \\ \n é'
 # Says what it was called with. The stand-in for sbatch gives a number, as --parsable does.
 CALLED = f"#!{sys.executable}\nimport json, os, sys\nprint(json.dumps([os.getcwd(), *sys.argv[1:]]))\n"
 SBATCH = '#!/bin/bash\nprintf "%s\\n" "$*" >> "$SLURM_SEEN"\necho "77;cluster"\n'
@@ -124,10 +124,12 @@ def test_every_argument_is_quoted(tmp_path: Path, folder: Path, command: Command
     assert f"--out={root / 'out'}" in called and f"--group-pattern={pattern}" in called
     assert "--detectors=brightness,mean-image" in called
     done = subprocess.run(["bash", str(report)], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)[1:] == ["-m", "bench", "report", str(root / "out")]
+    tables, pages = map(json.loads, done.stdout.splitlines())
+    assert tables[1:] == ["-m", "bench", "report", str(root / "out")]
+    assert pages[1:] == ["-m", "bench", "report", "--html", str(root / "out")]
     assert not list(Path.cwd().glob("hacked")) and not list(tmp_path.rglob("hacked"))
-    printed = said.out.splitlines()[-3:-1]
-    assert shlex.split(printed[0].removeprefix("job=$(").removesuffix(")"))[-1] == str(array)
+    printed = said.out[said.out.index("job=$(") : said.out.index(")\nsbatch ")]
+    assert shlex.split(printed.removeprefix("job=$("))[-1] == str(array)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,7 @@ def test_a_machine_without_slurm_and_one_that_refuses_say_so(
 def test_an_element_that_never_ends_gives_up(tmp_path: Path, seen: Path) -> None:
     """A stand-in for a run that is told to end and says that something is left."""
     run = [sys.executable, "-c", "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(75)); time.sleep(60)"]
-    written = slurm.write(Wanted(1), run, ["true"], tmp_path / "out", tmp_path)
+    written = slurm.write(Wanted(1), run, [["true"]], tmp_path / "out", tmp_path)
     for restarts, code in ((0, 0), (slurm.RESTARTS, 75)):
         process = subprocess.Popen(**element(written.array, 1, restarts), stderr=subprocess.PIPE)
         time.sleep(1.5)  # its Python has to begin
