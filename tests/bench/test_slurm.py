@@ -100,6 +100,19 @@ def test_a_gpu_for_each_element_is_what_is_usual(tmp_path: Path, folder: Path, c
     assert "#SBATCH --gres=gpu:1\n" in scripts(tmp_path / "out")[0].read_text()
 
 
+def test_devices_are_those_of_the_elements_machine(tmp_path: Path, folder: Path, command: Command) -> None:
+    """The machine where scripts are written may have none."""
+    words = words_for(folder, tmp_path, "--array", 1)
+    place = words.index("--device") + 1
+    for device in ("cuda:all", "cuda:0,cuda:1", "auto"):
+        words[place] = device
+        assert command(*words).code == 0
+        assert any(f" --device={device} " in path.read_text() for path in (tmp_path / "out").glob("slurm/array-*.sh"))
+    for device in ("cpu:all", "all", "gpu:all", "gpu", "cuda:0,cuda:0", "cuda:0,cpu:1", "cuda:0,cuda:all"):
+        words[place] = device
+        assert "device" in command(*words).err
+
+
 def test_submit_hands_in_the_array_and_then_the_report(
     tmp_path: Path, folder: Path, command: Command, seen: Path
 ) -> None:
