@@ -16,12 +16,14 @@ import bench_fakes as fakes
 import pytest
 
 from bench import files
+from bench.cell import group
 from bench.cell.group import never
 from bench.cli import summary
 from bench.errors import BenchError
 from bench.plan import plan as planning
 from bench.plan.devices import devices_of
 from bench.plan.plan import Plan
+from bench.records.paths import SCORES_SUFFIX, companion
 from bench.records.store import read_all
 from bench.report import folder as results
 from bench.run import costs, pool, runner, shards
@@ -237,6 +239,27 @@ def test_pictures_of_another_machine_stay_whatever_its_lock_looks_like_from_here
     with sharing.shared_folder(tmp_path) as own:
         assert (own / "lock").read_text().split() == here
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted([own.name, "pictures-other"])
+
+
+def test_another_machine_that_writes_the_same_cell_at_the_same_time_costs_nothing(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that Slurm has given up is still alive, and rounds differently: its scores lie beside this one's record."""
+    usual, collisions = group.write, []
+
+    def write(record: Any, scores: Any, folder: Path) -> Path:
+        path = usual(record, scores, folder)
+        if not collisions:
+            collisions.append(path)
+            beside = companion(path, SCORES_SUFFIX)
+            beside.write_text(beside.read_text() + "\n")
+        return path
+
+    monkeypatch.setattr(group, "write", write)
+    result = runner.run_plan(plan, fakes.Quiet(), jobs=plan.jobs[:1])
+    assert len(collisions) == 1 and len(result.records) == 2 and not result.failed
+    found, problems = read_all(plan.run.out / "records")
+    assert len(found) == 2 and not problems
 
 
 # -- several devices --------------------------------------------------------------------------------------------------

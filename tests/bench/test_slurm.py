@@ -194,6 +194,18 @@ def test_an_element_that_never_ends_gives_up(tmp_path: Path, seen: Path) -> None
     assert seen.read_text().splitlines() == ["requeue 77_1"]
 
 
+def test_a_cell_that_takes_too_long_is_killed_before_slurm_kills_the_script(tmp_path: Path, seen: Path) -> None:
+    run = [sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"]
+    script = slurm.write(Wanted(1), run, [["true"]], tmp_path / "out", tmp_path).array
+    waits = f"second < {slurm.WAIT_SECONDS};"
+    assert waits in script.read_text() and slurm.WAIT_SECONDS < slurm.WARNING_SECONDS
+    script.write_text(script.read_text().replace(waits, "second < 2;"))
+    process = subprocess.Popen(**element(script, 1))
+    time.sleep(1.5)  # its Python has to begin
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0 and seen.read_text().splitlines() == ["requeue 77_1"]
+
+
 def test_many_elements_on_one_folder_with_kills_leave_the_records_of_one_run(
     tmp_path: Path, folder: Path, command: Command, seen: Path
 ) -> None:
