@@ -18,7 +18,7 @@ from bench.errors import BenchError, RecordError
 from bench.plan import plan as planning
 from bench.records import kept_images, parcel
 from bench.records.store import read_all
-from bench.run import ray_executor, runner
+from bench.run import ray_task, runner
 from bench.run.ray_executor import RayExecutor, Share
 
 REPOSITORY = Path(__file__).parents[2]
@@ -104,8 +104,8 @@ def test_what_is_told_at_every_step_is_told_once_a_second(monkeypatch: pytest.Mo
         def put_nowait(self, batch: Any) -> None:
             told.append(batch)
 
-    monkeypatch.setattr(ray_executor.time, "monotonic", lambda: now[0])
-    post = ray_executor._Post(Posts(), fakes.planning.Job("bolt", "ae", 0))
+    monkeypatch.setattr(ray_task.time, "monotonic", lambda: now[0])
+    post = ray_task._Post(Posts(), fakes.planning.Job("bolt", "ae", 0))
     for step in range(100):
         now[0] += 0.1
         post.say(("fit", step, 100, ""))
