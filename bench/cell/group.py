@@ -29,7 +29,7 @@ from bench.cell.memory import OUT_OF_MEMORY, is_out_of_memory
 from bench.cell.pictures import Category
 from bench.cell.record_of import ALLOW_LEAKS, contained, failed, judged
 from bench.cell.sweep import Sweep
-from bench.errors import BenchError, RecordError
+from bench.errors import BenchError, ContradictionError, RecordError
 from bench.inspection.inspection import Inspection
 from bench.plan import presets, protocols
 from bench.plan.build import build
@@ -307,7 +307,10 @@ def _clear(folder: Path, cell: Cell) -> None:
 
 def _write(record: Record, scores: Scores | None, folder: Path) -> Record:
     path = write(record, scores, folder)
-    return read(path)
+    try:
+        return read(path)
+    except ContradictionError:  # a machine that was given up for lost has written the same cell between the two files
+        return read(write(record, scores, folder))
 
 
 def _images_of(sweep: Sweep) -> Tensor | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from bench import files
 from bench.cell.planned_samples import planned
-from bench.cli import cache_folder, shell, summary
+from bench.cli import cache_folder, exits, shell, summary
 from bench.cli.options import (
     AllowLeaks,
     BatchSize,
@@ -35,6 +35,7 @@ from bench.cli.options import (
     Refit,
     Seed,
     Settings,
+    ShardOption,
     Verbose,
     names,
     request,
@@ -53,8 +54,10 @@ from bench.report.certificates import boards, estimate, label
 from bench.report.folder import write_results
 from bench.report.plain_matplotlib import plain_matplotlib
 from bench.run import costs
-from bench.run.certify import certify_plan
+from bench.run.certify import CertifyResult, certify_plan
 from bench.run.determinism import deterministic
+from bench.run.shards import Shard
+from bench.run.stopping import told_to_stop
 from bench.text import LONGEST, one_line, plural
 
 log = logging.getLogger(__name__)
@@ -101,6 +104,7 @@ def certify(
     batch_size: BatchSize = None,
     device: Device = "auto",
     settings: Settings = None,
+    shard: ShardOption = "",
     refit: Refit = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print how many passes it takes, and how long.")] = False,
     out: Out = Path("results"),
@@ -146,17 +150,24 @@ def certify(
         out=out,
         cache=cache,
     )
+    share = Shard.parse(shard) if shard else None
     plan = planning.make(config)
     check(plan, asked)
+    jobs = plan.jobs if share is None else share.jobs(plan)
     if dry_run:
-        _show_costs(plan, asked, console)
+        _show_costs(plan, asked, jobs, console)
         return
     files.check_writable(config.out)
     cache_folder.check(plan)
     files.check_writable(config.cache)
     deterministic(config.torch_device())
     with CertificateReporter(console, plan.several_fits) as reporter:
-        result = certify_plan(plan, asked, reporter)
+        if share is None:
+            result = certify_plan(plan, asked, reporter)
+        else:
+            with told_to_stop() as stop:
+                result = certify_plan(plan, asked, reporter, jobs=jobs, stop=stop)
+            raise typer.Exit(_show_share(result, out, share, console))
     if (out / "records").is_dir():  # whose leaderboards have a column for what is certified
         write_results(out, summary.revisions())
     written = write_certificates(out, console)
@@ -168,6 +179,20 @@ def certify(
         console.print(f"Data: {plan.dataset.licence}", style="dim", markup=False, highlight=False)
     shell.say(*result.problems)
     raise typer.Exit(2 if result.problems else 0)
+
+
+def _show_share(result: CertifyResult, out: Path, share: Shard, console: Screen) -> int:
+    """What one of several shards has certified; tables are of all of them. Returns the exit code."""
+    lines = [f"Shard {share}: {plural(len(result.certificates), 'certificate')}; {result.seconds:.0f} s."]
+    if result.unfinished:
+        lines.append(f"Told to end: {plural(result.unfinished, 'fit')} left; the same command goes on from there.")
+    lines.append(f"Tables and plots of all shards: python -m bench report {out}")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    shell.say(*result.problems)
+    if result.unfinished:
+        return exits.UNFINISHED
+    return 2 if result.problems else 0
 
 
 def write_certificates(out: Path, console: Screen) -> list[Path]:
@@ -242,7 +267,7 @@ def _show_result(certificates: list[Certificate], console: Screen) -> None:
     console.print(MEANING, markup=False, highlight=False)
 
 
-def _show_costs(plan: planning.Plan, asked: CertifyConfig, console: Screen) -> None:
+def _show_costs(plan: planning.Plan, asked: CertifyConfig, jobs: Sequence[planning.Job], console: Screen) -> None:
     """Forward passes of one image, and seconds, of each detector and category."""
     estimates = costs.Estimates(plan)
     table = Table(title=Text(f"Certificates on {plan.dataset.name} at {plan.image_size} px"), title_justify="left")
@@ -252,7 +277,7 @@ def _show_costs(plan: planning.Plan, asked: CertifyConfig, console: Screen) -> N
     table.add_column("about", justify="right", no_wrap=True)
     lines: list[tuple[int, str]] = []
     seconds, noise, unknown = 0.0, costs.noise_seconds(plan.image_size), False
-    for job in plan.jobs:
+    for job in jobs:
         total, done = planned(plan, asked, job)
         each = estimates.forward_seconds(job.detector)
         each = None if each is None else each + noise

@@ -33,6 +33,10 @@ BitDepth = Annotated[int | None, typer.Option(help="Of the camera whose values l
 Categories = Annotated[str, typer.Option(help="Comma-separated, or all.")]
 PresetName = Annotated[str, typer.Option(help="quick or paper: image size and network sizes.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")]
+Devices = Annotated[
+    str,
+    typer.Option("--device", help="auto, cpu, cuda, cuda:1; cuda:0,cuda:1 or cuda:all for a process on each."),
+]
 FitSeed = Annotated[int, typer.Option(help="Seed of fitting; shipped checkpoints have 0.")]
 FitSeeds = Annotated[
     str, typer.Option(help="Several, e.g. 0,1,2: fit as often, and show the mean and the spread over fits.")
@@ -51,6 +55,7 @@ AllowLeaks = Annotated[
     bool, typer.Option("--allow-leaks", help="Go on where test pictures are training pictures; the records say so.")
 ]
 BatchSize = Annotated[int | None, typer.Option(help="Images at a time; changes rounding at most.")]
+ShardOption = Annotated[str, typer.Option("--shard", help="Do one of several shares, 3/8: see docs/scale.md.")]
 Refit = Annotated[bool, typer.Option("--refit", help="Fit again even where a checkpoint is there.")]
 Cache = Annotated[
     Path | None,

@@ -52,7 +52,7 @@ def show(where: Where, console: Screen) -> list[str]:
             protocol=where.protocol,
             limit=where.limit,
             image_size=side,
-            device=where.device,
+            device=where.devices[0],
             settings=None,
             out=where.out,
             cache=where.cache,

@@ -13,7 +13,7 @@ from bench.cli.options import (
     Cache,
     Categories,
     DataRoot,
-    Device,
+    Devices,
     ImageSize,
     Limit,
     Out,
@@ -27,6 +27,7 @@ from bench.cli.screen import Screen
 from bench.errors import BenchError
 from bench.names import unknown
 from bench.plan import presets, protocols
+from bench.plan.devices import devices_of
 
 ALL = "all"
 
@@ -55,7 +56,7 @@ def reproduce(
     ] = "",
     image_size: ImageSize = None,
     limit: Limit = None,
-    device: Device = "auto",
+    device: Devices = "auto",
     workers: Annotated[int | None, typer.Option(help="Processes that share the work, as of `run`.")] = None,
     out: Out = Path("results"),
     cache: Cache = None,
@@ -82,7 +83,7 @@ def reproduce(
         data_root,
         None if categories in ("", ALL) else names(categories),
         limit,
-        device,
+        devices_of(device),
         workers,
         run,
         dry_run,

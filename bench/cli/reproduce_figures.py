@@ -67,7 +67,7 @@ def _one_cell(where: Where, detector: str) -> RunConfig:
         protocol=where.protocol,
         limit=where.limit,
         image_size=where.image_size,
-        device=where.device,
+        device=where.devices[0],
         settings=None,
         out=where.out,
         cache=where.cache,

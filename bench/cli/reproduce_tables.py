@@ -49,7 +49,7 @@ def show(name: str, where: Where, planned: set[Hashable], console: Screen) -> li
     if where.run and found.runs():
         for run in found.runs():
             console.print(run.command(), style="dim", markup=False, highlight=False, soft_wrap=True)
-            _, result = execute(_config(run, where), console, workers=where.workers)
+            _, result = execute(_config(run, where), console, workers=where.workers, devices=where.devices)
             odd += result.problems
             odd += [f"{r.detector_name} on {r.category}: {r.reason}" for r in result.failed]
         summary.write_results(where.out, console)
@@ -84,7 +84,7 @@ def _config(run: Any, where: Where) -> RunConfig:
         holdout=run.holdout,
         limit=where.limit,
         image_size=run.image_size,
-        device=where.device,
+        device=where.devices[0],
         settings=list(run.settings),
         out=where.out,
         cache=where.cache,

@@ -20,7 +20,8 @@ REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference"  # of 
 
 @dataclass(frozen=True)
 class Where:
-    """Where and how the experiments are looked at and run: the options of the command."""
+    """Where and how the experiments are looked at and run: the options of the command. What is done in one process is
+    done on the first of the devices."""
 
     records: Path | None
     preset: str
@@ -30,7 +31,7 @@ class Where:
     data_root: Path | None
     categories: tuple[str, ...] | None
     limit: int | None
-    device: str
+    devices: tuple[str, ...]
     workers: int | None
     run: bool
     dry_run: bool

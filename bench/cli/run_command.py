@@ -22,6 +22,7 @@ from bench.cli.options import (
     DataRoot,
     DatasetName,
     Detectors,
+    Devices,
     FitSeed,
     FitSeeds,
     FitSeedsFor,
@@ -34,6 +35,7 @@ from bench.cli.options import (
     Refit,
     Seed,
     Settings,
+    ShardOption,
     Verbose,
     asked,
     followed,
@@ -111,9 +113,7 @@ def run(
     image_size: ImageSize = None,
     allow_leaks: AllowLeaks = False,
     batch_size: BatchSize = None,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu, cuda, cuda:1; cuda:0,cuda:1 or cuda:all for a process on each.")
-    ] = "auto",
+    device: Devices = "auto",
     settings: Settings = None,
     workers: Annotated[
         int | None, typer.Option(help="Processes that share the work (default: one per CPU thread; 1 on a GPU).")
@@ -125,7 +125,7 @@ def run(
         float | None, typer.Option(help="A task's share of a GPU, e.g. 0.5 (default: 1 where the cluster has any).")
     ] = None,
     ray_cpus: Annotated[int, typer.Option(help="A Ray task's CPUs, and so threads.")] = 1,
-    shard: Annotated[str, typer.Option(help="Do one of several shares, 3/8: see docs/scale.md.")] = "",
+    shard: ShardOption = "",
     refit: Refit = False,
     keep_images: Annotated[
         bool, typer.Option("--keep-images", help="Keep the adversarial images, for `verify` (12 bytes a pixel).")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -15,8 +14,9 @@ from bench import files
 from bench.cli import run_command, shell
 from bench.errors import BenchError
 from bench.plan import plan as planning
+from bench.plan.devices import ALL, devices_of
 from bench.run import shards, slurm
-from bench.text import plural
+from bench.text import one_line, plural
 
 OWN = ("array", "time", "partition", "gres", "cpus_per_task", "mem", "account", "python", "submit")
 PICTURED = 1000  # cells whose pictures the closing job draws: some ten minutes
@@ -52,22 +52,24 @@ def slurm_array(
     submit: Annotated[bool, typer.Option("--submit", help="Hand it in, rather than print how.")] = False,
     **options: Any,
 ) -> None:
-    """Write a run as a Slurm job array, with a closing job that draws the tables; --submit hands it in."""
+    """Write a run as a Slurm job array, with a closing job that draws tables and pages; --submit hands it in."""
     console = shell.console(options["verbose"])
     wanted = slurm.Wanted(array, time, partition, gres, cpus_per_task, mem, account)
-    config, devices = run_command.config_of({**options, **dict.fromkeys(NOT_HERE)})
-    if options["device"] != "auto" and devices[0].partition(":")[0] not in ("cpu", "cuda", "xpu"):
-        raise BenchError(f"There is no device {options['device']!r}; use auto, cpu or cuda.")
     # This machine may have no GPU. Everything else about the request is to be found here, and not by each element.
-    plan = planning.make(replace(config, device="cpu"))
+    _check_device(options["device"])
+    config, _ = run_command.config_of({**options, **dict.fromkeys(NOT_HERE), "device": "cpu"})
+    plan = planning.make(config)
     fitting = shards.shares(plan, array)
     files.check_writable(config.out)
     # An element sees what its own Python has installed: "all" might be others there.
     run_words = _words(context, {"detectors": ",".join(plan.detectors)})
     interpreter = [python or sys.executable, "-m", "bench"]
     out = str(config.out.absolute())
-    report = ["report", *["--no-pictures"] * (plan.cells > PICTURED), out]
-    scripts = slurm.write(wanted, [*interpreter, "run", *run_words], [*interpreter, *report], config.out, Path.cwd())
+    closing = [
+        [*interpreter, "report", *["--no-pictures"] * (plan.cells > PICTURED), out],
+        [*interpreter, "report", "--html", out],  # pages show the pictures that the first has drawn
+    ]
+    scripts = slurm.write(wanted, [*interpreter, "run", *run_words], closing, config.out, Path.cwd())
     cells = f"{plural(plan.cells, 'cell')}, {plural(len(plan.jobs), 'fit')}"
     most = max(map(len, fitting))
     console.print(f"{cells}; {plural(array, 'element')} of at most {plural(most, 'fit')} each.", highlight=False)
@@ -79,6 +81,13 @@ def slurm_array(
     if submit:
         job, said = slurm.submit(scripts)
         console.print(f"Handed in: array {job}. {said}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _check_device(text: str) -> None:
+    """Whether some machine could have it; how many there are of `cuda:all` is for each element to see."""
+    kinds = {text.removesuffix(ALL)} if text.endswith(ALL) else {name.partition(":")[0] for name in devices_of(text)}
+    if not kinds <= {"auto", "cpu", "cuda", "xpu"} or text == f"cpu{ALL}":
+        raise BenchError(f"There is no device {one_line(text, 40)!r}; use auto, cpu, cuda or cuda:all.")
 
 
 def _words(context: typer.Context, settled: dict[str, str]) -> list[str]:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench import files
 from bench.errors import RecordError
-from bench.records.paths import EXAMPLES_SUFFIX, SCORES_SUFFIX, companion, folder_of, record_path, safe_name
+from bench.records.paths import (
+    EXAMPLES_SUFFIX,
+    IMAGES_SUFFIX,
+    SCORES_SUFFIX,
+    companion,
+    folder_of,
+    record_path,
+    safe_name,
+)
 from bench.records.record import Record
 from bench.records.store import read
 from detectors.checkpoint import write_atomically
 
-_BESIDE = (SCORES_SUFFIX, EXAMPLES_SUFFIX)
+_BESIDE = (SCORES_SUFFIX, EXAMPLES_SUFFIX, IMAGES_SUFFIX)
 
 
 @dataclass(frozen=True)
@@ -50,8 +60,30 @@ def unpack(parcel: Parcel, folder: Path) -> Record:
     return read(path)
 
 
-def known(folder: Path, dataset: str, category: str, detector: str) -> dict[str, bytes]:
-    """Every file of a detector's cells on a category, by its name: what another machine need not do again."""
-    with files.writing(folder):
-        found = sorted(folder_of(folder, dataset, category).glob(f"{safe_name(detector)}--*"))
-        return {path.name: path.read_bytes() for path in found if path.is_file()}
+class Known:
+    """What an earlier run has left of a category, so that another machine need not do it again."""
+
+    def __init__(self, folder: Path, dataset: str, category: str) -> None:
+        """Look once, and read of each record whose it is: what comes later is of other fits than those to be done.
+
+        Raises:
+            DiskError: the disk refuses.
+        """
+        self._paths: dict[tuple[str, int], list[Path]] = {}
+        with files.writing(folder):
+            for path in sorted(folder_of(folder, dataset, category).glob("*--*--*.json")):
+                with suppress(OSError, ValueError, TypeError, KeyError):  # damaged: it is done anew
+                    cell = json.loads(path.read_bytes())["cell"]
+                    self._paths.setdefault((safe_name(cell["detector"]["name"]), int(cell["fit_seed"])), []).append(
+                        path
+                    )
+
+    def files(self, detector: str, fit_seed: int, *, with_images: bool) -> dict[str, bytes]:
+        """The files of one fit's cells, by their names; the adversarial images, which are large, on request alone."""
+        found: dict[str, bytes] = {}
+        for path in self._paths.get((safe_name(detector), fit_seed), ()):
+            for suffix in (".json", SCORES_SUFFIX, EXAMPLES_SUFFIX, *[IMAGES_SUFFIX] * with_images):
+                file = companion(path, suffix)
+                with suppress(OSError):
+                    found[file.name] = file.read_bytes()
+        return found

@@ -78,7 +78,8 @@ def carry_out(
 ) -> dict[Job, Found]:
     """Have jobs done in categories that were checked, what takes long first. Returns each one's records.
 
-    A process that ends in the middle of a job, for whatever reason, leaves it the records of a failure.
+    A process that ends in the middle of a job, for whatever reason, leaves it the records of a failure, unless the run
+    was told to end: a cluster may have told all of its processes, and the job is only unfinished.
 
     Raises:
         RecordError, DataError, BenchError: as `Executor.work`.
@@ -89,6 +90,8 @@ def carry_out(
     for job, what, words in executor.work(plan, {job: groups[job] for job in order}, stop):
         if what == "lost":
             relay.forget(job)
+            if stop():
+                continue
             found[job] += groups[job].give_up(words[0], reporter, done=len(found[job]))
             continue
         if what == "done":

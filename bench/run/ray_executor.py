@@ -1,27 +1,18 @@
-"""The groups of a run on a Ray cluster, a task each. Scheduling, retries, lost machines: all that is Ray's.
+"""The groups of a run as tasks of a Ray cluster. Scheduling, shares of GPUs, retries, lost machines: all that is Ray's.
 
-A machine of the cluster needs RADBench, the data set under the same path, and a folder for checkpoints, its own or one
-that all share. It computes into a folder of its own, and every cell's files come back to the driver's, where an earlier
-run's records are looked for, too; so a run goes on after a kill wherever the cluster then is.
-
-A task yields its cells one by one and always the same number of them: if its machine is lost, Ray runs it again
-elsewhere and leaves out what has come back already.
+Every cell's files come back to the driver's folder (`bench.run.ray_task` sends them), where an earlier run's records
+are looked for, too; so a run goes on after a kill wherever the cluster then is.
 """
 
 from __future__ import annotations
 
-import atexit
 import logging
-import platform
-import shutil
 import sys
-import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +20,14 @@ from bench.cell.group import Group, Reporter
 from bench.cell.pictures import Category
 from bench.errors import BenchError, DataError, RecordError
 from bench.plan.plan import Job, Outline, Plan
-from bench.records.parcel import Parcel, known, pack, unpack
+from bench.records.parcel import Known, unpack
 from bench.records.paths import folder_of
-from bench.run import worker
+from bench.run import ray_task, worker
 from bench.run.executor import News, Stop
 from bench.text import one_line, plural
 
 RETRIES = 3  # of a task whose process or machine is lost
 POLL_SECONDS = 0.5
-TELL_SECONDS = 1.0  # between two messages of one task about how far it is
-_OFTEN = ("fit", "attack")  # what is told at every step
 
 
 @dataclass(frozen=True)
@@ -58,32 +47,6 @@ class Share:
     def device(self) -> str:
         """What a task computes on: Ray shows it no other GPU than its own."""
         return "cuda" if self.gpus else "cpu"
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What every task comes with.
-
-    Attributes:
-        told: the plan, and the threads.
-        fingerprints: of the categories, as the driver sees them.
-        command: the driver's words, for records.
-        log_level: of `bench`.
-    """
-
-    told: worker.Told
-    fingerprints: Mapping[str, str]
-    command: tuple[str, ...]
-    log_level: int
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell's files, whether they were there already, and which files of the driver's it has made void."""
-
-    parcel: Parcel
-    was_there: bool
-    void: tuple[str, ...]
 
 
 class RayExecutor:
@@ -143,11 +106,12 @@ class RayExecutor:
         """As `Executor.work`. A task that is lost more than `RETRIES` times is lost for good."""
         ray, records = self._ray, plan.run.out / "records"
         left, posts = deque(groups), self._post_box()
+        known = {name: Known(records, plan.dataset.name, name) for name in {job.category for job in groups}}
         streams: dict[Any, Job] = {}
         rested: set[Any] = set()
         most, looked = self._most(), 0.0
         options = {"num_cpus": self._share.cpus, "num_gpus": self._share.gpus, "max_retries": RETRIES}
-        task = ray.remote(num_returns="streaming", **options)(do)
+        task = ray.remote(num_returns="streaming", **options)(ray_task.do)
         asked = ray.put(self._asked(plan))
         try:
             while left or streams:
@@ -157,10 +121,11 @@ class RayExecutor:
                         return
                 while left and len(streams) < most:
                     job = left.popleft()
-                    there = known(records, plan.dataset.name, job.category, job.detector)
+                    own = known[job.category]
+                    there = own.files(job.detector, job.fit_seed, with_images=plan.run.keep_images)
                     streams[task.remote(asked, job, there, posts)] = job
                 ready, _ = ray.wait(list(streams), num_returns=1, timeout=POLL_SECONDS)
-                if time.monotonic() - looked > TELL_SECONDS:  # each is a question to another process
+                if time.monotonic() - looked > ray_task.TELL_SECONDS:  # each is a question to another process
                     for job, words in _posted(posts):
                         if job in streams.values():
                             yield News(job, words[0], words[1:])
@@ -198,13 +163,13 @@ class RayExecutor:
                 (folder_of(records, plan.dataset.name, job.category) / name).unlink(missing_ok=True)
         return News(job, "done", (record, cell.was_there))
 
-    def _asked(self, plan: Plan) -> Asked:
+    def _asked(self, plan: Plan) -> ray_task.Asked:
         outline = Outline.of(plan)
         run = replace(plan.run, device=self._share.device, out=Path("out"), cache=plan.run.cache.absolute())
         if run.data_root is not None:
             run = replace(run, data_root=run.data_root.absolute())
         told = worker.Told(replace(outline, run=run), self._share.cpus)
-        return Asked(told, dict(self._checked), tuple(sys.argv), logging.getLogger("bench").level)
+        return ray_task.Asked(told, dict(self._checked), tuple(sys.argv), logging.getLogger("bench").level)
 
     def _check_room(self) -> None:
         """Ray would wait for a machine that is large enough for ever."""
@@ -232,81 +197,6 @@ class RayExecutor:
 def _posted(posts: Any) -> list[tuple[Job, tuple[Any, ...]]]:
     batches = posts.get_nowait_batch(posts.qsize())
     return [(Job(*job), words) for job, several in batches for words in several]
-
-
-def do(asked: Asked, job: Job, there: Mapping[str, bytes], posts: Any) -> Iterator[Cell]:
-    """A task: a job's group on one of the cluster's machines.
-
-    Args:
-        asked: of all tasks.
-        job: to be done.
-        there: files of the driver's that are of this detector and category.
-        posts: where to say how far it is.
-    """
-    job = Job(*job)
-    try:
-        with worker.only_sentences():
-            yield from _cells(asked, job, there, posts)
-    except BenchError as error:
-        raise type(error)(f"On the machine {platform.node()}: {error}") from None
-
-
-def _cells(asked: Asked, job: Job, there: Mapping[str, bytes], posts: Any) -> Iterator[Cell]:
-    out = _ready(asked.log_level)
-    sys.argv[:] = asked.command  # what records say of how they were made
-    outline = asked.told.outline
-    told = replace(asked.told, outline=replace(outline, run=replace(outline.run, out=out)))
-    category = worker.category_of(told, job.category)
-    dataset = category.plan.dataset
-    if not category.is_decoded:
-        if dataset.fingerprint(job.category) != asked.fingerprints[job.category]:
-            raise DataError(f"The pictures of {job.category} are not those of the machine that gives out the work.")
-        category.check()
-    folder = folder_of(out / "records", dataset.name, job.category)
-    shutil.rmtree(out, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for name, data in there.items():
-        (folder / name).write_bytes(data)
-    left, post = set(there), _Post(posts, job)
-    try:
-        for record, was_there in Group(category, job.detector, job.fit_seed).each(worker.Speaker(post.say)):
-            void = {name for name in left if not (folder / name).exists()}
-            left -= void
-            yield Cell(pack(record), was_there, tuple(sorted(void)))
-    finally:
-        shutil.rmtree(out, ignore_errors=True)
-
-
-@cache
-def _ready(log_level: int) -> Path:
-    """Once in each process: import everything. Returns the folder of its own that it computes into."""
-    worker.get_ready(log_level)
-    folder = Path(tempfile.mkdtemp(prefix="radbench-ray-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
-@dataclass
-class _Post:
-    """Says how far a task is, at most once a second: what comes at every step waits for the next time."""
-
-    posts: Any
-    job: Job
-    waiting: list[tuple[Any, ...]] = field(default_factory=list)
-    last: float = 0.0
-
-    def say(self, words: tuple[Any, ...]) -> None:
-        """As `bench.run.processes.Say`."""
-        if words[0] == "done":
-            return  # it comes back with its files
-        if words[0] == "fit" and self.waiting and self.waiting[-1][0] == "fit":
-            self.waiting.pop()
-        self.waiting.append(words)
-        if words[0] in _OFTEN and time.monotonic() - self.last < TELL_SECONDS:
-            return
-        with suppress(Exception):  # nobody listens any more, and the cell is what matters
-            self.posts.put_nowait((tuple(self.job), self.waiting))
-        self.waiting, self.last = [], time.monotonic()
 
 
 def _ray() -> Any:

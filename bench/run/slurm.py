@@ -1,7 +1,7 @@
 """A run as a job array of Slurm: the two scripts of it, and handing them in.
 
 Nothing but files is shared: each element is a run of its own that does a shard of the plan (`bench.run.shards`), and
-the job that follows the array draws the tables from the records that are there.
+the job that follows the array draws tables and pages from the records that are there.
 
 Some time before the limit (`WARNING_SECONDS`), or where it makes room for another job, Slurm sends the script a
 SIGTERM. The script hands it on, the run ends after the cell at hand, and the element is queued again; what it had
@@ -68,7 +68,7 @@ _REPORT = """\
 {directives}
 
 cd -- {folder} || exit 2
-exec {command}
+{commands}
 """
 
 
@@ -147,13 +147,13 @@ class Scripts:
         return str(self.logs).replace("\\", "\\\\").replace("%", "%%") + f"/{name}.log"  # as Slurm reads a pattern
 
 
-def write(wanted: Wanted, run: Sequence[str], report: Sequence[str], out: Path, folder: Path) -> Scripts:
+def write(wanted: Wanted, run: Sequence[str], closing: Sequence[Sequence[str]], out: Path, folder: Path) -> Scripts:
     """Write both scripts into `out`/slurm, under names that are theirs alone: another plan's stay beside them.
 
     Args:
         wanted: of Slurm.
         run: the words of the run, without `--shard`.
-        report: the words of the closing job.
+        closing: the commands of the closing job, of which each follows if the one before succeeds.
         out: the folder of results.
         folder: where both are called.
 
@@ -171,15 +171,17 @@ def write(wanted: Wanted, run: Sequence[str], report: Sequence[str], out: Path, 
         command=shlex.join(run),
         count=wanted.elements,
     )
-    closing = _REPORT.format(
-        directives=wanted.directives(of_report=True), folder=shlex.quote(str(folder)), command=shlex.join(report)
+    report = _REPORT.format(
+        directives=wanted.directives(of_report=True),
+        folder=shlex.quote(str(folder)),
+        commands=" &&\n".join(map(shlex.join, closing)),
     )
     place = out.absolute() / "slurm"
     name = hashlib.sha256(array.encode("utf-8", "surrogateescape")).hexdigest()[:8]
     scripts = Scripts(place / f"array-{name}.sh", place / f"report-{name}.sh", place)
     with files.writing(place):
         place.mkdir(parents=True, exist_ok=True)
-        for path, text in ((scripts.array, array), (scripts.report, closing)):
+        for path, text in ((scripts.array, array), (scripts.report, report)):
             write_atomically(path, text.encode("utf-8", "surrogateescape"))
     return scripts
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from bench import files
 from bench.errors import RecordError
-from bench.records import certificate_store, kept_images, store
+from bench.records import certificate_store, kept_images, limits, store
 from bench.records.certificate import Certificate
 from bench.records.certificate_store import FOLDER as CERTIFICATES
-from bench.records.paths import IMAGES_SUFFIX, companion, record_path
+from bench.records.paths import EXAMPLES_SUFFIX, IMAGES_SUFFIX, companion, record_path
 from bench.records.record import Record
 from bench.verify import stated
 from bench.verify.beside import differences, unstated
@@ -84,6 +84,7 @@ def write(found: Merged, out: Path) -> list[Path]:
     for what in found.kept.values():
         if isinstance(what, Record):
             scores = store.read_scores(what) if what.ok else None
+            _copy_examples(what, out / RECORDS)
             _copy_images(what, out / RECORDS)
             written.append(store.write(what, scores, out / RECORDS))
         else:
@@ -114,6 +115,20 @@ def _copy_images(record: Record, folder: Path) -> None:
         data = read_ordinary(source, int(record.images["bytes"]))
         if hashlib.sha256(data).hexdigest() == record.images.get("sha256"):
             write_atomically(target, data)
+
+
+def _copy_examples(record: Record, folder: Path) -> None:
+    """What the record's panel is drawn from, if it is there: no figure stands on it, and who draws it checks it."""
+    assert record.path is not None
+    source, target = (companion(p, EXAMPLES_SUFFIX) for p in (record.path, record_path(folder, record.cell)))
+    if source.resolve() == target.resolve():
+        return
+    try:
+        data = read_ordinary(source, limits.EXAMPLES_BYTES)
+    except OSError:
+        return
+    with files.writing(folder):
+        write_atomically(target, data)
 
 
 def _contradictions(one: Record | Certificate, other: Record | Certificate) -> list[str]:

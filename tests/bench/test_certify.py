@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -299,6 +301,42 @@ def test_an_interrupted_run_and_one_that_was_not_leave_the_same_bits(
     assert codes == [130, 130, 130, 0]
     assert counted == 24 + 24 + 3  # of test images and of held-out normals: nothing was drawn twice
     assert files(tmp_path / "out") == files(tmp_path / "a") != {}
+
+
+def test_shards_share_the_fits_and_leave_the_certificates_of_one_run(
+    certify: Callable[..., Said], tmp_path: Path
+) -> None:
+    asked = {"names": "linear,steady"}
+    assert certify("--out", tmp_path / "whole", **asked).code == 0
+    for number in (1, 2):
+        said = certify("--shard", f"{number}/2", **asked)
+        assert said.code == 0 and f"Shard {number}/2: " in said.out
+        assert f"python -m bench report {tmp_path / 'out'}" in said.out
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["certificates"], "tables are of all shards"
+        assert len({c.claim.detector.name for c, _ in made(tmp_path / "out")}) == number
+    shared, whole = (made(tmp_path / name) for name in ("out", "whole"))
+    assert {c.key: c.results for c, _ in shared} == {c.key: c.results for c, _ in whole}
+    assert certify("--shard", "1/2", "--dry-run", **asked).out.count("bolt") == 1
+    assert "3 shards don't fit" in certify("--shard", "3/3", **asked).err
+
+
+def test_a_shard_that_is_told_to_end_begins_no_other_fit(
+    certify: Callable[..., Said], register: Callable[..., None], tmp_path: Path
+) -> None:
+    class Ending(fakes.Linear):
+        name = "ending"
+
+        def value(self, x: Tensor, noise: Noise) -> Tensor:
+            if not (tmp_path / "told").exists():
+                (tmp_path / "told").touch()
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().value(x, noise)
+
+    register(Ending)
+    said = certify("--shard", "1/1", names="ending,linear")
+    assert said.code == 75 and "Told to end: 1 fit left" in said.out
+    assert {c.claim.detector.name for c, _ in made(tmp_path / "out")} == {"ending"}
+    assert certify("--shard", "1/1", names="ending,linear").code == 0
 
 
 def test_a_certificate_that_is_there_is_not_made_again(certify: Callable[..., Said], tmp_path: Path) -> None:

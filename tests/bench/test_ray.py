@@ -11,13 +11,14 @@ from typing import Any
 
 import bench_fakes as fakes
 import pytest
+import torch
 
 from bench.cli.run_command import _ray as asked_for
 from bench.errors import BenchError, RecordError
 from bench.plan import plan as planning
-from bench.records import parcel
+from bench.records import kept_images, parcel
 from bench.records.store import read_all
-from bench.run import ray_executor, runner
+from bench.run import ray_task, runner
 from bench.run.ray_executor import RayExecutor, Share
 
 REPOSITORY = Path(__file__).parents[2]
@@ -67,16 +68,33 @@ def test_a_share_that_no_machine_gives_is_a_sentence(gpus: float, cpus: int) -> 
 
 
 def test_a_cells_files_arrive_as_they_were_sent(tmp_path: Path, folder: Path) -> None:
-    result = fakes.run(fakes.config(tmp_path, folder, "brightness", categories=("bolt",)))
-    (record,) = result.records
+    config = fakes.config(tmp_path, folder, "brightness", categories=("bolt",), keep_images=True)
+    (record,) = fakes.run(config).records
     sent = parcel.pack(record)
     arrived = parcel.unpack(sent, tmp_path / "elsewhere")
-    assert arrived.key == record.key and parcel.pack(arrived) == sent and len(sent.beside) >= 1
-    names = parcel.known(tmp_path / "elsewhere", "folder", "bolt", "brightness")
-    assert len(names) == 1 + len(sent.beside)
+    assert arrived.key == record.key and parcel.pack(arrived) == sent and len(sent.beside) == 3
+    assert torch.equal(kept_images.read(arrived), kept_images.read(record)), "and are those that the record names"
     damaged = dataclasses.replace(sent, beside={name: data[:-9] for name, data in sent.beside.items()})
     with pytest.raises(RecordError):
         parcel.unpack(damaged, tmp_path / "damaged")
+
+
+def test_what_goes_along_with_a_task_is_of_its_own_fit(tmp_path: Path, folder: Path) -> None:
+    config = fakes.config(
+        tmp_path, folder, "ae", "brightness", categories=("bolt",), keep_images=True, fit_seeds=(0, 1)
+    )
+    first, second, alone = fakes.run(config).records
+    assert [r.cell.fit_seed for r in (first, second, alone)] == [0, 1, 0] and first.path and second.path and alone.path
+    second.path.write_bytes(b"{")
+    known = parcel.Known(tmp_path / "out" / "records", "folder", "bolt")
+    assert known.files("ae", 1, with_images=True) == {}, "of a damaged one nothing"
+    for record, detector in ((first, "ae"), (alone, "brightness")):
+        assert record.path is not None
+        sent, stem = parcel.pack(record), record.path.name.removesuffix(".json")
+        found = known.files(detector, 0, with_images=True)
+        assert found == {f"{stem}.json": sent.text, **{stem + end: data for end, data in sent.beside.items()}}
+        fewer = known.files(detector, 0, with_images=False)
+        assert set(found) - set(fewer) == {f"{stem}.images.safetensors"}
 
 
 def test_what_is_told_at_every_step_is_told_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,8 +104,8 @@ def test_what_is_told_at_every_step_is_told_once_a_second(monkeypatch: pytest.Mo
         def put_nowait(self, batch: Any) -> None:
             told.append(batch)
 
-    monkeypatch.setattr(ray_executor.time, "monotonic", lambda: now[0])
-    post = ray_executor._Post(Posts(), fakes.planning.Job("bolt", "ae", 0))
+    monkeypatch.setattr(ray_task.time, "monotonic", lambda: now[0])
+    post = ray_task._Post(Posts(), fakes.planning.Job("bolt", "ae", 0))
     for step in range(100):
         now[0] += 0.1
         post.say(("fit", step, 100, ""))
@@ -137,7 +155,8 @@ def test_a_machine_that_is_lost_costs_no_cell_and_figures_are_those_of_one_proce
 ) -> None:
     radii = (0.01, 0.02)
     one, other = (
-        fakes.config(tmp_path / n, folder, "ae", "brightness", "mean-image", epsilons=radii) for n in ("one", "ray")
+        fakes.config(tmp_path / n, folder, "ae", "brightness", "mean-image", epsilons=radii, keep_images=True)
+        for n in ("one", "ray")
     )
     alone = runner.run_plan(planning.make(one), fakes.Quiet())
     second = cluster.add_node(num_cpus=1)
@@ -151,6 +170,12 @@ def test_a_machine_that_is_lost_costs_no_cell_and_figures_are_those_of_one_proce
     assert any(step[0] == "ae" for step in told.steps), "of a fit one hears how far it is"
     _, problems = read_all(tmp_path / "ray" / "out" / "records")
     assert not problems
+    for here, there in zip(alone.records, found.records, strict=True):
+        assert torch.equal(kept_images.read(here), kept_images.read(there)), (
+            "the images came along, as they were scored"
+        )
+    again = runner.run_plan(planning.make(other), fakes.Quiet())
+    assert again.reused == 12, "so there is nothing left to do"
 
 
 @needs_ray

@@ -110,6 +110,7 @@ class Hungry(fakes.Fake):
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory."),
         RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
 )
 def test_a_lack_of_memory_is_nobodys_bug(
@@ -119,6 +120,43 @@ def test_a_lack_of_memory_is_nobodys_bug(
     monkeypatch.setattr(Hungry, "raised", raised)
     (record,) = fakes.run(fakes.config(tmp_path, folder, "hungry", categories=("bolt",))).records
     assert not record.ok and "ran out of memory" in record.reason and "error in its code" not in record.reason
+
+
+class Narrow(fakes.Linear):
+    """On a device on which no more than `room` images fit; the gate looks at seven at a time."""
+
+    name = "narrow"
+    room = 7
+
+    def _score(self, x: torch.Tensor, noise: Any) -> torch.Tensor:
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super()._score(x, noise)
+
+
+def test_a_batch_that_does_not_fit_is_halved_which_is_said_and_changes_no_figure(
+    tmp_path: Path, folder: Path, register: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    register(fakes.Linear, Narrow)
+    settings = {"categories": ("bolt",), "batch_size": 30}
+    (record,) = fakes.run(fakes.config(tmp_path, folder, "narrow", **settings)).records
+    (plenty,) = fakes.run(fakes.config(tmp_path, folder, fakes.Linear.name, **settings)).records
+    assert record.ok, record.reason
+    warned = [m for m in caplog.messages if m.startswith("Out of memory: going on with batches of ")]
+    assert [m.split()[-2] for m in warned] == ["6"], "from the batch at hand: phase by phase, and no more than needed"
+    found, expected = store.read_scores(record), store.read_scores(plenty)
+    assert found.clean == pytest.approx(expected.clean, rel=1e-5) and found.robust == pytest.approx(
+        expected.robust, rel=1e-5
+    )
+
+
+def test_a_single_image_that_does_not_fit_is_a_sentence(
+    tmp_path: Path, folder: Path, register: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(Narrow)
+    monkeypatch.setattr(Narrow, "room", 0)
+    (record,) = fakes.run(fakes.config(tmp_path, folder, "narrow", categories=("bolt",))).records
+    assert not record.ok and "memory" in record.reason and "error in its code" not in record.reason
 
 
 def test_other_errors_are_still_a_bug() -> None:

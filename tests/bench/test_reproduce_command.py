@@ -15,7 +15,7 @@ from conftest import Said
 from torch import Tensor, nn
 
 from bench.cell import group
-from bench.cli import reproduced
+from bench.cli import reproduce_tables, reproduced
 from bench.records import store
 from detectors.noise import Noise
 from detectors.settings import Settings
@@ -118,6 +118,23 @@ def test_what_is_missing_is_run_once_and_fills_the_table(reproduce: Command, tmp
     assert Tiny.fits == fits and again.out.count("python -m bench run") == 0 and len(records(tmp_path)) == 10
     text = (tmp_path / "out" / "table8.md").read_text()
     assert "**no**" in text or "**undecided**" in text  # of this score every k has the same ranks
+
+
+def test_several_devices_share_what_is_run(reproduce: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    class AskedError(Exception):
+        pass
+
+    def execute(config: Any, console: Any, *, workers: int | None, devices: tuple[str, ...]) -> Any:
+        raise AskedError(config.device, workers, devices)
+
+    monkeypatch.setattr(reproduce_tables, "execute", execute)
+    for words, asked in (
+        (("--device", "cpu:0,cpu:1"), ("cpu:0", None, ("cpu:0", "cpu:1"))),
+        (("--workers", 3), ("auto", 3, ("auto",))),
+    ):
+        said = reproduce("table8", "--run", *words)
+        assert said.code == 1 and f"AskedError: {asked}" in said.err
+    assert "--device" in reproduce("table8", "--run", "--device", "cpu:0,cuda:0").err
 
 
 @pytest.mark.usefixtures("no_plots")

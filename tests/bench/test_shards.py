@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +16,15 @@ import bench_fakes as fakes
 import pytest
 
 from bench import files
+from bench.cell import group
 from bench.cell.group import never
 from bench.cli import summary
 from bench.errors import BenchError
 from bench.plan import plan as planning
 from bench.plan.devices import devices_of
 from bench.plan.plan import Plan
+from bench.records.paths import SCORES_SUFFIX, companion
+from bench.records.store import read_all
 from bench.report import folder as results
 from bench.run import costs, pool, runner, shards
 from bench.run import shared_folder as sharing
@@ -26,6 +32,7 @@ from bench.run.shards import Shard
 from bench.run.stopping import told_to_stop
 
 Register = Callable[..., None]
+REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -156,11 +163,45 @@ def test_a_run_that_is_told_to_end_does_so_after_the_cell_at_hand(plan: Plan) ->
     usual = signal.getsignal(signal.SIGTERM)
     with told_to_stop() as stop:
         result = runner.run_plan(plan, Stopping(3), stop=stop)
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "a second one ends it at once"
     assert signal.getsignal(signal.SIGTERM) == usual
     assert len(result.records) == 3 and result.unfinished == 9 and not result.failed
     rest = runner.run_plan(planning.make(plan.run), fakes.Quiet(), stop=never)
     assert rest.reused == 3 and rest.unfinished == 0 and len(rest.records) == 12
+
+
+def test_a_second_signal_is_the_first_once_more_and_a_later_one_ends_it_at_once() -> None:
+    """Of a cluster that tells a script and its processes, each hears twice."""
+    program = (
+        "import os, signal, sys, time\n"
+        "from bench.run import stopping\n"
+        "with stopping.told_to_stop() as stop:\n"
+        "    for _ in range(2):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print(stop(), flush=True)\n"
+        "    later = time.monotonic() + stopping.AT_ONCE_SECONDS + 1\n"
+        "    time.monotonic = lambda: later\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('still there', flush=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert done.returncode == -signal.SIGTERM and done.stdout == "True\n"
+
+
+def test_processes_that_are_told_to_end_as_well_leave_no_failures(tmp_path: Path, folder: Path) -> None:
+    """As where a cluster tells all processes, not the first alone."""
+
+    class Telling(Stopping):
+        def done(self, record: Any, reused: bool) -> None:
+            if len(self.cells) + 1 == self.after:
+                for process in multiprocessing.active_children():
+                    process.terminate()
+            super().done(record, reused)
+
+    plan = planning.make(fakes.config(tmp_path, folder, "brightness", "mean-image", epsilons=(0.01, 0.02)))
+    with told_to_stop() as stop:
+        result = runner.run_plan(plan, Telling(2), workers=2, stop=stop)
+    assert not result.failed and 0 < result.unfinished < 8
+    assert all(record.ok for record in read_all(tmp_path / "out" / "records")[0])
 
 
 def test_processes_that_share_a_run_finish_their_cells_and_begin_none(tmp_path: Path, folder: Path) -> None:
@@ -198,6 +239,27 @@ def test_pictures_of_another_machine_stay_whatever_its_lock_looks_like_from_here
     with sharing.shared_folder(tmp_path) as own:
         assert (own / "lock").read_text().split() == here
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted([own.name, "pictures-other"])
+
+
+def test_another_machine_that_writes_the_same_cell_at_the_same_time_costs_nothing(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that Slurm has given up is still alive, and rounds differently: its scores lie beside this one's record."""
+    usual, collisions = group.write, []
+
+    def write(record: Any, scores: Any, folder: Path) -> Path:
+        path = usual(record, scores, folder)
+        if not collisions:
+            collisions.append(path)
+            beside = companion(path, SCORES_SUFFIX)
+            beside.write_text(beside.read_text() + "\n")
+        return path
+
+    monkeypatch.setattr(group, "write", write)
+    result = runner.run_plan(plan, fakes.Quiet(), jobs=plan.jobs[:1])
+    assert len(collisions) == 1 and len(result.records) == 2 and not result.failed
+    found, problems = read_all(plan.run.out / "records")
+    assert len(found) == 2 and not problems
 
 
 # -- several devices --------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from bench.run.slurm import Wanted
 
 REPOSITORY = Path(__file__).parents[2]
 Command = Callable[..., Any]
-EVIL = 'it\'s $(touch hacked) `touch hacked` "100%" ; & \\ é'
+EVIL = 'it\'s $(touch hacked) `touch hacked` "100%" ; & \\ \n é'
 # Says what it was called with. The stand-in for sbatch gives a number, as --parsable does.
 CALLED = f"#!{sys.executable}\nimport json, os, sys\nprint(json.dumps([os.getcwd(), *sys.argv[1:]]))\n"
 SBATCH = '#!/bin/bash\nprintf "%s\\n" "$*" >> "$SLURM_SEEN"\necho "77;cluster"\n'
@@ -100,6 +100,19 @@ def test_a_gpu_for_each_element_is_what_is_usual(tmp_path: Path, folder: Path, c
     assert "#SBATCH --gres=gpu:1\n" in scripts(tmp_path / "out")[0].read_text()
 
 
+def test_devices_are_those_of_the_elements_machine(tmp_path: Path, folder: Path, command: Command) -> None:
+    """The machine where scripts are written may have none."""
+    words = words_for(folder, tmp_path, "--array", 1)
+    place = words.index("--device") + 1
+    for device in ("cuda:all", "cuda:0,cuda:1", "auto"):
+        words[place] = device
+        assert command(*words).code == 0
+        assert any(f" --device={device} " in path.read_text() for path in (tmp_path / "out").glob("slurm/array-*.sh"))
+    for device in ("cpu:all", "all", "gpu:all", "gpu", "cuda:0,cuda:0", "cuda:0,cpu:1", "cuda:0,cuda:all"):
+        words[place] = device
+        assert "device" in command(*words).err
+
+
 def test_submit_hands_in_the_array_and_then_the_report(
     tmp_path: Path, folder: Path, command: Command, seen: Path
 ) -> None:
@@ -124,10 +137,12 @@ def test_every_argument_is_quoted(tmp_path: Path, folder: Path, command: Command
     assert f"--out={root / 'out'}" in called and f"--group-pattern={pattern}" in called
     assert "--detectors=brightness,mean-image" in called
     done = subprocess.run(["bash", str(report)], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)[1:] == ["-m", "bench", "report", str(root / "out")]
+    tables, pages = map(json.loads, done.stdout.splitlines())
+    assert tables[1:] == ["-m", "bench", "report", str(root / "out")]
+    assert pages[1:] == ["-m", "bench", "report", "--html", str(root / "out")]
     assert not list(Path.cwd().glob("hacked")) and not list(tmp_path.rglob("hacked"))
-    printed = said.out.splitlines()[-3:-1]
-    assert shlex.split(printed[0].removeprefix("job=$(").removesuffix(")"))[-1] == str(array)
+    printed = said.out[said.out.index("job=$(") : said.out.index(")\nsbatch ")]
+    assert shlex.split(printed.removeprefix("job=$("))[-1] == str(array)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +184,7 @@ def test_a_machine_without_slurm_and_one_that_refuses_say_so(
 def test_an_element_that_never_ends_gives_up(tmp_path: Path, seen: Path) -> None:
     """A stand-in for a run that is told to end and says that something is left."""
     run = [sys.executable, "-c", "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(75)); time.sleep(60)"]
-    written = slurm.write(Wanted(1), run, ["true"], tmp_path / "out", tmp_path)
+    written = slurm.write(Wanted(1), run, [["true"]], tmp_path / "out", tmp_path)
     for restarts, code in ((0, 0), (slurm.RESTARTS, 75)):
         process = subprocess.Popen(**element(written.array, 1, restarts), stderr=subprocess.PIPE)
         time.sleep(1.5)  # its Python has to begin
@@ -177,6 +192,18 @@ def test_an_element_that_never_ends_gives_up(tmp_path: Path, seen: Path) -> None
         _, said = process.communicate(timeout=60)
         assert process.returncode == code and ("more --time" in said) == (code == 75)
     assert seen.read_text().splitlines() == ["requeue 77_1"]
+
+
+def test_a_cell_that_takes_too_long_is_killed_before_slurm_kills_the_script(tmp_path: Path, seen: Path) -> None:
+    run = [sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"]
+    script = slurm.write(Wanted(1), run, [["true"]], tmp_path / "out", tmp_path).array
+    waits = f"second < {slurm.WAIT_SECONDS};"
+    assert waits in script.read_text() and slurm.WAIT_SECONDS < slurm.WARNING_SECONDS
+    script.write_text(script.read_text().replace(waits, "second < 2;"))
+    process = subprocess.Popen(**element(script, 1))
+    time.sleep(1.5)  # its Python has to begin
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0 and seen.read_text().splitlines() == ["requeue 77_1"]
 
 
 def test_many_elements_on_one_folder_with_kills_leave_the_records_of_one_run(

@@ -21,6 +21,7 @@ from bench.errors import BenchError, RecordError
 from bench.records import store
 from bench.records.paths import IMAGES_SUFFIX, companion
 from bench.records.record import Record
+from bench.report import example_panel
 from bench.submission import archive, eval_results
 from bench.submission.card import Card
 from bench.submission.eval_results import Hub
@@ -252,3 +253,16 @@ def test_archives_are_merged_with_their_images(run: Record, command: Command, tm
     assert record.path is not None and run.path is not None
     for suffix in (".json", ".scores.csv", IMAGES_SUFFIX):
         assert companion(record.path, suffix).read_bytes() == companion(run.path, suffix).read_bytes()
+
+
+def test_folders_of_shards_are_merged_with_what_their_panels_are_drawn_from(
+    run: Record, command: Command, tmp_path: Path
+) -> None:
+    assert command("merge", tmp_path / "out", "--out", tmp_path / "all").code == 0
+    (record,) = store.read_all(tmp_path / "all" / "records")[0]
+    assert run.path is not None and example_panel.has_examples(record)
+    assert example_panel.examples_of(record).score.tolist() == example_panel.examples_of(run).score.tolist()
+    before = {path: path.read_bytes() for path in (tmp_path / "all").rglob("*") if path.is_file()}
+    shutil.rmtree(tmp_path / "out")
+    assert command("merge", tmp_path / "all", "--out", tmp_path / "all").code == 0
+    assert {path: path.read_bytes() for path in (tmp_path / "all").rglob("*") if path.is_file()} == before
