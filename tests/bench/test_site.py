@@ -42,27 +42,6 @@ def test_the_first_page_holds_the_figures_in_tenths(tmp_path: Path) -> None:
     assert row[6][0] == 876 and row[7][0] == 123
 
 
-def test_best_known_is_the_lowest_of_the_same_fit_whoever_found_it(tmp_path: Path) -> None:
-    weak = with_auc(make_record(), clean=90.0, robust=60.0)
-    other = make_record(protocol="strict", attack="autoattack-linf", steps=100)
-    strong = with_auc(other, clean=90.0, robust=40.0)
-    elsewhere = with_auc(make_record(checkpoint="d" * 64, fit_seed=1), clean=90.0, robust=10.0)
-    larger = with_auc(make_record(epsilon=8 / 255), clean=90.0, robust=1.0)
-    rows = index.rows(found.of([weak, strong, elsewhere, larger]))
-    at_2 = next(r for r in rows if r.records[0].epsilon < 3 / 255 and len(r.records) == 1 and r.robust is not None)
-    assert at_2.best is not None
-    assert at_2.best.value == 40.0 and at_2.best.attack == "autoattack-linf (strict)"
-    at_8 = next(r for r in rows if r.records[0].epsilon > 7 / 255)
-    assert at_8.best is not None and at_8.best.value == 1.0
-
-
-def test_what_was_found_in_a_smaller_ball_counts_in_a_larger_one() -> None:
-    small = with_auc(make_record(epsilon=1 / 255), clean=90.0, robust=20.0)
-    large = with_auc(make_record(epsilon=4 / 255), clean=90.0, robust=35.0)  # an attack that failed
-    rows = index.rows(found.of([small, large]))
-    assert {row.best.value for row in rows if row.best is not None} == {20.0}
-
-
 def test_a_cells_page_says_what_its_record_holds(tmp_path: Path) -> None:
     write_record(tmp_path / "records", indicators={"zero_gradient_share": 0.4, "nonfinite_gradient_share": 0.0})
     site = site_of(tmp_path)

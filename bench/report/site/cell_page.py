@@ -12,10 +12,10 @@ from bench.records.schema import Figures
 from bench.records.score_table import Scores
 from bench.records.store import read_scores
 from bench.report import fits, members, signs
+from bench.report.best_known import BestKnown, Known
 from bench.report.caveats import counts_ties_as_lost, failure_flags
 from bench.report.noise_worth import TITLES, noise_estimate
 from bench.report.site import charts, names
-from bench.report.site.best_known import Best, BestKnown
 from bench.report.site.facts import LONG, Fact, flat, number, of_cell, of_origin
 from bench.report.site.found import Found
 from bench.report.site.svg import Chart
@@ -45,7 +45,7 @@ class CellPage:
         figures: metric, clean, robust.
         flags: sentences that make it no claim.
         looks: all indicators; members: of an ensemble.
-        best: the lowest robust AUC that any record holds of the same fit and images.
+        best: the lowest robust AUC that any record states of the same fit and images; maybe its own.
         siblings: other records of the same detector in the category: link, words.
         cell, made, settings: facts.
         histograms, worst: from its scores; empty where they cannot be had.
@@ -62,7 +62,7 @@ class CellPage:
     flags: tuple[str, ...]
     looks: tuple[Look, ...]
     members: tuple[str, ...]
-    best: Best | None
+    best: BestKnown | None
     siblings: tuple[tuple[str, str], ...]
     cell: tuple[Fact, ...]
     made: tuple[Fact, ...]
@@ -74,9 +74,7 @@ class CellPage:
     downloads: tuple[tuple[str, str], ...] = field(default=())
 
 
-def page(
-    record: Record, found: Found, best: BestKnown, siblings: Sequence[Record], *, copied: frozenset[str]
-) -> CellPage:
+def page(record: Record, found: Found, known: Known, siblings: Sequence[Record], *, copied: frozenset[str]) -> CellPage:
     """What is to be said of a record; `copied`: the files beside the pages, of which its own are linked."""
     scores = _scores(record)
     files = [
@@ -93,7 +91,7 @@ def page(
         flags=tuple(failure_flags(record)),
         looks=tuple(_looks(record)),
         members=tuple(f"{share.member}: {share}" for share in members.of_record(record)),
-        best=best.of(record),
+        best=known.of_record(record),
         siblings=tuple((names.cell(other), told(other)) for other in siblings if other.key != record.key),
         cell=tuple(of_cell(record)),
         made=tuple(of_origin(record)),

@@ -9,12 +9,12 @@ from typing import Any
 from bench.metrics.intervals import Estimate
 from bench.records.record import Record
 from bench.report import fits
+from bench.report.best_known import BestKnown
 from bench.report.curves import BASELINES
 from bench.report.grouping import OWN_ATTACK
 from bench.report.leaderboard import Leaderboard, Row
 from bench.report.marks import MARKS
 from bench.report.site import names, sources
-from bench.report.site.best_known import Best, BestKnown, average
 from bench.report.site.facts import seconds_per_image
 from bench.report.site.found import Found
 from bench.report.site.texts import PAGE, texts
@@ -38,7 +38,8 @@ class IndexRow:
         rank: by the strongest protocol; None without a figure.
         protocol: by which it is ranked; clean and robust AUC in per cent are under that one.
         by_protocol: the robust AUC under each protocol.
-        best: the lowest that any record holds. certified: with the certificate's label.
+        best: the lowest that any record states, where that is lower than `robust`.
+        certified: with the certificate's label.
         gradients, forwards, seconds: what the attack cost on an image.
         metrics: by name ("aupr") the clean and the robust value.
         marks, flags: signs of the tables; sentences.
@@ -58,7 +59,7 @@ class IndexRow:
     clean: Estimate | None
     robust: Estimate | None
     by_protocol: Mapping[str, Estimate]
-    best: Best | None
+    best: BestKnown | None
     certified: tuple[Estimate, str] | None
     gradients: float | None
     forwards: float | None
@@ -84,14 +85,13 @@ class IndexRow:
 
 def rows(found: Found) -> list[IndexRow]:
     """All rows, board by board, in the order of their ranks."""
-    best = BestKnown(found.records)
     made: list[IndexRow] = []
     for number, board in enumerate(found.boards):
         shown = places(board)
         for place in shown:
             ranks = _ranks(board, place)
             own = [
-                _row(number, board, place, row, ranks.get(row.label), best, is_main=place == shown[0])
+                _row(number, board, place, row, ranks.get(row.label), is_main=place == shown[0])
                 for row in board.rows
                 if row.ranked.place(place) is not None
             ]
@@ -108,9 +108,7 @@ def _ranks(board: Leaderboard, place: str) -> dict[str, int]:
     return {row.label: number for number, (row, _) in enumerate(ranked, start=1)}
 
 
-def _row(
-    number: int, board: Leaderboard, place: str, row: Row, rank: int | None, best: BestKnown, *, is_main: bool
-) -> IndexRow:
+def _row(number: int, board: Leaderboard, place: str, row: Row, rank: int | None, *, is_main: bool) -> IndexRow:
     standing = row.ranked.place(place)
     assert standing is not None
     cells = [row.cells[c] for c in board.categories if c in row.cells and place in (AVERAGE, c)]
@@ -131,7 +129,7 @@ def _row(
         by_protocol={
             protocol: at.robust for protocol in row.standings if (at := row.place(protocol, place)) and at.robust
         },
-        best=average([best.mean(cell.records) for cell in cells]) if complete else None,
+        best=board.best_known.get((row.label, place)),
         certified=None if known is None else (known.auc, f"{known.label} {known.marks}".strip()),
         gradients=None if spent is None else spent.gradients,
         forwards=None if spent is None else spent.forwards,
@@ -216,7 +214,7 @@ def payload(found: Found, all_rows: Sequence[IndexRow]) -> dict[str, Any]:
                     for name, value in row.by_protocol.items()
                     if name != row.protocol
                 },
-                0 if row.best is None else [_tenths(row.best.value), known("texts", row.best.attack)],
+                0 if row.best is None else [_short(row.best.robust), known("texts", row.best.attack)],
                 0 if row.certified is None else [_short(row.certified[0]), known("texts", row.certified[1])],
                 [_digits(row.gradients), _digits(row.forwards), _digits(row.seconds)],
                 _trimmed([_tenths(v) for name in METRICS for v in row.metrics[name]]),

@@ -172,7 +172,7 @@ def _candidate(row: IndexRow, floor: float, copied: frozenset[str]) -> Candidate
         flags=row.flags,
         picture=picture,
         licence=one_line(record.licence, 600),
-        beats=row.robust.low > floor and not (row.best is not None and row.best.value <= floor),
+        beats=row.robust.low > floor and not (row.best is not None and row.best.robust.value <= floor),
     )
 
 
@@ -192,8 +192,8 @@ def _sentence(row: IndexRow) -> str:
         if robust.high < 50
         else f"Under attack at least {robust.low:.0f} of 100 pairs stay in order, as far as this attack went."
     )
-    if row.best is not None and row.best.value < robust.value - 0.5:
-        keeps += f" Another attack has left {row.best.value:.0f} ({row.best.attack})."
+    if row.best is not None and row.best.robust.value < robust.value - 0.5:
+        keeps += f" Another attack has left {row.best.robust.value:.0f} ({row.best.attack})."
     partial = "" if all(record.full_run for record in row.records) else " (Not a full run: read its limits.)"
     return f"{sees} {keeps}{partial}"
 

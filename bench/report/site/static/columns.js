@@ -14,7 +14,8 @@ window.radbenchColumns = (() => {
       [data.texts[r[5]]]: tenths(r[7]),
       ...Object.fromEntries(Object.entries(r[8]).map(([name, value]) => [data.texts[name], tenths(value)])),
     },
-    best: r[9] ? [r[9][0] / 10, data.texts[r[9][1]]] : null,
+    // Of those who have no lower one the figure that ranks is the best known.
+    best: r[9] ? [tenths(r[9][0]), data.texts[r[9][1]]] : null, lowest: tenths(r[9] ? r[9][0] : r[7]),
     certified: r[10] ? [tenths(r[10][0]), data.texts[r[10][1]]] : null,
     cost: r[11].map((v) => (v < 0 ? null : v)),
     // Of each metric but the AUC the clean and the robust figure.
@@ -92,13 +93,9 @@ window.radbenchColumns = (() => {
       value: (r) => first(r.by[name]) ?? -1, text: (r) => interval(r.by[name]),
     })),
     {
-      id: "best", title: "best known", word: 8, value: (r) => (r.best ? r.best[0] : -1), isFigure: true,
-      text: (r) => (r.best ? `${r.best[0].toFixed(1)} ${r.best[1]}` : DASH),
-      cell: (r) => {
-        if (!r.best) return [DASH];
-        const isOwn = r.robust && r.best[0] === r.robust[0];
-        return [r.best[0].toFixed(1), ...(isOwn ? [] : [small(r.best[1])])];
-      },
+      id: "best", title: "best known", word: 8, value: (r) => first(r.lowest) ?? -1, isFigure: true,
+      text: (r) => (r.best ? `${interval(r.lowest)} (${r.best[1]})` : interval(r.lowest)),
+      cell: (r) => [interval(r.lowest), ...(r.best ? [small(r.best[1])] : [])],
     },
     {
       id: "certified", title: "certified", word: 9, value: (r) => (r.certified ? r.certified[0][0] : -1), isFigure: true,
