@@ -299,7 +299,7 @@ def _board(
 
 def _best_known(rows: Sequence[Row], categories: Sequence[str], known: Known) -> dict[tuple[str, str], BestKnown]:
     """What is known beside each cell by which a row is ranked, and beside its average, where that is lower."""
-    found = {}
+    found: dict[tuple[str, str], BestKnown] = {}
     for row in rows:
         own = {category: known.of_cell(cell) for category, cell in row.cells.items()}
         over_all = best_known.average([own.get(category) for category in categories])
