@@ -20,7 +20,7 @@ from bench.report import best_known, budget, grouping
 from bench.report.best_known import BestKnown, Known
 from bench.report.budget import Budget
 from bench.report.caveats import claim, facts, remarks
-from bench.report.certificates import Certified, certified_at
+from bench.report.certificates import Certified, certified_at, certified_average
 from bench.report.fits import Spread
 from bench.report.marks import MARKS, MEANING, SHORTCUTS, shortcut_marks
 from bench.report.noise_worth import MEANING as NOISE_MEANING
@@ -292,7 +292,7 @@ def _board(
         categories=categories,
         flagged={category: shortcut_marks(r for r in shown if r.category == category) for category in categories},
         rows=tuple(rows),
-        certified=_certified(rows, certificates),
+        certified=_certified(rows, categories, certificates),
         best_known=_best_known(rows, categories, known),
     )
 
@@ -308,9 +308,11 @@ def _best_known(rows: Sequence[Row], categories: Sequence[str], known: Known) ->
     return found
 
 
-def _certified(rows: Sequence[Row], certificates: Sequence[Certificate]) -> dict[tuple[str, str], Certified]:
-    """What is certified beside each cell by which a row is ranked."""
-    found = {}
+def _certified(
+    rows: Sequence[Row], categories: Sequence[str], certificates: Sequence[Certificate]
+) -> dict[tuple[str, str], Certified]:
+    """What is certified beside each cell by which a row is ranked, and beside its average."""
+    found: dict[tuple[str, str], Certified] = {}
     for row in rows if certificates else ():
         for category, cell in row.cells.items():
             record = cell.record
@@ -331,6 +333,9 @@ def _certified(rows: Sequence[Row], certificates: Sequence[Certificate]) -> dict
             )
             if one is not None:
                 found[row.label, category] = one
+        known = [found.get((row.label, category)) for category in categories]
+        over_all = certified_average(known) if len(categories) > 1 else None
+        found |= {} if over_all is None else {(row.label, "average"): over_all}
     return found
 
 

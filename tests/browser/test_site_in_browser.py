@@ -27,6 +27,8 @@ ODD = [
     "www.example.org @me",
     'say "yes", twice',
     "~^ [*] \u2013",
+    "a; =1+1;@x",
+    "\uff1d1+1",
 ]
 
 

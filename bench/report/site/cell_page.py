@@ -40,7 +40,8 @@ class CellPage:
     """One record.
 
     Attributes:
-        record, path, title, detector: whose it is, where its page lies, its heading, the detector's page.
+        record, path, title, told, detector: whose it is, where its page lies, its heading, the line beneath, the
+            detector's page.
         is_stale: made with an older revision.
         figures: metric, clean, robust.
         flags: sentences that make it no claim.
@@ -56,6 +57,7 @@ class CellPage:
     record: Record
     path: str
     title: str
+    told: str
     detector: str
     is_stale: bool
     figures: tuple[tuple[str, str, str], ...]
@@ -80,17 +82,19 @@ def page(record: Record, found: Found, known: Known, siblings: Sequence[Record],
     files = [
         (names.document(record), "the record (JSON)"),
         (names.scores(record), "scores of every image (CSV)"),
+        (names.scores_as_text(record), "scores of every image (as text: some names would run in a spreadsheet)"),
     ]
     return CellPage(
         record=record,
         path=names.cell(record),
         title=", ".join(one_line(text, 60) for text in (record.detector_title, record.dataset, record.category)),
+        told=told(record),
         detector=names.detector(record.detector_name),
         is_stale=is_stale(record, found.revisions),
         figures=tuple(_figures(record)),
         flags=tuple(failure_flags(record)),
         looks=tuple(_looks(record)),
-        members=tuple(f"{share.member}: {share}" for share in members.of_record(record)),
+        members=tuple(_share(share) for share in members.of_record(record)),
         best=known.of_record(record),
         siblings=tuple((names.cell(other), told(other)) for other in siblings if other.key != record.key),
         cell=tuple(of_cell(record)),
@@ -102,6 +106,10 @@ def page(record: Record, found: Found, known: Known, siblings: Sequence[Record],
         licence=one_line(record.licence, LONG),
         downloads=tuple(entry for entry in files if entry[0] in copied),
     )
+
+
+def _share(share: members.Share) -> str:
+    return f"{share.member}{'' if share.robust_auc is None else ':'} {share}"
 
 
 def told(record: Record) -> str:

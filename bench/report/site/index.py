@@ -23,6 +23,7 @@ from bench.report.tables import places
 from bench.text import epsilon_text, norm_text, one_line
 
 AVERAGE = "average"
+OWN_PARTS = "folder"  # the data set of pictures of one's own
 # Besides the AUC: of a record's figures, clean and robust; the robust accuracy has no clean side.
 METRICS = ("aupr", "fpr95", "accuracy", "pixel")
 
@@ -45,7 +46,9 @@ class IndexRow:
         marks, flags: signs of the tables; sentences.
         is_pretrained, is_stochastic, is_painted: whether it stands on weights from elsewhere, draws noise, chose
             settings on painted defects.
-        fits: of how many it is the mean.
+        is_adversarial, is_extra: whether its fit attacks its training images, or takes other pictures, as its class
+            says; False of what is not installed.
+        fits, spread: of how many it is the mean, and the standard deviation of the robust AUC over them.
         records: of its cells.
     """
 
@@ -70,8 +73,16 @@ class IndexRow:
     is_pretrained: bool
     is_stochastic: bool
     is_painted: bool
+    is_adversarial: bool
+    is_extra: bool
     fits: int
+    spread: float | None
     records: tuple[Record, ...] = field(repr=False)
+
+    @property
+    def cell(self) -> Record | None:
+        """Of whose page the figure is; None of an average, or where all failed."""
+        return None if self.place == AVERAGE else next((record for record in self.records if record.ok), None)
 
     @property
     def is_baseline(self) -> bool:
@@ -116,6 +127,7 @@ def _row(number: int, board: Leaderboard, place: str, row: Row, rank: int | None
     complete = place != AVERAGE or len(cells) == len(board.categories)
     spent = row.budget(row.ranked_by, place)
     known = board.certified.get((row.label, place))
+    cls, spread = sources.installed(row.name), standing.robust_spread
     return IndexRow(
         board=number,
         place=place,
@@ -140,7 +152,10 @@ def _row(number: int, board: Leaderboard, place: str, row: Row, rank: int | None
         is_pretrained=any(record.detector.frozen for record in records),
         is_stochastic=any(record.detector.is_stochastic for record in records),
         is_painted=any(is_chosen(record.detector.settings) for record in records),
+        is_adversarial=cls is not None and cls.trains_adversarially,
+        is_extra=cls is not None and cls.has_extra_data,
         fits=max((len({fits.fit_seed(record) for record in cell.records}) for cell in cells), default=0),
+        spread=None if spread is None else spread.sd,
         records=records,
     )
 
@@ -198,7 +213,6 @@ def payload(found: Found, all_rows: Sequence[IndexRow]) -> dict[str, Any]:
     first = {row.detector: row.records[0] for row in reversed(all_rows)}
     coded = []
     for row in all_rows:
-        ok = [record for record in row.records if record.ok]
         coded.append(
             [
                 row.board,
@@ -220,9 +234,9 @@ def payload(found: Found, all_rows: Sequence[IndexRow]) -> dict[str, Any]:
                 _trimmed([_tenths(v) for name in METRICS for v in row.metrics[name]]),
                 "".join(row.marks),
                 [known("texts", one_line(flag, 400)) for flag in row.flags[:12]],
-                row.is_main + 2 * row.is_baseline + 4 * row.is_pretrained + 8 * row.is_stochastic + 16 * row.is_painted,
-                row.fits,
-                names.cell(ok[0]).rpartition("--")[2].removesuffix(".html") if ok and row.place != AVERAGE else 0,
+                _bits(row),
+                row.fits if row.spread is None else [row.fits, _digits(row.spread)],
+                0 if row.cell is None else names.cell(row.cell).rpartition("--")[2].removesuffix(".html"),
             ]
         )
     return {
@@ -235,6 +249,7 @@ def payload(found: Found, all_rows: Sequence[IndexRow]) -> dict[str, Any]:
                 names.detector(name),
                 names.cell(record).rpartition("--")[0] + "--",
                 sources.paper(name),
+                sources.paper_link(name),
             ]
             for name, record in sorted(first.items())
         ],
@@ -253,10 +268,18 @@ def _strength(protocol: str) -> tuple[int, str]:
     return order.index(protocol) if protocol in order else len(order), protocol
 
 
-def weight(board: Leaderboard) -> tuple[int, int]:
-    """What is shown first: ranked by the strongest protocol; of these the one with most rows."""
-    is_own = board.columns[0].attack.startswith(OWN_ATTACK.get(board.ranking, "?"))
-    return _strength(board.ranking)[0] if is_own else len(OWN_ATTACK), -len(board.rows)
+def weight(board: Leaderboard) -> tuple[bool, int, int, int]:
+    """What is shown first: of a published data set, ranked by the strongest protocol; of these the one with most rows,
+    then the one with most protocols."""
+    ranking = next(column for column in board.columns if column.protocol == board.ranking)
+    is_own = ranking.attack.startswith(OWN_ATTACK.get(board.ranking, "?"))
+    strength = _strength(board.ranking)[0] if is_own else len(OWN_ATTACK)
+    return board.dataset == OWN_PARTS, strength, -len(board.rows), -len(board.columns)
+
+
+def _bits(row: IndexRow) -> int:
+    found = (row.is_main, row.is_baseline, row.is_pretrained, row.is_stochastic, row.is_painted)
+    return sum(is_so << n for n, is_so in enumerate((*found, row.is_adversarial, row.is_extra)))
 
 
 def _board(board: Leaderboard) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def cells(found: Found, copied: frozenset[str]) -> Iterator[cell_page.CellPage]:
 
 def _menu(found: Found, parts: list[trust.PartsPage], has_certificates: bool) -> list[tuple[str, str]]:
     menu = [(names.INDEX, "Leaderboard")]
-    menu += [(part.path, "Your parts" if len(parts) == 1 else part.title) for part in parts]
+    menu += [(part.path, "Which to trust" if len(parts) == 1 else part.title) for part in parts]
     menu += [(names.CERTIFICATES, "Certificates")] if has_certificates else []
     menu += [(names.TRANSFER, "Transfer")] if found.matrices else []
     return [*menu, (names.MEANING, "What it means")]

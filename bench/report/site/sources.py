@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from functools import cache
 
@@ -44,6 +45,13 @@ def paper(name: str) -> str:
     """The paper of a method; "" where it is not known."""
     cls = installed(name)
     return "" if cls is None else one_line(cls.paper, 200)
+
+
+def method(name: str) -> str:
+    """What it does, in the words that its module begins with; "" where it is not installed."""
+    cls = installed(name)
+    told = "" if cls is None else inspect.getdoc(inspect.getmodule(cls)) or ""
+    return one_line(told.partition("\n\n")[0], 400)
 
 
 def paper_link(name: str) -> str:

@@ -16,10 +16,8 @@ from bench.report.grouping import OWN_ATTACK
 from bench.report.site import names
 from bench.report.site.facts import number
 from bench.report.site.found import Found
-from bench.report.site.index import AVERAGE, IndexRow
+from bench.report.site.index import AVERAGE, OWN_PARTS, IndexRow
 from bench.text import interval_text, one_line, plural, threat_text
-
-DATASET = "folder"
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def pages(found: Found, rows: Sequence[IndexRow], copied: frozenset[str]) -> lis
     by_preset: dict[str, dict[tuple[str, str, float], list[IndexRow]]] = {}
     for row in rows:
         record = _record(row)
-        if found.boards[row.board].dataset != DATASET or row.place == AVERAGE:
+        if found.boards[row.board].dataset != OWN_PARTS or row.place == AVERAGE:
             continue
         if row.clean is None or row.robust is None:
             continue

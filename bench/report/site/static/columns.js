@@ -5,7 +5,8 @@ window.radbenchColumns = (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const form = document.getElementById("filters");
   const DASH = "–";
-  const FLAGS = { main: 1, baseline: 2, pretrained: 4, stochastic: 8, painted: 16 };
+  const FLAGS = { main: 1, baseline: 2, pretrained: 4, stochastic: 8, painted: 16, adversarial: 32, extra: 64 };
+  const first = (v) => (Array.isArray(v) ? v[0] : v);
   const tenths = (v) => (v ? v.map((one) => one / 10) : null);
   const rows = data.rows.map((r, number) => ({
     number, board: data.boards[r[0]], boardNumber: r[0], place: data.places[r[1]], detector: data.detectors[r[2]],
@@ -20,7 +21,7 @@ window.radbenchColumns = (() => {
     cost: r[11].map((v) => (v < 0 ? null : v)),
     // Of each metric but the AUC the clean and the robust figure.
     metrics: [0, 2, 4, 6].map((at) => [0, 1].map((side) => (r[12][at + side] >= 0 ? r[12][at + side] / 10 : null))),
-    marks: r[13], flags: r[14], fits: r[16],
+    marks: r[13], flags: r[14], fits: first(r[16]), spread: Array.isArray(r[16]) ? r[16][1] : null,
     page: r[17] ? `${data.detectors[r[2]][2]}${r[17]}.html` : "",
     is: (what) => (r[15] & FLAGS[what]) > 0,
   }));
@@ -35,6 +36,11 @@ window.radbenchColumns = (() => {
   };
   const link = (text, href, attributes) => node("a", text, { href, ...attributes });
   const small = (text) => node("small", text);
+  const paper = ([, , , text, address]) => {
+    const made = small(address ? undefined : text);
+    if (address) made.append(link(text, address, { rel: "noreferrer" }));
+    return made;
+  };
   const family = (row) => {
     const name = row.detector[0];
     return name.includes(":") ? name.slice(0, name.indexOf(":")) : "single methods";
@@ -50,10 +56,13 @@ window.radbenchColumns = (() => {
     const index = METRICS.findIndex(([name]) => name === metric()[0]);
     return index <= 0 ? row[side] : row.metrics[index - 1][side === "clean" ? 0 : 1];
   };
-  const first = (v) => (Array.isArray(v) ? v[0] : v);
   const written = (v) => (Array.isArray(v) ? interval(v) : v === null || v === undefined ? DASH : v.toFixed(1));
   const budget = (row) => row.cost.slice(0, 2).every((v) => v === null) ? DASH : row.cost.slice(0, 2).map((v) => (v === null ? "?" : v.toLocaleString("en"))).join(" + ");
-  const kinds = (row) => ["stochastic", "pretrained", "painted"].filter((name) => row.is(name));
+  const KINDS = {
+    stochastic: "stochastic", pretrained: "pretrained", extra: "extra data", adversarial: "adversarial training",
+    painted: "painted defects",
+  };
+  const kinds = (row) => Object.keys(KINDS).filter((name) => row.is(name)).map((name) => KINDS[name]);
   const protocols = data.protocols; // the strongest first
   const attack = (row) => row.board.attacks[row.board.protocols.indexOf(row.protocol)] || "";
 
@@ -63,7 +72,7 @@ window.radbenchColumns = (() => {
     {
       id: "detector", title: "detector", word: 2, isText: true, value: (r) => r.label.toLowerCase(),
       text: (r) => r.label,
-      cell: (r) => [link(r.label, r.detector[1]), ...(r.detector[3] ? [small(r.detector[3])] : [])],
+      cell: (r) => [link(r.label, r.detector[1]), ...(r.detector[3] ? [paper(r.detector)] : [])],
     },
     {
       id: "where", title: "data", word: 3, isText: true, value: (r) => `${r.board.data} ${r.place}`,
@@ -117,10 +126,13 @@ window.radbenchColumns = (() => {
       cell: (r) => (r.flags.length ? [flagList(r)] : [small("none")]),
     },
     {
-      id: "kind", title: "kind", word: 13, isText: true, value: (r) => kinds(r).length,
+      id: "kind", title: "kind", word: 13, alsoWords: [14, 15, 16, 17], isText: true, value: (r) => kinds(r).length,
       text: (r) => kinds(r).join(", "), cell: (r) => kinds(r).map((name) => node("span", name, { class: "badge" })),
     },
-    { id: "fits", title: "fits", word: 16, value: (r) => r.fits, text: (r) => String(r.fits) },
+    {
+      id: "fits", title: "fits", word: 18, value: (r) => r.fits,
+      text: (r) => (r.spread === null ? String(r.fits) : `${r.fits} (±${r.spread.toFixed(1)})`),
+    },
   ];
   const flagList = (row) => {
     const list = node("ul", undefined, { class: "flags" });
@@ -136,6 +148,7 @@ window.radbenchColumns = (() => {
     const parts = column.cell ? column.cell(row) : [column.text(row)];
     cell.replaceChildren(...parts.filter((part) => part !== ""));
     cell.className = column.isText ? `text ${column.id}` : column.id;
+    if (column.id === "detector") cell.setAttribute("role", "rowheader"); // whose figures these are, for who hears them
   };
   return { COLUMNS, METRICS, data, family, fill, form, metric, node, protocols, rows, title };
 })();
