@@ -12,6 +12,7 @@ from detectors.base import Detector
 from detectors.errors import DetectorError
 
 _ARXIV = re.compile(r"arXiv:? ?(\d{4}\.\d{4,5})")
+_DOI = re.compile(r"doi:? ?(10\.\d{4,9}/[A-Za-z0-9._/-]+)")
 
 
 @cache
@@ -56,5 +57,8 @@ def method(name: str) -> str:
 
 def paper_link(name: str) -> str:
     """Where the paper can be read; "" where the class names no such place."""
-    found = _ARXIV.search(paper(name))
-    return f"https://arxiv.org/abs/{found[1]}" if found else ""
+    text = paper(name)
+    if found := _ARXIV.search(text):
+        return f"https://arxiv.org/abs/{found[1]}"
+    found = _DOI.search(text)
+    return f"https://doi.org/{found[1]}" if found else ""

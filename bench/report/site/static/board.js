@@ -43,11 +43,11 @@
     const asked = form.q.value.trim().toLowerCase();
     return !asked || row.is("baseline") || `${row.label} ${row.detector[0]}`.toLowerCase().includes(asked);
   };
-  const relax = (changed) => {
-    // What was just chosen stays; of the others as many are given up as it takes to show something.
+  const relax = (kept) => {
+    // What was just chosen, or is in a link, stays; of the others as many are given up as it takes to show something.
     for (const name of ["place", "protocol", "family", "epsilon", "norm", "preset", "data"]) {
       if (rows.some(isKept)) return;
-      if (name !== changed) form[name].value = name === "place" && form.place.value !== MAIN ? MAIN : "";
+      if (!kept.includes(name)) form[name].value = name === "place" && form.place.value !== MAIN ? MAIN : "";
     }
   };
   const order = new Intl.Collator("en", { numeric: true }).compare;
@@ -72,6 +72,7 @@
     columns: COLUMNS.map((column) => ({
       data: null,
       title: node("span", title(column)).innerHTML, // which is taken for HTML, and a protocol may be a stranger's
+      ariaTitle: title(column),
       className: column.isText ? "text" : "",
       type: column.isText && column.id !== "flags" && column.id !== "kind" ? "string" : "num",
       orderSequence: column.isFigure || ["flags", "kind", "fits"].includes(column.id) ? ["desc", "asc"] : ["asc", "desc"],
@@ -157,7 +158,15 @@
     say(kept);
     remember();
   };
-  table.on("draw", drawPinned);
+  table.on("draw", () => {
+    drawPinned();
+    // What a screen reader hears of a heading follows the metric, too.
+    COLUMNS.forEach((column, number) => {
+      const button = table.column(number).header().querySelector(".dt-column-order");
+      const told = button.getAttribute("aria-label") || "";
+      button.setAttribute("aria-label", `${title(column)}${told.slice(told.lastIndexOf(": "))}`);
+    });
+  });
   table.on("order", () => remember());
   table.on("page", () => setTimeout(remember));
 
@@ -186,6 +195,7 @@
       // A select that has no such option would be left empty.
       if (form[name].selectedIndex === -1) form[name].value = name in FILTERS ? "" : usual;
     }
+    relax([...told.keys()]);
     const known = COLUMNS.map((column) => column.id);
     const hide = told.get("hide");
     state.asked = hide === null ? null : hide.split(",").filter((id) => known.includes(id));
@@ -213,7 +223,7 @@
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", (event) => {
     if (!event.target.name) return;
-    if (event.target.name in FILTERS) relax(event.target.name);
+    if (event.target.name in FILTERS) relax([event.target.name]);
     update();
   });
   document.getElementById("reset").addEventListener("click", () => {

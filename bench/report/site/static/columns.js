@@ -132,6 +132,7 @@ window.radbenchColumns = (() => {
     {
       id: "fits", title: "fits", word: 18, value: (r) => r.fits,
       text: (r) => (r.spread === null ? String(r.fits) : `${r.fits} (±${r.spread.toFixed(1)})`),
+      cell: (r) => [String(r.fits), ...(r.spread === null ? [] : [small(`±${r.spread.toFixed(1)}`)])],
     },
   ];
   const flagList = (row) => {
