@@ -91,6 +91,23 @@ def test_rows_say_how_far_fits_spread_and_what_their_class_says_of_the_fit() -> 
     assert not rows["a-strangers"].is_adversarial and rows["a-strangers"].spread is None
 
 
+def test_what_noise_is_worth_stands_beside_the_figure() -> None:
+    record = make_record(detector="freerad", draws=10)
+    record = dataclasses.replace(
+        record, results=record.results | {"best_of": {"auc": 12.5, "low": 8.0, "high": 20.0, "draws": 10}}
+    )
+    everything = found.of([record, make_record()])
+    rows = {row.detector: row for row in index.rows(everything)}
+    (board,) = everything.boards
+    (noisy,) = [row for row in board.rows if row.name == "freerad"]
+    assert rows["freerad"].noise == (("best of 10", noisy.cells["mono"].best_of),) and not rows["ae"].noise
+    payload = index.payload(everything, list(rows.values()))
+    coded = {payload["detectors"][row[2]][0]: row[18:] for row in payload["rows"]}
+    assert payload["texts"][coded["freerad"][0][0]] == "best of 10" and coded["ae"] == []
+    page = next(page.text for page in pages.render(everything) if page.path == names.detector("freerad"))
+    assert "best of 10: " in page
+
+
 def test_a_detectors_page_says_what_it_is_and_leads_to_its_cells(tmp_path: Path) -> None:
     record = write_record(tmp_path / "records", detector="pls", category="mono")
     for category in ("mono", "poly"):

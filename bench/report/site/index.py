@@ -14,6 +14,7 @@ from bench.report.curves import BASELINES
 from bench.report.grouping import OWN_ATTACK
 from bench.report.leaderboard import Leaderboard, Row
 from bench.report.marks import MARKS
+from bench.report.noise_worth import TITLES
 from bench.report.site import names, sources
 from bench.report.site.facts import seconds_per_image
 from bench.report.site.found import Found
@@ -39,6 +40,7 @@ class IndexRow:
         rank: by the strongest protocol; None without a figure.
         protocol: by which it is ranked; clean and robust AUC in per cent are under that one.
         by_protocol: the robust AUC under each protocol.
+        noise: of a stochastic detector what its noise is worth (`noise_worth`): title and robust AUC.
         best: the lowest that any record states, where that is lower than `robust`.
         certified: with the certificate's label.
         gradients, forwards, seconds: what the attack cost on an image.
@@ -62,6 +64,7 @@ class IndexRow:
     clean: Estimate | None
     robust: Estimate | None
     by_protocol: Mapping[str, Estimate]
+    noise: tuple[tuple[str, Estimate], ...]
     best: BestKnown | None
     certified: tuple[Estimate, str] | None
     gradients: float | None
@@ -141,6 +144,9 @@ def _row(number: int, board: Leaderboard, place: str, row: Row, rank: int | None
         by_protocol={
             protocol: at.robust for protocol in row.standings if (at := row.place(protocol, place)) and at.robust
         },
+        noise=tuple(
+            (title, worth) for which, title in TITLES.items() if (worth := getattr(standing, which)) is not None
+        ),
         best=board.best_known.get((row.label, place)),
         certified=None if known is None else (known.auc, f"{known.label} {known.marks}".strip()),
         gradients=None if spent is None else spent.gradients,
@@ -237,6 +243,7 @@ def payload(found: Found, all_rows: Sequence[IndexRow]) -> dict[str, Any]:
                 _bits(row),
                 row.fits if row.spread is None else [row.fits, _digits(row.spread)],
                 0 if row.cell is None else names.cell(row.cell).rpartition("--")[2].removesuffix(".html"),
+                *([[known("texts", title), _short(worth)] for title, worth in row.noise]),
             ]
         )
     return {

@@ -21,6 +21,7 @@ window.radbenchColumns = (() => {
     cost: r[11].map((v) => (v < 0 ? null : v)),
     // Of each metric but the AUC the clean and the robust figure.
     metrics: [0, 2, 4, 6].map((at) => [0, 1].map((side) => (r[12][at + side] >= 0 ? r[12][at + side] / 10 : null))),
+    noise: r.slice(18).map(([title, value]) => [data.texts[title], tenths(value)]),
     marks: r[13], flags: r[14], fits: first(r[16]), spread: Array.isArray(r[16]) ? r[16][1] : null,
     page: r[17] ? `${data.detectors[r[2]][2]}${r[17]}.html` : "",
     is: (what) => (r[15] & FLAGS[what]) > 0,
@@ -58,6 +59,8 @@ window.radbenchColumns = (() => {
   };
   const written = (v) => (Array.isArray(v) ? interval(v) : v === null || v === undefined ? DASH : v.toFixed(1));
   const budget = (row) => row.cost.slice(0, 2).every((v) => v === null) ? DASH : row.cost.slice(0, 2).map((v) => (v === null ? "?" : v.toLocaleString("en"))).join(" + ");
+  // What a stochastic detector's noise is worth: AUCs, so not beside other metrics.
+  const noise = (row) => (metric()[0] === "auc" ? row.noise.map(([title, value]) => `${title}: ${interval(value)}`) : []);
   const KINDS = {
     stochastic: "stochastic", pretrained: "pretrained", extra: "extra data", adversarial: "adversarial training",
     painted: "painted defects",
@@ -90,11 +93,11 @@ window.radbenchColumns = (() => {
     {
       id: "robust", title: () => (metric()[0] === "accuracy" ? metric()[1] : `robust ${metric()[1]}`), word: 6,
       value: (r) => first(figure(r, "robust")) ?? -1, isFigure: true,
-      text: (r) => `${written(figure(r, "robust"))} ${r.marks}`.trim(),
+      text: (r) => [`${written(figure(r, "robust"))} ${r.marks}`.trim(), ...noise(r)].join("; "),
       cell: (r) => {
         const text = written(figure(r, "robust"));
         const marks = r.marks ? [link(r.marks, "meaning.html#marks", { class: "marks", title: "What the marks mean" })] : [];
-        return [r.page ? link(text, r.page) : text, ...marks, small(`${r.protocol}: ${attack(r)}`)];
+        return [r.page ? link(text, r.page) : text, ...marks, small(`${r.protocol}: ${attack(r)}`), ...noise(r).map(small)];
       },
     },
     ...protocols.map((name) => ({
