@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from bench.records.record import Record, Revisions, is_stale
 from bench.records.schema import Figures
 from bench.report import budget, fits
-from bench.report.best_known import Known
 from bench.report.caveats import estimate, failure_flags
 from bench.report.noise_worth import TITLES
 
@@ -32,12 +31,10 @@ def tidy(records: Iterable[Record], revisions: Revisions | None = None) -> pd.Da
     """One line per cell; empty where a figure is not known."""
     import pandas as pd
 
-    everything = list(records)
-    known = Known(everything, revisions or Revisions())
-    return pd.DataFrame([_line(record, revisions or Revisions(), known) for record in everything])
+    return pd.DataFrame([_line(record, revisions or Revisions()) for record in records])
 
 
-def _line(record: Record, revisions: Revisions, known: Known) -> dict[str, object]:
+def _line(record: Record, revisions: Revisions) -> dict[str, object]:
     cell, attack, results = record.cell, record.attack, record.results
     spent = budget.of_record(record)
     line: dict[str, object] = {
@@ -73,9 +70,6 @@ def _line(record: Record, revisions: Revisions, known: Known) -> dict[str, objec
         line |= {f"{which}_{f.name}": values.get(f.name) for f in dataclasses.fields(Figures)}
         ranked = estimate(record, which)
         line |= {f"{which}_ranked": ranked.value if ranked is not None else None}
-    best = known.of_record(record)
-    line |= {"best_known_auc": None if best is None else best.robust.value}
-    line |= {"best_known_attack": None if best is None else best.attack}
     for which in TITLES:
         stated = record.noise_figures(which)
         line |= {f"{which}_{name}": stated.get(name) for name in ("auc", "low", "high")}
