@@ -16,7 +16,16 @@ from bench.records.certificate import Certificate
 from bench.records.record import Record, Revisions
 from bench.report import budget, curves, defects, narrow, noise_worth
 from bench.report.leaderboard import Leaderboard, Row, build
-from bench.report.tables import figure, label, noise_figure, noise_figures, places, tables
+from bench.report.tables import (
+    best_known_figure,
+    certified_figure,
+    figure,
+    label,
+    noise_figure,
+    noise_figures,
+    places,
+    tables,
+)
 from bench.report.tidy import tidy
 from bench.text import escape_csv, escape_latex, escape_markdown, latex_table, markdown_table, one_line
 from detectors.checkpoint import write_atomically
@@ -26,6 +35,10 @@ if TYPE_CHECKING:  # imported where it is needed: what a run shows before its en
 
 
 OF_DEFECTS = ("defects.csv", "defects.md")
+OF_RANKED = {
+    "best_known": ("best_known_auc", "best_known_low", "best_known_high", "best_known_attack"),
+    "certified": ("certified_auc", "certified_low", "certified_high", "certificate"),
+}  # columns of leaderboard.csv
 
 
 def frame(board: Leaderboard) -> pd.DataFrame:
@@ -114,7 +127,8 @@ def terminal_notes(board: Leaderboard) -> list[str]:
 
 
 def _beside(board: Leaderboard, row: Row, category: str) -> list[str]:
-    """What stands beneath a robust AUC: what its noise is worth, and the other protocols' figures."""
+    """What stands beneath a robust AUC: what its noise is worth, the other protocols' figures, the lowest known
+    one, and what is certified."""
     of_noise = noise_figures(board, board.ranking)
     noise = ((noise_worth.TITLES[which], noise_figure(row, board.ranking, category, which)) for which in of_noise)
     others = (
@@ -122,7 +136,10 @@ def _beside(board: Leaderboard, row: Row, category: str) -> list[str]:
         for column in board.columns
         if column.protocol != board.ranking
     )
-    return [f"{name}: {text}" for name, text in (*noise, *others) if text]
+    place = row.label, category
+    known = ("best known", best_known_figure(board.best_known.get(place)))
+    sure = ("certified", certified_figure(board.certified[place]) if place in board.certified else "")
+    return [f"{name}: {text}" for name, text in (*noise, *others, known, sure) if text]
 
 
 def _listed(board: Leaderboard, shown: Sequence[str]) -> Group:
@@ -159,6 +176,26 @@ def write(
     return [folder / name for name in found]
 
 
+def _beside_the_ranked(boards: Sequence[Leaderboard]) -> dict[str, dict[str, object]]:
+    """Further columns of the CSV, each by the key of the record that a row is ranked by (of several fits the first)."""
+    found: dict[str, dict[str, object]] = {column: {} for columns in OF_RANKED.values() for column in columns}
+
+    def add(key: str, name: str, auc: Estimate, of: str) -> None:
+        values = (auc.value, auc.low, auc.high, of)
+        for column, value in zip(OF_RANKED[name], values, strict=True):
+            found[column][key] = value
+
+    for board in boards:
+        for row in board.rows:
+            for category, cell in row.cells.items():
+                place, key = (row.label, category), cell.record.key
+                if (known := board.best_known.get(place)) is not None:
+                    add(key, "best_known", known.robust, known.attack)
+                if (sure := board.certified.get(place)) is not None:
+                    add(key, "certified", sure.auc, sure.label)
+    return found
+
+
 def texts(
     records: Sequence[Record], revisions: Revisions | None = None, certificates: Sequence[Certificate] = ()
 ) -> dict[str, str]:
@@ -167,6 +204,8 @@ def texts(
 
     boards = build(records, revisions, certificates)
     table = tidy(records, revisions)
+    for name, found in _beside_the_ranked(boards).items() if len(table) else ():
+        table[name] = table["key"].map(found)
     for column in table.columns:
         if not pd.api.types.is_numeric_dtype(table[column]):
             table[column] = [escape_csv(v) if isinstance(v, str | list | dict) else v for v in table[column]]

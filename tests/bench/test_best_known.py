@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from fake_records import make_failed, make_record, make_scores
 
@@ -37,6 +39,11 @@ def test_a_lower_figure_of_any_attack_stands_beside_the_ranked_one() -> None:
     text = write.markdown(leaderboard.build([ranked(), other])[1])
     assert "best known" in text and "somebodys at l-inf epsilon 1/255" in text
     assert "Best known is the lowest robust AUC" in text
+    table = pd.read_csv(io.StringIO(write.texts([ranked(), other])["leaderboard.csv"])).set_index("attack")
+    assert table.loc["pgd-linf", "best_known_auc"] == pytest.approx(found.robust.value)
+    assert table.loc["pgd-linf", "best_known_attack"] == found.attack and pd.isna(
+        table.loc["somebodys", "best_known_auc"]
+    )
 
 
 @pytest.mark.parametrize(

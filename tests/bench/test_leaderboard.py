@@ -323,5 +323,12 @@ def test_what_is_certified_in_the_same_ball_stands_beside() -> None:
     rows = {line.split(" | ")[0].strip("| "): line.rstrip(" |") for line in text.splitlines() if line.startswith("| ")}
     auc = certificates[0].at(0.25)["auc"]
     assert f"{auc:.1f} " in rows["SPADE"].rpartition(" | ")[2] and rows["AE"].endswith("| –")  # noqa: RUF001
+    table = pd.read_csv(io.StringIO(write.texts(records, None, certificates)["leaderboard.csv"])).set_index("detector")
+    assert table.loc["spade", "certified_auc"] == pytest.approx(auc)
+    assert "sigma" in table.loc["spade", "certificate"] and pd.isna(table.loc["ae", "certified_auc"])
+    for width in (60, 100):
+        stream = io.StringIO()
+        Console(file=stream, width=width).print(write.terminal(board, width))
+        assert f"certified: {auc:.1f}" in " ".join(stream.getvalue().split())
     (linf,) = leaderboard.build([make_record(detector="spade")], None, certificates)
     assert not linf.certified
