@@ -30,7 +30,9 @@ class Drawing:
     def __init__(self) -> None:
         self.calls, self.killed = 0, False
 
-    def __call__(self, found: Sequence[Record], folder: Path, revisions: object) -> tuple[list[Path], list[str]]:
+    def __call__(
+        self, found: Sequence[Record], folder: Path, revisions: object, *, of_cells: bool
+    ) -> tuple[list[Path], list[str]]:
         self.calls += 1
         folder.mkdir(parents=True, exist_ok=True)
         if self.killed:
