@@ -13,7 +13,8 @@ from fake_records import make_failed, make_record, make_scores
 
 from bench.records.record import Record, Revisions
 from bench.report import best_known, leaderboard, tables, write
-from bench.report.site import found, index, names, pages
+from bench.report.site import found as collected
+from bench.report.site import index, names, pages
 from bench.text import interval_text
 
 WEAK, STRONG = make_scores(robust_shift=1.5), make_scores(robust_shift=-0.5)
@@ -32,15 +33,15 @@ def shown(*records: Record) -> dict[tuple[str, str], best_known.BestKnown]:
 
 def test_a_lower_figure_of_any_attack_stands_beside_the_ranked_one() -> None:
     other = make_record(STRONG, protocol="mine", attack="somebodys", epsilon=1 / 255)
-    (best,) = shown(ranked(), other).values()
-    assert other.robust is not None and best.robust.value == pytest.approx(other.robust.auc)
-    assert best.attack == "somebodys at l-inf epsilon 1/255, mine"
+    (found,) = shown(ranked(), other).values()
+    assert other.robust is not None and found.robust.value == pytest.approx(other.robust.auc)
+    assert found.attack == "somebodys at l-inf epsilon 1/255, mine"
     text = write.markdown(leaderboard.build([ranked(), other])[1])
     assert "best known" in text and "somebodys at l-inf epsilon 1/255" in text
     assert "Best known is the lowest robust AUC" in text
     table = pd.read_csv(io.StringIO(write.texts([ranked(), other])["leaderboard.csv"])).set_index("attack")
-    assert table.loc["pgd-linf", "best_known_auc"] == pytest.approx(best.robust.value)
-    assert table.loc["pgd-linf", "best_known_attack"] == best.attack and pd.isna(
+    assert table.loc["pgd-linf", "best_known_auc"] == pytest.approx(found.robust.value)
+    assert table.loc["pgd-linf", "best_known_attack"] == found.attack and pd.isna(
         table.loc["somebodys", "best_known_auc"]
     )
 
@@ -89,8 +90,8 @@ def test_ties_are_counted_alike_in_both() -> None:
     assert first.robust is not None and (first.robust.auc, first.robust.strict_auc) == (50.0, 0.0)
     assert not shown(first, make_record(tied, protocol="strict"))
     # Under strict both count ties as lost, whatever the other's protocol ranks by.
-    (best,) = shown(make_record(WEAK, protocol="strict"), make_record(tied, protocol="mine")).values()
-    assert best.robust.value == 0.0
+    (found,) = shown(make_record(WEAK, protocol="strict"), make_record(tied, protocol="mine")).values()
+    assert found.robust.value == 0.0
 
 
 def test_what_is_not_lower_leaves_no_column() -> None:
@@ -102,9 +103,9 @@ def test_what_is_not_lower_leaves_no_column() -> None:
 def test_of_several_fits_it_is_the_mean_of_each_fits_lowest() -> None:
     own = [ranked(fit_seed=seed, checkpoint=str(seed) * 64) for seed in (0, 1)]
     other = make_record(STRONG, protocol="mine", fit_seed=1, checkpoint="1" * 64)
-    (best,) = shown(*own, other).values()
+    (found,) = shown(*own, other).values()
     assert own[0].robust is not None and other.robust is not None
-    assert best.robust.value == pytest.approx((own[0].robust.auc + other.robust.auc) / 2)
+    assert found.robust.value == pytest.approx((own[0].robust.auc + other.robust.auc) / 2)
 
 
 # -- wherever it stands, it is the same -------------------------------------------------------------------------------
@@ -133,7 +134,7 @@ def test_leaderboard_csv_and_pages_say_the_same() -> None:
     shown_text = f"{interval_text(*average.robust)} (pgd-linf at l-inf epsilon 1/255, mine)"
     assert rows[0][header.index(best_known.TITLE)] == shown_text
 
-    everything = found.of(records)
+    everything = collected.of(records)
     shown_rows = {(r.place, r.protocol): r for r in index.rows(everything) if r.records[0].epsilon == 2 / 255}
     for place in ("mono", "poly", "average"):
         assert shown_rows[place, "quick"].best == board.best_known["AE", place]
@@ -151,7 +152,7 @@ def test_leaderboard_csv_and_pages_say_the_same() -> None:
         assert f"{low.auc:.1f}" in cell_text(everything, record)
 
 
-def cell_text(everything: found.Found, record: Record) -> str:
+def cell_text(everything: collected.Found, record: Record) -> str:
     """What the page of its cell says of the best known attack."""
     (text,) = [page.text for page in pages.render(everything) if page.path == names.cell(record)]
     return text[text.index("Best known attack") :].partition("</p>")[0]
@@ -159,7 +160,7 @@ def cell_text(everything: found.Found, record: Record) -> str:
 
 def test_of_a_record_that_none_goes_below_its_page_says_so() -> None:
     weak, strong = ranked(), make_record(STRONG, protocol="mine", epsilon=1 / 255)
-    everything = found.of([weak, strong])
+    everything = collected.of([weak, strong])
     assert "this one: no record goes lower" in cell_text(everything, strong)
     assert names.cell(strong) in cell_text(everything, weak)
 
