@@ -56,6 +56,10 @@ _HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u20
 _BREAKS = re.compile(r"[\t-\r\x85\u2028\u2029]+")
 
 
+# East Asian spreadsheets take the wide signs for the others.
+_FORMULA = re.compile(r"(^|;\s*)([=+\-@\uff1d\uff0b\uff0d\uff20])")
+
+
 def visible(text: str) -> str:
     """The text with its control characters written out (`\\x1b`), but for tabs and line feeds: what a stranger named
     reaches no terminal as a command."""
@@ -99,9 +103,9 @@ def escape_latex(text: object) -> str:
 
 
 def escape_csv(text: object) -> str:
-    """For a CSV that a spreadsheet may open: a text that would run as a formula gets an apostrophe in front."""
-    cleaned = one_line(text, limit=2000)
-    return f"'{cleaned}" if cleaned[:1] in tuple("=+-@") else cleaned
+    """For a CSV that a spreadsheet may open: what would run as a formula gets an apostrophe in front. So does what
+    stands behind a semicolon, at which spreadsheets of half the world part cells."""
+    return _FORMULA.sub(r"\1'\2", one_line(text, limit=2000))
 
 
 def plain(text: object, limit: int = 60) -> str:

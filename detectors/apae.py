@@ -68,7 +68,7 @@ class APAE(AutoencoderDetector):
 
     name = "apae"
     title = "APAE"
-    paper = "Goodge et al. 2020, IJCAI"
+    paper = "Goodge et al. 2020, IJCAI, doi 10.24963/ijcai.2020/173"
     revision = 4  # last bits: every gradient is PyTorch's own, of the plain formula
     training_is_chaotic = True
 

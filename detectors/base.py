@@ -70,6 +70,8 @@ class Detector(nn.Module, ABC):
         fit_is_seeded: False where the fit draws nothing: every seed gives the same detector, which is fitted once.
         training_is_chaotic: whether a fit with another seed, or last bits that round otherwise on another processor,
             gives a detector whose AUCs differ by more than what the intervals over images cover (measured).
+        trains_adversarially: whether the fit attacks its training images.
+        has_extra_data: whether the fit takes other pictures than the training normals, pretrained weights aside.
         has_map, has_reconstruction: whether `anomaly_map` and `reconstruct` are there.
         has_surrogate: whether `surrogate_score` is another function than `score`; attacks then follow both gradients.
             May depend on the settings.
@@ -98,6 +100,8 @@ class Detector(nn.Module, ABC):
     sees_pixels: ClassVar[bool] = True
     fit_is_seeded: ClassVar[bool] = True
     training_is_chaotic: ClassVar[bool] = False
+    trains_adversarially: ClassVar[bool] = False
+    has_extra_data: ClassVar[bool] = False
     has_map: bool = False  # may depend on the settings
     has_reconstruction: bool = False
     has_surrogate: bool = False  # may depend on the settings

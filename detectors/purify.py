@@ -241,6 +241,8 @@ def _before(inner: type[Detector]) -> type[Detector]:
         title = f"FreeRAD's purifier + {inner.title}"
         paper = f"DiffPure (Nie et al. 2022), before {inner.paper}"
         training_is_chaotic = inner.training_is_chaotic
+        trains_adversarially = inner.trains_adversarially
+        has_extra_data = inner.has_extra_data
         # Revisions are only ever raised, so that their sum tells any two states of the code apart.
         revision = 1 + (FreeRAD.revision - 1) + (inner.revision - 1)
 

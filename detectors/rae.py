@@ -61,7 +61,7 @@ class RAE(AutoencoderDetector):
 
     name = "rae"
     title = "RAE"
-    paper = "Zhou & Paffenroth 2017, KDD"
+    paper = "Zhou & Paffenroth 2017, KDD, doi 10.1145/3097983.3098052"
     revision = 2  # last bits: Adam in one kernel, channels together in memory
     training_is_chaotic = True
 

@@ -311,6 +311,8 @@ def _under_noise(inner: type[Detector]) -> type[Detector]:
         title = f"Smoothed {inner.title}"
         paper = f"randomised smoothing (Cohen et al. 2019; Chiang et al. 2020) of {inner.paper}"
         training_is_chaotic = inner.training_is_chaotic
+        trains_adversarially = inner.trains_adversarially
+        has_extra_data = inner.has_extra_data
         # fit_is_seeded stays True: the noise under which an exceedance's threshold is measured comes from the seed.
         revision = inner.revision  # the family's own is added once it has changed
 

@@ -7,10 +7,10 @@ that ranks counts them, and what code has measured that was revised since is lef
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from bench.metrics.intervals import Estimate
+from bench.metrics.intervals import Estimate, average_interval
 from bench.records.record import Record, Revisions, is_stale
 from bench.report import fits
 from bench.report.caveats import counts_ties_as_lost, estimate
@@ -28,10 +28,24 @@ LOWER = 0.05  # points: less is not seen in a table
 
 @dataclass(frozen=True)
 class BestKnown:
-    """The figure, and the attack with its ball and protocol."""
+    """The lowest that is known beside a figure, and whose it is.
+
+    Attributes:
+        robust: in per cent.
+        attack: the attack with its ball and protocol.
+        record: which holds it; of several fits or categories that one which goes lowest beyond the ranked one.
+        gain: by how many points that is.
+    """
 
     robust: Estimate
     attack: str
+    record: Record
+    gain: float
+
+    @property
+    def is_lower(self) -> bool:
+        """Whether it says more than the figure beside which it stands."""
+        return self.gain >= LOWER
 
 
 @dataclass(frozen=True)
@@ -42,46 +56,57 @@ class _Found:
     robust: Estimate
 
 
-def of_cells(
-    cells: Iterable[tuple[tuple[str, str], Cell]], everything: Iterable[Record], revisions: Revisions
-) -> dict[tuple[str, str], BestKnown]:
-    """What is known beside each cell, given by its row and its category: those alone where it is lower than what the
-    cell states itself. What was measured by code that was revised since (`revisions`) is known no longer."""
-    others: dict[tuple[object, ...], list[Record]] = {}
-    for record in everything:
-        if record.robust is not None and not is_stale(record, revisions):
-            others.setdefault(_measured(record), []).append(record)
-    found = ((place, _best_known(cell, others)) for place, cell in cells)
-    return {place: best for place, best in found if best is not None}
+class Known:
+    """What records state, to be looked up. What was measured by code that was revised since (`revisions`) is known no
+    longer."""
+
+    def __init__(self, records: Iterable[Record], revisions: Revisions) -> None:
+        self._alike: dict[tuple[object, ...], list[Record]] = {}
+        for record in records:
+            if record.robust is not None and not is_stale(record, revisions):
+                self._alike.setdefault(_measured(record), []).append(record)
+
+    def of_record(self, record: Record) -> BestKnown | None:
+        """Of the very fit and images that a record is of; its own figure where none is lower, None of a failed one."""
+        return self._of((record,))
+
+    def of_cell(self, cell: Cell) -> BestKnown | None:
+        """The mean over its fits, failed ones left out."""
+        return self._of(cell.records)
+
+    def _of(self, records: Sequence[Record]) -> BestKnown | None:
+        ranked = [found for record in records if (found := _found(record, record)) is not None]
+        lowest = [min((one, *self._rivals(one)), key=_auc) for one in ranked]
+        robust = fits.over_fits([low.robust for low in lowest])
+        if robust is None:
+            return None
+        gains = [_auc(one) - _auc(low) for one, low in zip(ranked, lowest, strict=True)]
+        winner = lowest[gains.index(max(gains))].record
+        told = f"{attack_text(winner.attack_name, winner.epsilon, winner.norm)}, {winner.protocol}"
+        return BestKnown(robust, one_line(told, 120), winner, max(gains))
+
+    def _rivals(self, ranked: _Found) -> list[_Found]:
+        """What speaks of the very same detector on the very same pictures, in a ball that lies in the ranked one's."""
+        mine, found = ranked.record.detector, []
+        for other in self._alike.get(_measured(ranked.record), ()):
+            of_mine = other.detector.settings == mine.settings and other.detector.frozen == mine.frozen
+            if of_mine and _lies_in(other, ranked.record) and (one := _found(other, ranked.record)) is not None:
+                found.append(one)
+        return found
 
 
-def _best_known(cell: Cell, others: Mapping[tuple[object, ...], Sequence[Record]]) -> BestKnown | None:
-    ranked = [found for record in cell.records if (found := _found(record, record)) is not None]
-    lowest = [min((one, *_rivals(one, others.get(_measured(one.record), ()))), key=_auc) for one in ranked]
-    gains = [_auc(one) - _auc(low) for one, low in zip(ranked, lowest, strict=True)]
-    if not gains or max(gains) < LOWER:
+def average(found: Sequence[BestKnown | None]) -> BestKnown | None:
+    """Over categories; None where one of them has no figure."""
+    known = [one for one in found if one is not None]
+    if not known or len(known) < len(found):
         return None
-    robust = fits.over_fits([low.robust for low in lowest])
-    winner = lowest[gains.index(max(gains))].record
-    if robust is None:
-        return None
-    told = f"{attack_text(winner.attack_name, winner.epsilon, winner.norm)}, {winner.protocol}"
-    return BestKnown(robust, one_line(told, 120))
+    winner = max(known, key=lambda one: one.gain)
+    return BestKnown(average_interval([one.robust for one in known]), winner.attack, winner.record, winner.gain)
 
 
 def _found(record: Record, ranked: Record) -> _Found | None:
     robust = estimate(record, "robust", ties_lost=counts_ties_as_lost(ranked))
     return None if robust is None else _Found(record, robust)
-
-
-def _rivals(ranked: _Found, others: Sequence[Record]) -> list[_Found]:
-    """What speaks of the very same detector on the very same pictures, in a ball that lies in the ranked one's."""
-    mine, found = ranked.record.detector, []
-    for other in others:
-        of_mine = other.detector.settings == mine.settings and other.detector.frozen == mine.frozen
-        if of_mine and _lies_in(other, ranked.record) and (one := _found(other, ranked.record)) is not None:
-            found.append(one)
-    return found
 
 
 def _measured(record: Record) -> tuple[object, ...]:

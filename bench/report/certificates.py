@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bench.metrics.intervals import Estimate
+from bench.metrics.intervals import Estimate, average_interval
 from bench.records.certificate import EXACT, PAPER, Certificate, best_of
 from bench.records.record import Record, Revisions
 from bench.text import norm_text, plural
@@ -139,6 +139,22 @@ def certified_at(
     alpha = sum(one.claim.alpha for *_, one in found)
     marks = Board("", norm, (best,)).marks(best)
     return Certified(auc, at, label(best, detector=False), len(found), alpha, marks)
+
+
+def certified_average(found: Sequence[Certified | None]) -> Certified | None:
+    """Over categories; None unless each has one, and all are of the same kind (`label`): means of several smoothed
+    detectors would be of none."""
+    known = [one for one in found if one is not None]
+    if not known or len(known) < len(found) or len({one.label for one in known}) > 1:
+        return None
+    return Certified(
+        average_interval([one.auc for one in known]),
+        min(one.radius for one in known),
+        known[0].label,
+        sum(one.of for one in known),
+        sum(one.alpha for one in known),
+        "".join(mark for mark in MARKS.values() if any(mark in one.marks for one in known)),
+    )
 
 
 def estimate(certificate: Certificate, radius: float) -> Estimate:

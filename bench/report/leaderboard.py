@@ -17,10 +17,10 @@ from bench.records.certificate import NORMS, Certificate
 from bench.records.paths import safe_name
 from bench.records.record import Record, Revisions
 from bench.report import best_known, budget, grouping
-from bench.report.best_known import BestKnown
+from bench.report.best_known import BestKnown, Known
 from bench.report.budget import Budget
 from bench.report.caveats import claim, facts, remarks
-from bench.report.certificates import Certified, certified_at
+from bench.report.certificates import Certified, certified_at, certified_average
 from bench.report.fits import Spread
 from bench.report.marks import MARKS, MEANING, SHORTCUTS, shortcut_marks
 from bench.report.noise_worth import MEANING as NOISE_MEANING
@@ -125,7 +125,7 @@ class Leaderboard:
         flagged: the marks of those that brightness or file order alone separates.
         certified: by a row's label and a category the best certified AUC in the same ball, of the same fit on the same
             test images, where there is one.
-        best_known: likewise what another attack has left, where that is less.
+        best_known: by a row's label and a category or "average" what another attack has left, where that is less.
     """
 
     dataset: str
@@ -237,7 +237,8 @@ def build(
     certified in the same ball stands beside."""
     everything = list(records)
     boards = grouping.boards(everything)
-    found = [_board(columns, revisions or Revisions(), certificates, everything) for columns in boards]
+    known = Known(everything, revisions or Revisions())
+    found = [_board(columns, revisions or Revisions(), certificates, known) for columns in boards]
     return sorted(found, key=lambda board: (board.dataset, board.threat, -len(board.columns), board.title, board.slug))
 
 
@@ -245,7 +246,7 @@ def _board(
     columns: Sequence[list[Record]],
     revisions: Revisions,
     certificates: Sequence[Certificate],
-    everything: Sequence[Record],
+    known: Known,
 ) -> Leaderboard:
     shown, made = [], []
     for records in columns:
@@ -291,18 +292,27 @@ def _board(
         categories=categories,
         flagged={category: shortcut_marks(r for r in shown if r.category == category) for category in categories},
         rows=tuple(rows),
-        certified=_certified(rows, certificates),
-        best_known=best_known.of_cells(
-            (((row.label, category), cell) for row in rows for category, cell in row.cells.items()),
-            everything,
-            revisions,
-        ),
+        certified=_certified(rows, categories, certificates),
+        best_known=_best_known(rows, categories, known),
     )
 
 
-def _certified(rows: Sequence[Row], certificates: Sequence[Certificate]) -> dict[tuple[str, str], Certified]:
-    """What is certified beside each cell by which a row is ranked."""
-    found = {}
+def _best_known(rows: Sequence[Row], categories: Sequence[str], known: Known) -> dict[tuple[str, str], BestKnown]:
+    """What is known beside each cell by which a row is ranked, and beside its average, where that is lower."""
+    found: dict[tuple[str, str], BestKnown] = {}
+    for row in rows:
+        own = {category: known.of_cell(cell) for category, cell in row.cells.items()}
+        over_all = best_known.average([own.get(category) for category in categories])
+        of_row = own | ({"average": over_all} if len(categories) > 1 else {})
+        found |= {(row.label, place): best for place, best in of_row.items() if best is not None and best.is_lower}
+    return found
+
+
+def _certified(
+    rows: Sequence[Row], categories: Sequence[str], certificates: Sequence[Certificate]
+) -> dict[tuple[str, str], Certified]:
+    """What is certified beside each cell by which a row is ranked, and beside its average."""
+    found: dict[tuple[str, str], Certified] = {}
     for row in rows if certificates else ():
         for category, cell in row.cells.items():
             record = cell.record
@@ -323,6 +333,9 @@ def _certified(rows: Sequence[Row], certificates: Sequence[Certificate]) -> dict
             )
             if one is not None:
                 found[row.label, category] = one
+        known = [found.get((row.label, category)) for category in categories]
+        over_all = certified_average(known) if len(categories) > 1 else None
+        found |= {} if over_all is None else {(row.label, "average"): over_all}
     return found
 
 

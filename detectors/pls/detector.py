@@ -92,9 +92,10 @@ class PLS(Detector):
 
     name = "pls"
     title = "PLS"
-    paper = "Lo et al., T-PAMI 2022 (Principal Latent Space)"
+    paper = "Lo et al., T-PAMI 2022 (Principal Latent Space), arXiv 2108.11168"
     revision = 4  # last bits: every gradient is PyTorch's own, of the plain formula
     training_is_chaotic = True
+    trains_adversarially = True
     has_map = True
     has_reconstruction = True
 

@@ -12,7 +12,10 @@ import pytest
 from fake_records import make_failed, make_record, make_scores
 
 from bench.records.record import Record, Revisions
-from bench.report import best_known, leaderboard, write
+from bench.report import best_known, leaderboard, tables, write
+from bench.report.site import found as collected
+from bench.report.site import index, names, pages
+from bench.text import interval_text
 
 WEAK, STRONG = make_scores(robust_shift=1.5), make_scores(robust_shift=-0.5)
 
@@ -103,6 +106,75 @@ def test_of_several_fits_it_is_the_mean_of_each_fits_lowest() -> None:
     (found,) = shown(*own, other).values()
     assert own[0].robust is not None and other.robust is not None
     assert found.robust.value == pytest.approx((own[0].robust.auc + other.robust.auc) / 2)
+
+
+# -- wherever it stands, it is the same -------------------------------------------------------------------------------
+
+LIES: tuple[dict[str, Any], ...] = (  # each goes lower, and none of them is of the same thing
+    {"epsilon": 4 / 255},
+    {"norm": "l2"},
+    {"checkpoint": "d" * 64},
+    {"fingerprint": "e" * 64},
+    {"subset_sha256": "7" * 64},
+    {"settings": {"width": 16}},
+)
+
+
+def test_leaderboard_csv_and_pages_say_the_same() -> None:
+    lies = [make_record(make_scores(robust_shift=-3.0), protocol="mine", **fields) for fields in LIES]
+    others = [make_record(STRONG, protocol="mine", category=c, epsilon=1 / 255) for c in ("mono", "poly")]
+    records = [ranked(category="mono"), ranked(category="poly"), *others, *lies]
+    (board,) = [b for b in leaderboard.build(records) if b.columns[0].protocol == "quick"]
+    low = others[0].robust
+    assert low is not None and {key: f"{one.robust.value:.1f}" for key, one in board.best_known.items()} == {
+        ("AE", place): f"{low.auc:.1f}" for place in ("mono", "poly", "average")
+    }
+    header, rows = (lines := tables.tables(board)[0]).header, lines.rows
+    average = board.best_known["AE", "average"]
+    shown_text = f"{interval_text(*average.robust)} (pgd-linf at l-inf epsilon 1/255, mine)"
+    assert rows[0][header.index(best_known.TITLE)] == shown_text
+
+    everything = collected.of(records)
+    shown_rows = {(r.place, r.protocol): r for r in index.rows(everything) if r.records[0].epsilon == 2 / 255}
+    for place in ("mono", "poly", "average"):
+        assert shown_rows[place, "quick"].best == board.best_known["AE", place]
+    payload = index.payload(everything, index.rows(everything))
+    (coded,) = [row for row in payload["rows"] if row[0] == everything.boards.index(board) and row[1] == 0]
+    assert coded[9] == [[round(10 * v) for v in average.robust], payload["texts"].index(average.attack)]
+
+    table = pd.read_csv(io.StringIO(write.texts(records)["leaderboard.csv"])).set_index("key")
+    cells = {page.record.key: page for page in pages.cells(everything, frozenset())}
+    for record in records[:2]:
+        best = board.best_known["AE", record.category]
+        assert table.loc[record.key, "best_known_auc"] == pytest.approx(best.robust.value)
+        assert table.loc[record.key, "best_known_attack"] == best.attack
+        assert cells[record.key].best == best
+        assert f"{low.auc:.1f}" in cell_text(everything, record)
+
+
+def cell_text(everything: collected.Found, record: Record) -> str:
+    """What the page of its cell says of the best known attack."""
+    (text,) = [page.text for page in pages.render(everything) if page.path == names.cell(record)]
+    return text[text.index("Best known attack") :].partition("</p>")[0]
+
+
+def test_of_a_record_that_none_goes_below_its_page_says_so() -> None:
+    weak, strong = ranked(), make_record(STRONG, protocol="mine", epsilon=1 / 255)
+    everything = collected.of([weak, strong])
+    assert "this one: no record goes lower" in cell_text(everything, strong)
+    assert names.cell(strong) in cell_text(everything, weak)
+
+
+def test_an_average_is_known_where_every_category_has_a_figure() -> None:
+    whole = [ranked(category=c) for c in ("mono", "poly")]
+    other = make_record(STRONG, protocol="mine", category="mono", epsilon=1 / 255)
+    (board,) = [b for b in leaderboard.build([*whole, other]) if b.columns[0].protocol == "quick"]
+    low, own = other.robust, whole[1].robust
+    assert low is not None and own is not None
+    assert board.best_known["AE", "average"].robust.value == pytest.approx((low.auc + own.auc) / 2)
+    half = [whole[0], ranked(category="poly", detector="spade"), ranked(category="mono", detector="spade"), other]
+    (board,) = [b for b in leaderboard.build(half) if b.columns[0].protocol == "quick"]
+    assert set(board.best_known) == {("AE", "mono")}
 
 
 def test_whose_attack_it_was_is_escaped() -> None:

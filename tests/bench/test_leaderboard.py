@@ -246,6 +246,8 @@ def test_other_scripts_stay_what_they_are_in_latex_and_it_says_what_compiles_the
 
 def test_a_formula_does_not_run_in_a_spreadsheet() -> None:
     assert [markup.escape_csv(t) for t in ("=1+1", "+1", "-1", "@a", "a=1")] == ["'=1+1", "'+1", "'-1", "'@a", "a=1"]
+    assert markup.escape_csv("\t=1+1") == "'=1+1" and markup.escape_csv("\uff1d1+1") == "'\uff1d1+1"
+    assert markup.escape_csv("a; =1+1;@b; c-d") == "a; '=1+1;'@b; c-d"  # where semicolons part cells
 
 
 def test_the_csv_has_every_cell_with_its_exact_figures(tmp_path: Path) -> None:

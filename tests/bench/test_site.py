@@ -8,15 +8,16 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 import site_reading
 import site_texts
-from fake_certificates import make_certificate, write_certificate
+from fake_certificates import make_certificate, make_table, write_certificate
 from fake_records import make_failed, make_record, make_scores, with_auc, write_record
 from site_reading import site_of, some
 
 from bench.records.record import Revisions
 from bench.report import leaderboard
-from bench.report.site import build, found, index, names, pages
+from bench.report.site import build, found, index, names, pages, sources
 from bench.report.site.texts import texts
 
 VENDORED = Path(build.__file__).parent / "static" / "vendor"
@@ -42,25 +43,102 @@ def test_the_first_page_holds_the_figures_in_tenths(tmp_path: Path) -> None:
     assert row[6][0] == 876 and row[7][0] == 123
 
 
-def test_best_known_is_the_lowest_of_the_same_fit_whoever_found_it(tmp_path: Path) -> None:
-    weak = with_auc(make_record(), clean=90.0, robust=60.0)
-    other = make_record(protocol="strict", attack="autoattack-linf", steps=100)
-    strong = with_auc(other, clean=90.0, robust=40.0)
-    elsewhere = with_auc(make_record(checkpoint="d" * 64, fit_seed=1), clean=90.0, robust=10.0)
-    larger = with_auc(make_record(epsilon=8 / 255), clean=90.0, robust=1.0)
-    rows = index.rows(found.of([weak, strong, elsewhere, larger]))
-    at_2 = next(r for r in rows if r.records[0].epsilon < 3 / 255 and len(r.records) == 1 and r.robust is not None)
-    assert at_2.best is not None
-    assert at_2.best.value == 40.0 and at_2.best.attack == "autoattack-linf (strict)"
-    at_8 = next(r for r in rows if r.records[0].epsilon > 7 / 255)
-    assert at_8.best is not None and at_8.best.value == 1.0
+def test_the_first_page_begins_with_the_widest_board_of_a_published_set_by_the_strongest_protocol() -> None:
+    """One category has strict-lite, too; that ranks nothing yet, and counts nevertheless."""
+    boards = [{"dataset": "folder"}, {"dataset": "btad", "category": "01"}, {"dataset": "elpv"}]
+    records = [make_record(detector=d, **fields) for d in ("ae", "cfa") for fields in boards]
+    records += [make_record(detector=d, category="poly") for d in ("ae", "cfa", "spade")]
+    records += [make_record(detector="ae", protocol="strict-lite", attack="autoattack-linf", steps=100)]
+    everything = found.of(records)
+    first = everything.boards[index.payload(everything, index.rows(everything))["start"]]
+    assert (first.dataset, first.ranking, len(first.columns)) == ("elpv", "quick", 2)
+    alone = found.of([make_record(dataset="folder"), make_record(dataset="zzz")])
+    assert alone.boards[index.payload(alone, index.rows(alone))["start"]].dataset == "zzz"
 
 
-def test_what_was_found_in_a_smaller_ball_counts_in_a_larger_one() -> None:
-    small = with_auc(make_record(epsilon=1 / 255), clean=90.0, robust=20.0)
-    large = with_auc(make_record(epsilon=4 / 255), clean=90.0, robust=35.0)  # an attack that failed
-    rows = index.rows(found.of([small, large]))
-    assert {row.best.value for row in rows if row.best is not None} == {20.0}
+def test_an_average_is_certified_where_every_category_is_by_the_same_kind() -> None:
+    table = make_table()
+    claim = make_certificate(table).claim
+    shared = {"detector": "spade", "norm": "l2", "attack": "pgd-l2", "epsilon": 0.1, "image_size": claim.image_size}
+    shared |= {"fingerprint": claim.fingerprint, "checkpoint": claim.detector.checkpoint_sha256}
+    records = []
+    for category in ("mono", "poly"):
+        record = make_record(category=category, **shared)
+        subset = dataclasses.replace(record.subset, sha256=claim.subset.sha256)
+        records.append(dataclasses.replace(record, cell=dataclasses.replace(record.cell, subset=subset)))
+    certificates = [make_certificate(table, category=category) for category in ("mono", "poly")]
+    rows = {row.place: row for row in index.rows(found.of(records, certificates=certificates))}
+    average, mono = rows["average"].certified, rows["mono"].certified
+    assert average is not None and mono is not None
+    assert average[0].value == pytest.approx(mono[0].value) and average[1] == mono[1] == "sigma 0.1, p 0.5"
+    assert mono[0].low < average[0].low  # of two categories one knows more
+    rows = {row.place: row for row in index.rows(found.of(records, certificates=certificates[:1]))}
+    assert rows["average"].certified is None and rows["mono"].certified is not None
+    other = [certificates[0], make_certificate(table, category="poly", sigma=0.5)]
+    rows = {row.place: row for row in index.rows(found.of(records, certificates=other))}
+    assert rows["average"].certified is None and rows["poly"].certified is not None
+
+
+def test_rows_say_how_far_fits_spread_and_what_their_class_says_of_the_fit() -> None:
+    aucs = {0: 50.0, 1: 60.0, 2: 70.0}
+    records = [
+        with_auc(make_record(detector="pls", fit_seed=seed, checkpoint=str(seed) * 64), clean=90.0, robust=auc)
+        for seed, auc in aucs.items()
+    ]
+    rows = {row.detector: row for row in index.rows(found.of([*records, make_record(detector="a-strangers")]))}
+    assert rows["pls"].is_adversarial and not rows["pls"].is_extra
+    assert (rows["pls"].fits, rows["pls"].spread) == (3, 10.0)
+    assert not rows["a-strangers"].is_adversarial and rows["a-strangers"].spread is None
+
+
+def test_what_noise_is_worth_stands_beside_the_figure() -> None:
+    record = make_record(detector="freerad", draws=10)
+    record = dataclasses.replace(
+        record, results=record.results | {"best_of": {"auc": 12.5, "low": 8.0, "high": 20.0, "draws": 10}}
+    )
+    everything = found.of([record, make_record()])
+    rows = {row.detector: row for row in index.rows(everything)}
+    (board,) = everything.boards
+    (noisy,) = [row for row in board.rows if row.name == "freerad"]
+    assert rows["freerad"].noise == (("best of 10", noisy.cells["mono"].best_of),) and not rows["ae"].noise
+    payload = index.payload(everything, list(rows.values()))
+    coded = {payload["detectors"][row[2]][0]: row[18:] for row in payload["rows"]}
+    assert payload["texts"][coded["freerad"][0][0]] == "best of 10" and coded["ae"] == []
+    page = next(page.text for page in pages.render(everything) if page.path == names.detector("freerad"))
+    assert "best of 10: " in page
+
+
+def test_a_detectors_page_says_what_it_is_and_leads_to_its_cells(tmp_path: Path) -> None:
+    record = write_record(tmp_path / "records", detector="pls", category="mono")
+    for category in ("mono", "poly"):
+        write_record(tmp_path / "records", detector="a-strangers", category=category)
+    site = site_of(tmp_path)
+    page = site_reading.Parsed((site / names.detector("pls")).read_text())
+    assert "an autoencoder whose latent space keeps a few principal components" in page.text
+    assert "attacks its training images, no extra data" in page.text
+    addresses = [address for _, _, address in site_reading.links(page)]
+    assert "https://arxiv.org/abs/2108.11168" in addresses
+    assert addresses.count(f"../{names.cell(record)}") == 2  # of its figure, and in the history
+    page = site_reading.Parsed((site / names.detector("a-strangers")).read_text())
+    assert "whether it takes attacked or other pictures is not known" in page.text
+
+
+def test_papers_are_linked_by_arxiv_and_doi() -> None:
+    assert sources.paper_link("spade") == "https://arxiv.org/abs/2005.02357"
+    assert sources.paper_link("rae") == "https://doi.org/10.1145/3097983.3098052"
+    assert sources.paper_link("brightness") == sources.paper_link("a-strangers") == ""
+
+
+def test_pages_of_one_detectors_cells_can_be_told_apart(tmp_path: Path) -> None:
+    members = [{"attack": {"name": "pgd-linf", "differentiate": "score"}, "won_share": 0.5, "robust_auc": 31.25}]
+    members += [{"attack": {"name": "apgd-linf"}, "won_share": 0.25}]
+    write_record(tmp_path / "records", indicators={"members": members})
+    write_record(tmp_path / "records", epsilon=4 / 255)
+    texts = [path.read_text() for path in (site_of(tmp_path) / "cells").glob("*.html")]
+    titles = {re.findall("<title>(.*?)</title>", text)[0].partition(": robust")[0] for text in texts}
+    assert titles == {f"AE, elpv, mono; quick, pgd-linf, l-inf epsilon {n}/255, fit 0" for n in (2, 4)}
+    (listed,) = [text for text in texts if "in turn" in text]
+    assert "<li>pgd along the score: 31.2 (50 %)</li>" in listed and "<li>apgd (25 %)</li>" in listed
 
 
 def test_a_cells_page_says_what_its_record_holds(tmp_path: Path) -> None:

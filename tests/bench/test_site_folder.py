@@ -39,12 +39,22 @@ def hostile(folder: Path) -> None:
             indicators={"flags": [HOSTILE], "members": [{"attack": {"name": HOSTILE}, "won_share": 0.5}]},
         )
         assert record.ok
+    write_certificate(folder / "certificates", detector=HOSTILE, category=HOSTILE, preset=HOSTILE)
+    write_certificate(folder / "certificates", detector="javascript:alert(1)")
+    entry = {"auc": 40.0, "low": 30.0, "high": 50.0, "sd": 0.0, "strict_auc": 40.0}
+    matrix = {"kind": "transfer", "attack": HOSTILE, "epsilon": 0.1, "dataset": HOSTILE, "category": HOSTILE}
+    matrix |= {"sources": [HOSTILE], "targets": [HOSTILE], "clean": {HOSTILE: entry}, "flags": [HOSTILE]}
+    matrix |= {"made_on": {HOSTILE: {HOSTILE: entry}}}
+    (folder / "transfer").mkdir()
+    (folder / "transfer" / "one.json").write_text(json.dumps(matrix))
 
 
 def test_what_strangers_named_stays_text(tmp_path: Path) -> None:
     hostile(tmp_path)
     site = site_of(tmp_path)
     for path, page in site_reading.pages(site).items():
+        schemes = {address.lower().partition(":")[0] for *_, address in site_reading.links(page) if ":" in address}
+        assert schemes <= {"https"}, path
         for tag, attributes in page.elements:
             assert not [name for name in attributes if name.startswith("on") or name == "style"], (path, tag)
             assert tag not in ("style", "iframe", "object", "embed", "base", "template"), (path, tag)
@@ -65,7 +75,7 @@ def test_every_file_of_a_site_has_a_harmless_name(tmp_path: Path) -> None:
     site = site_of(tmp_path)
     for path in site.rglob("*"):
         assert re.fullmatch(r"[A-Za-z0-9._-]{1,120}", path.name), path.name
-    assert {path.name for path in tmp_path.iterdir()} == {"records", "site"}
+    assert {path.name for path in tmp_path.iterdir()} == {"records", "certificates", "transfer", "site"}
 
 
 @pytest.mark.parametrize("of", [some, hostile])
@@ -97,6 +107,31 @@ def test_addresses_that_the_first_page_makes_are_there(tmp_path: Path) -> None:
         assert (site / board["page"]).is_file()
     ids = site_reading.Parsed((site / names.MEANING).read_text()).ids
     assert all(anchor.removeprefix("#") in ids for anchor in data["flags"].values() if anchor)
+
+
+@pytest.mark.parametrize("name", ["=1+1", "\t@SUM(1)", "a;-1+1", "\uff0b1", "@\u202ex"])
+def test_scores_that_a_spreadsheet_would_run_are_text(name: str, tmp_path: Path) -> None:
+    scores = make_scores()
+    odd = dataclasses.replace(scores, images=(name, *scores.images[1:]))
+    one, two = write_record(tmp_path / "records", odd), write_record(tmp_path / "records", scores, category="poly")
+    site = site_of(tmp_path)
+    assert one.path is not None
+    as_text = site / names.scores_as_text(one)
+    assert as_text.read_bytes() == one.path.with_name(f"{one.path.stem}.scores.csv").read_bytes()
+    assert not (site / names.scores(one)).exists() and (site / names.scores(two)).is_file()
+    page = (site / names.cell(one)).read_text()
+    assert f"../{names.scores_as_text(one)}" in page and f"../{names.scores(one)}" not in page
+
+
+def test_a_licence_of_several_lines_is_one_line_of_the_notice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = dataclasses.replace(make_record(), licence="mine\nother.png: public domain", path=tmp_path / "a.json")
+    (tmp_path / "a.json").write_text("{}")
+    (tmp_path / "a.png").write_bytes(b"png")
+    monkeypatch.setattr(build, "_picture", lambda found, record: tmp_path / "a.png")
+    files = dict(build._copies(dataclasses.replace(found.of([make_record()]), records=(record,))))
+    assert files["pictures/NOTICE.txt"].decode().splitlines()[1:] == [
+        f"{Path(names.picture(record)).name}: mine other.png: public domain"
+    ]
 
 
 def test_the_policy_allows_no_inline_script_or_style(tmp_path: Path) -> None:

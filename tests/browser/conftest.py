@@ -21,7 +21,8 @@ def browser() -> Iterator[Any]:
         pytest.skip("no chromium here: apt-get install chromium")
     driver = pytest.importorskip("playwright.sync_api", reason="no playwright here: pip install 'radbench[browser]'")
     with driver.sync_playwright() as started:
-        # As root chromium has no sandbox; what it opens here are pages of this test alone.
-        found = started.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        # As root chromium has no sandbox; what it opens here are pages of this test alone. A container's shared memory
+        # is too small for it.
+        found = started.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield found
         found.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from bench.records.record import Revisions
 from bench.report.site import build, found, index, pages
 from bench.text import escape_csv, escape_latex, escape_markdown
 
+pytestmark = pytest.mark.xdist_group("browser")  # one browser and one site for all of them
 HOSTILE = "<img src=x onerror=window.hit=1><script>window.hit=1</script>"
 ODD = [
     "=1+1",
@@ -27,6 +29,8 @@ ODD = [
     "www.example.org @me",
     'say "yes", twice',
     "~^ [*] \u2013",
+    "a; =1+1;@x",
+    "\uff1d1+1",
 ]
 
 
@@ -184,6 +188,63 @@ def test_a_hostile_name_is_text(seen: Seen, site: Path) -> None:
     page.locator("table a").first.click()
     assert page.evaluate("window.hit") is None
     assert page.locator("main img, main script").count() == 0
+
+
+def test_a_hostile_protocol_attack_or_category_is_text(seen: Seen, tmp_path: Path) -> None:
+    for protocol in (HOSTILE, "quick"):
+        for category in (HOSTILE, "average"):
+            write_record(tmp_path / "records", protocol=protocol, attack=HOSTILE, category=category, dataset=HOSTILE)
+    write_record(tmp_path / "records")
+    write_record(tmp_path / "records", protocol="strict", attack="autoattack-linf")
+    page, problems = build.build([tmp_path], tmp_path / "site", Revisions())
+    assert not problems
+    seen.open(page, "#data=any!&place=any!&hide=none!")
+    assert seen.page.locator("#board thead th", has_text="under <img").count() == 1
+    button = seen.page.locator("#board thead th", has_text="under <img").locator("[role=button]")
+    assert button.get_attribute("aria-label").startswith("under <img")
+    assert seen.page.locator("main img, main script:not(#data)").count() == 0
+    assert seen.page.evaluate("window.hit") is None
+
+
+def test_a_protocol_that_has_not_every_category_can_be_asked_for(seen: Seen, tmp_path: Path) -> None:
+    for category in ("mono", "poly"):
+        write_record(tmp_path / "records", category=category)
+    write_record(tmp_path / "records", protocol="strict", attack="autoattack-linf")
+    page, _ = build.build([tmp_path], tmp_path / "site", Revisions())
+    for how in ("form", "link"):
+        seen.open(page, "" if how == "form" else "#protocol=strict")
+        if how == "form":
+            seen.page.select_option("[name=protocol]", label="strict")
+        assert "; mono;" in seen.page.inner_text("#where"), how
+        assert seen.rows() == ["AE"]
+        assert seen.page.locator("#board thead th", has_text="under strict").count() == 1
+
+
+def test_paper_shows_every_row_once_and_is_wide_enough(seen: Seen, site: Path) -> None:
+    seen.page.set_viewport_size({"width": 1032, "height": 700})  # a landscape page of A4
+    seen.page.emulate_media(media="print")
+    page = seen.open(site / "index.html")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1032
+    boxes = [row.bounding_box() for row in page.locator("#board tr").all()]
+    assert len(boxes) == 1 + 4 + 2
+    assert all(above["y"] + above["height"] <= below["y"] + 1 for above, below in itertools.pairwise(boxes))
+
+
+def test_a_heading_says_all_its_words_and_follows_the_metric(seen: Seen, site: Path) -> None:
+    page = seen.open(site / "index.html")
+    kind = page.locator("#board thead th", has_text="kind").get_attribute("title")
+    assert "stochastic: of a detector whose score" in kind and "adversarial training: of a" in kind
+    page.select_option("[name=metric]", label="AUPR")
+    buttons = page.locator("#board thead [role=button]").evaluate_all("all => all.map(b => b.ariaLabel)")
+    assert sum(label.startswith("robust AUPR: ") for label in buttons) == 1
+    assert page.locator("#board td[role=rowheader]").count() == 4 + 2
+
+
+def test_on_a_phone_what_a_detector_is_worth_is_read_without_scrolling_sideways(seen: Seen, site: Path) -> None:
+    seen.page.set_viewport_size({"width": 390, "height": 800})
+    page = seen.open(next((site / "parts").glob("*.html")))
+    box = page.locator("table.cards td.text").first.bounding_box()
+    assert box["x"] >= 0 and box["x"] + box["width"] <= 390 and box["width"] > 300
 
 
 def test_figures_lead_to_their_cells_and_flags_to_what_they_mean(seen: Seen, site: Path) -> None:

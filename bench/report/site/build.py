@@ -3,7 +3,9 @@ away. Nothing else in the folder is touched."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import logging
 import re
@@ -23,7 +25,7 @@ from bench.records.record import Record, Revisions
 from bench.report.drawn import is_drawn
 from bench.report.site import names, pages
 from bench.report.site.found import TRANSFER, Found, of, read
-from bench.text import one_line
+from bench.text import escape_csv, one_line
 from detectors.checkpoint import TEMPORARY, write_atomically
 from detectors.files import read_ordinary
 
@@ -168,11 +170,23 @@ def _copies(found: Found) -> Iterator[tuple[str, bytes]]:
             except OSError:  # it has gone since it was read; its page has no link then
                 continue
             if path.startswith("pictures/"):
-                notices.append(f"{Path(path).name}: {record.licence}")
+                notices.append(f"{Path(path).name}: {one_line(record.licence, 2000)}")
+            if path == names.scores(record) and _would_run(data):
+                path = names.scores_as_text(record)
             yield path, data
     if notices:
         head = "The pictures in this folder are made from dataset images and carry their licence, not that of the code:"
         yield "pictures/NOTICE.txt", "\n".join([head, *sorted(notices), ""]).encode(errors="replace")
+
+
+def _would_run(scores: bytes) -> bool:
+    """Whether a table of scores names an image or a kind of defect as a formula. It is not to be changed, for its
+    record's hash is of its bytes."""
+    rows = csv.reader(io.StringIO(scores.decode(errors="replace"), newline=""))
+    try:
+        return any(escape_csv(name) != one_line(name, 2000) for row in rows for name in (row[:1] + row[2:3]))
+    except csv.Error:
+        return True
 
 
 def _picture(found: Found, record: Record) -> Path | None:

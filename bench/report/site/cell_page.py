@@ -12,10 +12,10 @@ from bench.records.schema import Figures
 from bench.records.score_table import Scores
 from bench.records.store import read_scores
 from bench.report import fits, members, signs
+from bench.report.best_known import BestKnown, Known
 from bench.report.caveats import counts_ties_as_lost, failure_flags
 from bench.report.noise_worth import TITLES, noise_estimate
 from bench.report.site import charts, names
-from bench.report.site.best_known import Best, BestKnown
 from bench.report.site.facts import LONG, Fact, flat, number, of_cell, of_origin
 from bench.report.site.found import Found
 from bench.report.site.svg import Chart
@@ -40,12 +40,13 @@ class CellPage:
     """One record.
 
     Attributes:
-        record, path, title, detector: whose it is, where its page lies, its heading, the detector's page.
+        record, path, title, told, detector: whose it is, where its page lies, its heading, the line beneath, the
+            detector's page.
         is_stale: made with an older revision.
         figures: metric, clean, robust.
         flags: sentences that make it no claim.
         looks: all indicators; members: of an ensemble.
-        best: the lowest robust AUC that any record holds of the same fit and images.
+        best: the lowest robust AUC that any record states of the same fit and images; maybe its own.
         siblings: other records of the same detector in the category: link, words.
         cell, made, settings: facts.
         histograms, worst: from its scores; empty where they cannot be had.
@@ -56,13 +57,14 @@ class CellPage:
     record: Record
     path: str
     title: str
+    told: str
     detector: str
     is_stale: bool
     figures: tuple[tuple[str, str, str], ...]
     flags: tuple[str, ...]
     looks: tuple[Look, ...]
     members: tuple[str, ...]
-    best: Best | None
+    best: BestKnown | None
     siblings: tuple[tuple[str, str], ...]
     cell: tuple[Fact, ...]
     made: tuple[Fact, ...]
@@ -74,26 +76,26 @@ class CellPage:
     downloads: tuple[tuple[str, str], ...] = field(default=())
 
 
-def page(
-    record: Record, found: Found, best: BestKnown, siblings: Sequence[Record], *, copied: frozenset[str]
-) -> CellPage:
+def page(record: Record, found: Found, known: Known, siblings: Sequence[Record], *, copied: frozenset[str]) -> CellPage:
     """What is to be said of a record; `copied`: the files beside the pages, of which its own are linked."""
     scores = _scores(record)
     files = [
         (names.document(record), "the record (JSON)"),
         (names.scores(record), "scores of every image (CSV)"),
+        (names.scores_as_text(record), "scores of every image (as text: some names would run in a spreadsheet)"),
     ]
     return CellPage(
         record=record,
         path=names.cell(record),
         title=", ".join(one_line(text, 60) for text in (record.detector_title, record.dataset, record.category)),
+        told=told(record),
         detector=names.detector(record.detector_name),
         is_stale=is_stale(record, found.revisions),
         figures=tuple(_figures(record)),
         flags=tuple(failure_flags(record)),
         looks=tuple(_looks(record)),
-        members=tuple(f"{share.member}: {share}" for share in members.of_record(record)),
-        best=best.of(record),
+        members=tuple(_share(share) for share in members.of_record(record)),
+        best=known.of_record(record),
         siblings=tuple((names.cell(other), told(other)) for other in siblings if other.key != record.key),
         cell=tuple(of_cell(record)),
         made=tuple(of_origin(record)),
@@ -104,6 +106,10 @@ def page(
         licence=one_line(record.licence, LONG),
         downloads=tuple(entry for entry in files if entry[0] in copied),
     )
+
+
+def _share(share: members.Share) -> str:
+    return f"{share.member}{'' if share.robust_auc is None else ':'} {share}"
 
 
 def told(record: Record) -> str:

@@ -18,6 +18,12 @@ from bench.text import interval_text, one_line, plural, threat_text
 from detectors import loading
 from detectors.base import Detector
 
+ORIGINS = {
+    "fitted": "fitted in the run that made the record",
+    "cached": "fitted in an earlier run",
+    "shipped": "shipped with the package",
+}
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -47,7 +53,7 @@ class DetectorPage:
     """One detector of the registry, with all rows that are named after it.
 
     Attributes:
-        name, title, path, paper, paper_link: its names, its page, where the method comes from.
+        name, title, path, method, paper, paper_link: its names, its page, what it does, where that comes from.
         card: facts.
         how: to get it, in one line of Python each.
         rows: its rows of the first page.
@@ -59,6 +65,7 @@ class DetectorPage:
     name: str
     title: str
     path: str
+    method: str
     paper: str
     paper_link: str
     card: tuple[Fact, ...]
@@ -90,6 +97,7 @@ def _page(
         name=one_line(name, 80),
         title=one_line(records[0].detector_title, 80),
         path=names.detector(name),
+        method=sources.method(name),
         paper=sources.paper(name),
         paper_link=sources.paper_link(name),
         card=tuple(_card(name, records, cls)),
@@ -125,12 +133,20 @@ def _card(name: str, records: Sequence[Record], cls: type[Detector] | None) -> l
             if cls is not None and cls.training_is_chaotic
             else "",
         ),
-        Fact("weights are", ", ".join(origins)),
-        Fact("made from data under", "; ".join(licences)),
+        Fact("fit", _fit(cls)),
+        Fact("weights", "; ".join(ORIGINS.get(origin, origin) for origin in origins)),
+        Fact("licence of the data, and of weights fitted on it", "; ".join(licences)),
         Fact("seconds to fit", f"{min(seconds):,.0f} to {max(seconds):,.0f}" if seconds else ""),
         Fact("revision", _revision(records, cls)),
     ]
     return [fact for fact in facts if fact.value]
+
+
+def _fit(cls: type[Detector] | None) -> str:
+    if cls is None:
+        return "not installed here: whether it takes attacked or other pictures is not known"
+    attacked = "attacks its training images" if cls.trains_adversarially else "no adversarial training"
+    return f"{attacked}, {'other pictures, too' if cls.has_extra_data else 'no extra data'}"
 
 
 def _revision(records: Sequence[Record], cls: type[Detector] | None) -> str:

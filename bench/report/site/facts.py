@@ -78,7 +78,7 @@ def of_origin(record: Record) -> list[Fact]:
         if text
     )
     facts = [
-        Fact("command", one_line(record.command, LONG), is_code=True),
+        Fact("command, as the record states it", one_line(record.command, LONG), is_code=True),
         Fact("written", one_line(record.written, 40)),
         Fact("commit", one_line(environment.get("commit", ""), 80), is_code=True),
         Fact(

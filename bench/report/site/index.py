@@ -9,12 +9,13 @@ from typing import Any
 from bench.metrics.intervals import Estimate
 from bench.records.record import Record
 from bench.report import fits
+from bench.report.best_known import BestKnown
 from bench.report.curves import BASELINES
 from bench.report.grouping import OWN_ATTACK
 from bench.report.leaderboard import Leaderboard, Row
 from bench.report.marks import MARKS
+from bench.report.noise_worth import TITLES
 from bench.report.site import names, sources
-from bench.report.site.best_known import Best, BestKnown, average
 from bench.report.site.facts import seconds_per_image
 from bench.report.site.found import Found
 from bench.report.site.texts import PAGE, texts
@@ -23,6 +24,7 @@ from bench.report.tables import places
 from bench.text import epsilon_text, norm_text, one_line
 
 AVERAGE = "average"
+OWN_PARTS = "folder"  # the data set of pictures of one's own
 # Besides the AUC: of a record's figures, clean and robust; the robust accuracy has no clean side.
 METRICS = ("aupr", "fpr95", "accuracy", "pixel")
 
@@ -38,13 +40,17 @@ class IndexRow:
         rank: by the strongest protocol; None without a figure.
         protocol: by which it is ranked; clean and robust AUC in per cent are under that one.
         by_protocol: the robust AUC under each protocol.
-        best: the lowest that any record holds. certified: with the certificate's label.
+        noise: of a stochastic detector what its noise is worth (`noise_worth`): title and robust AUC.
+        best: the lowest that any record states, where that is lower than `robust`.
+        certified: with the certificate's label.
         gradients, forwards, seconds: what the attack cost on an image.
         metrics: by name ("aupr") the clean and the robust value.
         marks, flags: signs of the tables; sentences.
         is_pretrained, is_stochastic, is_painted: whether it stands on weights from elsewhere, draws noise, chose
             settings on painted defects.
-        fits: of how many it is the mean.
+        is_adversarial, is_extra: whether its fit attacks its training images, or takes other pictures, as its class
+            says; False of what is not installed.
+        fits, spread: of how many it is the mean, and the standard deviation of the robust AUC over them.
         records: of its cells.
     """
 
@@ -58,7 +64,8 @@ class IndexRow:
     clean: Estimate | None
     robust: Estimate | None
     by_protocol: Mapping[str, Estimate]
-    best: Best | None
+    noise: tuple[tuple[str, Estimate], ...]
+    best: BestKnown | None
     certified: tuple[Estimate, str] | None
     gradients: float | None
     forwards: float | None
@@ -69,8 +76,16 @@ class IndexRow:
     is_pretrained: bool
     is_stochastic: bool
     is_painted: bool
+    is_adversarial: bool
+    is_extra: bool
     fits: int
+    spread: float | None
     records: tuple[Record, ...] = field(repr=False)
+
+    @property
+    def cell(self) -> Record | None:
+        """Of whose page the figure is; None of an average, or where all failed."""
+        return None if self.place == AVERAGE else next((record for record in self.records if record.ok), None)
 
     @property
     def is_baseline(self) -> bool:
@@ -84,14 +99,13 @@ class IndexRow:
 
 def rows(found: Found) -> list[IndexRow]:
     """All rows, board by board, in the order of their ranks."""
-    best = BestKnown(found.records)
     made: list[IndexRow] = []
     for number, board in enumerate(found.boards):
         shown = places(board)
         for place in shown:
             ranks = _ranks(board, place)
             own = [
-                _row(number, board, place, row, ranks.get(row.label), best, is_main=place == shown[0])
+                _row(number, board, place, row, ranks.get(row.label), is_main=place == shown[0])
                 for row in board.rows
                 if row.ranked.place(place) is not None
             ]
@@ -108,9 +122,7 @@ def _ranks(board: Leaderboard, place: str) -> dict[str, int]:
     return {row.label: number for number, (row, _) in enumerate(ranked, start=1)}
 
 
-def _row(
-    number: int, board: Leaderboard, place: str, row: Row, rank: int | None, best: BestKnown, *, is_main: bool
-) -> IndexRow:
+def _row(number: int, board: Leaderboard, place: str, row: Row, rank: int | None, *, is_main: bool) -> IndexRow:
     standing = row.ranked.place(place)
     assert standing is not None
     cells = [row.cells[c] for c in board.categories if c in row.cells and place in (AVERAGE, c)]
@@ -118,6 +130,7 @@ def _row(
     complete = place != AVERAGE or len(cells) == len(board.categories)
     spent = row.budget(row.ranked_by, place)
     known = board.certified.get((row.label, place))
+    cls, spread = sources.installed(row.name), standing.robust_spread
     return IndexRow(
         board=number,
         place=place,
@@ -131,7 +144,10 @@ def _row(
         by_protocol={
             protocol: at.robust for protocol in row.standings if (at := row.place(protocol, place)) and at.robust
         },
-        best=average([best.mean(cell.records) for cell in cells]) if complete else None,
+        noise=tuple(
+            (title, worth) for which, title in TITLES.items() if (worth := getattr(standing, which)) is not None
+        ),
+        best=board.best_known.get((row.label, place)),
         certified=None if known is None else (known.auc, f"{known.label} {known.marks}".strip()),
         gradients=None if spent is None else spent.gradients,
         forwards=None if spent is None else spent.forwards,
@@ -142,7 +158,10 @@ def _row(
         is_pretrained=any(record.detector.frozen for record in records),
         is_stochastic=any(record.detector.is_stochastic for record in records),
         is_painted=any(is_chosen(record.detector.settings) for record in records),
+        is_adversarial=cls is not None and cls.trains_adversarially,
+        is_extra=cls is not None and cls.has_extra_data,
         fits=max((len({fits.fit_seed(record) for record in cell.records}) for cell in cells), default=0),
+        spread=None if spread is None else spread.sd,
         records=records,
     )
 
@@ -200,7 +219,6 @@ def payload(found: Found, all_rows: Sequence[IndexRow]) -> dict[str, Any]:
     first = {row.detector: row.records[0] for row in reversed(all_rows)}
     coded = []
     for row in all_rows:
-        ok = [record for record in row.records if record.ok]
         coded.append(
             [
                 row.board,
@@ -216,15 +234,16 @@ def payload(found: Found, all_rows: Sequence[IndexRow]) -> dict[str, Any]:
                     for name, value in row.by_protocol.items()
                     if name != row.protocol
                 },
-                0 if row.best is None else [_tenths(row.best.value), known("texts", row.best.attack)],
+                0 if row.best is None else [_short(row.best.robust), known("texts", row.best.attack)],
                 0 if row.certified is None else [_short(row.certified[0]), known("texts", row.certified[1])],
                 [_digits(row.gradients), _digits(row.forwards), _digits(row.seconds)],
                 _trimmed([_tenths(v) for name in METRICS for v in row.metrics[name]]),
                 "".join(row.marks),
                 [known("texts", one_line(flag, 400)) for flag in row.flags[:12]],
-                row.is_main + 2 * row.is_baseline + 4 * row.is_pretrained + 8 * row.is_stochastic + 16 * row.is_painted,
-                row.fits,
-                names.cell(ok[0]).rpartition("--")[2].removesuffix(".html") if ok and row.place != AVERAGE else 0,
+                _bits(row),
+                row.fits if row.spread is None else [row.fits, _digits(row.spread)],
+                0 if row.cell is None else names.cell(row.cell).rpartition("--")[2].removesuffix(".html"),
+                *([[known("texts", title), _short(worth)] for title, worth in row.noise]),
             ]
         )
     return {
@@ -237,6 +256,7 @@ def payload(found: Found, all_rows: Sequence[IndexRow]) -> dict[str, Any]:
                 names.detector(name),
                 names.cell(record).rpartition("--")[0] + "--",
                 sources.paper(name),
+                sources.paper_link(name),
             ]
             for name, record in sorted(first.items())
         ],
@@ -255,10 +275,18 @@ def _strength(protocol: str) -> tuple[int, str]:
     return order.index(protocol) if protocol in order else len(order), protocol
 
 
-def weight(board: Leaderboard) -> tuple[int, int]:
-    """What is shown first: ranked by the strongest protocol; of these the one with most rows."""
-    is_own = board.columns[0].attack.startswith(OWN_ATTACK.get(board.ranking, "?"))
-    return _strength(board.ranking)[0] if is_own else len(OWN_ATTACK), -len(board.rows)
+def weight(board: Leaderboard) -> tuple[bool, int, int, int]:
+    """What is shown first: of a published data set, ranked by the strongest protocol; of these the one with most rows,
+    then the one with most protocols."""
+    ranking = next(column for column in board.columns if column.protocol == board.ranking)
+    is_own = ranking.attack.startswith(OWN_ATTACK.get(board.ranking, "?"))
+    strength = _strength(board.ranking)[0] if is_own else len(OWN_ATTACK)
+    return board.dataset == OWN_PARTS, strength, -len(board.rows), -len(board.columns)
+
+
+def _bits(row: IndexRow) -> int:
+    found = (row.is_main, row.is_baseline, row.is_pretrained, row.is_stochastic, row.is_painted)
+    return sum(is_so << n for n, is_so in enumerate((*found, row.is_adversarial, row.is_extra)))
 
 
 def _board(board: Leaderboard) -> dict[str, Any]:

@@ -33,6 +33,11 @@ def scores(record: Record) -> str:
     return f"records/{stem(record)}.scores.csv"
 
 
+def scores_as_text(record: Record) -> str:
+    """The same where a spreadsheet would run what is in it."""
+    return f"records/{stem(record)}.scores.txt"
+
+
 def picture(record: Record) -> str:
     """The copy of its example pictures."""
     return f"pictures/{stem(record)}.png"

@@ -10,9 +10,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bench.report import noise_worth
+from bench.report.best_known import Known
 from bench.report.leaderboard import Leaderboard
 from bench.report.site import board_page, cell_page, charts, detector_page, index, names, trust
-from bench.report.site.best_known import BestKnown
 from bench.report.site.found import Found
 from bench.report.site.svg import Chart
 from bench.report.site.texts import texts
@@ -82,19 +82,19 @@ def first_page(
 
 def cells(found: Found, copied: frozenset[str]) -> Iterator[cell_page.CellPage]:
     """One by one: their scores need not be in memory together."""
-    best = BestKnown(found.records)
+    known = Known(found.records, found.revisions)
     alike: dict[tuple[str, ...], list[Any]] = {}
     for record in found.records:
         alike.setdefault((record.detector_name, record.dataset, record.category, record.preset), []).append(record)
     for record in found.records:
         siblings = alike[record.detector_name, record.dataset, record.category, record.preset]
         siblings.sort(key=lambda r: (r.protocol, r.attack_name, r.epsilon, r.cell.fit_seed, r.key))
-        yield cell_page.page(record, found, best, siblings[:60], copied=copied)
+        yield cell_page.page(record, found, known, siblings[:60], copied=copied)
 
 
 def _menu(found: Found, parts: list[trust.PartsPage], has_certificates: bool) -> list[tuple[str, str]]:
     menu = [(names.INDEX, "Leaderboard")]
-    menu += [(part.path, "Your parts" if len(parts) == 1 else part.title) for part in parts]
+    menu += [(part.path, "Which to trust" if len(parts) == 1 else part.title) for part in parts]
     menu += [(names.CERTIFICATES, "Certificates")] if has_certificates else []
     menu += [(names.TRANSFER, "Transfer")] if found.matrices else []
     return [*menu, (names.MEANING, "What it means")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from functools import cache
 
@@ -11,6 +12,7 @@ from detectors.base import Detector
 from detectors.errors import DetectorError
 
 _ARXIV = re.compile(r"arXiv:? ?(\d{4}\.\d{4,5})")
+_DOI = re.compile(r"doi:? ?(10\.\d{4,9}/[A-Za-z0-9._/-]+)")
 
 
 @cache
@@ -46,7 +48,17 @@ def paper(name: str) -> str:
     return "" if cls is None else one_line(cls.paper, 200)
 
 
+def method(name: str) -> str:
+    """What it does, in the words that its module begins with; "" where it is not installed."""
+    cls = installed(name)
+    told = "" if cls is None else inspect.getdoc(inspect.getmodule(cls)) or ""
+    return one_line(told.partition("\n\n")[0], 400)
+
+
 def paper_link(name: str) -> str:
     """Where the paper can be read; "" where the class names no such place."""
-    found = _ARXIV.search(paper(name))
-    return f"https://arxiv.org/abs/{found[1]}" if found else ""
+    text = paper(name)
+    if found := _ARXIV.search(text):
+        return f"https://arxiv.org/abs/{found[1]}"
+    found = _DOI.search(text)
+    return f"https://doi.org/{found[1]}" if found else ""

@@ -18,7 +18,7 @@ WIDTH, HEIGHT = 640.0, 380.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 16.0, 14.0, 46.0
 COLOURS = 12  # classes c0 .. c11 of the style sheet
 LINE_HEIGHT = 13.0  # of labels beside points
-LETTER = 6.2  # the width of one, about
+LETTER = 7.2  # the width of one, about
 MOST_NAMES = 30
 MOST_BANDS = 4  # more of them hide each other
 

@@ -16,10 +16,8 @@ from bench.report.grouping import OWN_ATTACK
 from bench.report.site import names
 from bench.report.site.facts import number
 from bench.report.site.found import Found
-from bench.report.site.index import AVERAGE, IndexRow
+from bench.report.site.index import AVERAGE, OWN_PARTS, IndexRow
 from bench.text import interval_text, one_line, plural, threat_text
-
-DATASET = "folder"
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def pages(found: Found, rows: Sequence[IndexRow], copied: frozenset[str]) -> lis
     by_preset: dict[str, dict[tuple[str, str, float], list[IndexRow]]] = {}
     for row in rows:
         record = _record(row)
-        if found.boards[row.board].dataset != DATASET or row.place == AVERAGE:
+        if found.boards[row.board].dataset != OWN_PARTS or row.place == AVERAGE:
             continue
         if row.clean is None or row.robust is None:
             continue
@@ -172,7 +170,7 @@ def _candidate(row: IndexRow, floor: float, copied: frozenset[str]) -> Candidate
         flags=row.flags,
         picture=picture,
         licence=one_line(record.licence, 600),
-        beats=row.robust.low > floor and not (row.best is not None and row.best.value <= floor),
+        beats=row.robust.low > floor and not (row.best is not None and row.best.robust.value <= floor),
     )
 
 
@@ -192,8 +190,8 @@ def _sentence(row: IndexRow) -> str:
         if robust.high < 50
         else f"Under attack at least {robust.low:.0f} of 100 pairs stay in order, as far as this attack went."
     )
-    if row.best is not None and row.best.value < robust.value - 0.5:
-        keeps += f" Another attack has left {row.best.value:.0f} ({row.best.attack})."
+    if row.best is not None and row.best.robust.value < robust.value - 0.5:
+        keeps += f" Another attack has left {row.best.robust.value:.0f} ({row.best.attack})."
     partial = "" if all(record.full_run for record in row.records) else " (Not a full run: read its limits.)"
     return f"{sees} {keeps}{partial}"
 

@@ -17,7 +17,7 @@
     // On one leaderboard what all rows share is said once, above; and a protocol is a column where others stand beside.
     const shared = isPinned ? ["where", "ball"] : [];
     const isBeside = (name) => kept.some((row) => row.by[name] && name !== row.protocol);
-    const single = protocols.filter((name) => !isBeside(name)).map((name) => `under-${name}`);
+    const single = protocols.filter((name) => !isBeside(name) && name !== form.protocol.value).map((name) => `under-${name}`);
     return [...new Set([...HIDDEN, ...shared, ...single])];
   };
 
@@ -35,6 +35,7 @@
   const passes = (row, name) => {
     const asked = form[name].value;
     if (asked === "" || (name === "family" && row.is("baseline"))) return true;
+    if (name === "protocol") return row.protocol === asked || Boolean(row.by[asked]);
     return asked === MAIN ? row.is("main") : FILTERS[name](row) === asked;
   };
   const isKept = (row) => Object.keys(FILTERS).every((name) => passes(row, name));
@@ -42,18 +43,19 @@
     const asked = form.q.value.trim().toLowerCase();
     return !asked || row.is("baseline") || `${row.label} ${row.detector[0]}`.toLowerCase().includes(asked);
   };
-  const relax = (changed) => {
-    // What was just chosen stays; of the others as many are given up as it takes to show something.
+  const relax = (kept) => {
+    // What was just chosen, or is in a link, stays; of the others as many are given up as it takes to show something.
     for (const name of ["place", "protocol", "family", "epsilon", "norm", "preset", "data"]) {
       if (rows.some(isKept)) return;
-      if (name !== changed) form[name].value = name === "place" && form.place.value !== MAIN ? MAIN : "";
+      if (!kept.includes(name)) form[name].value = name === "place" && form.place.value !== MAIN ? MAIN : "";
     }
   };
   const order = new Intl.Collator("en", { numeric: true }).compare;
   for (const [name, of] of Object.entries(FILTERS)) {
     form[name].append(new Option("any", ""));
     if (name === "place") form[name].append(new Option("overall", MAIN));
-    for (const value of [...new Set(rows.map(of))].sort(order)) {
+    const values = name === "protocol" ? protocols : [...new Set(rows.map(of))].sort(order);
+    for (const value of values) {
       if (!(name === "place" && value === "average")) form[name].append(new Option(value, value));
     }
   }
@@ -69,7 +71,8 @@
     data: rows,
     columns: COLUMNS.map((column) => ({
       data: null,
-      title: title(column),
+      title: node("span", title(column)).innerHTML, // which is taken for HTML, and a protocol may be a stranger's
+      ariaTitle: title(column),
       className: column.isText ? "text" : "",
       type: column.isText && column.id !== "flags" && column.id !== "kind" ? "string" : "num",
       orderSequence: column.isFigure || ["flags", "kind", "fits"].includes(column.id) ? ["desc", "asc"] : ["asc", "desc"],
@@ -144,8 +147,10 @@
       const head = table.column(number).header();
       const words = head.querySelector(".dt-column-title") || head;
       if (words.textContent !== title(column)) words.textContent = title(column);
-      head.title = document.getElementById(`word-${column.word}`).textContent;
-      head.setAttribute("aria-describedby", `word-${column.word}`);
+      const meanings = [column.word, ...(column.alsoWords || [])].map((word) => document.getElementById(`word-${word}`));
+      head.title = meanings.length === 1 ? meanings[0].textContent
+        : meanings.map((one) => `${one.previousElementSibling.textContent}: ${one.textContent}`).join("; ");
+      head.setAttribute("aria-describedby", meanings.map((one) => one.id).join(" "));
     });
     if (state.metric !== metric()[0]) refill();
     table.draw(options.keepPage ? "page" : true);
@@ -153,7 +158,15 @@
     say(kept);
     remember();
   };
-  table.on("draw", drawPinned);
+  table.on("draw", () => {
+    drawPinned();
+    // What a screen reader hears of a heading follows the metric, too.
+    COLUMNS.forEach((column, number) => {
+      const button = table.column(number).header().querySelector(".dt-column-order");
+      const told = button.getAttribute("aria-label") || "";
+      button.setAttribute("aria-label", `${title(column)}${told.slice(told.lastIndexOf(": "))}`);
+    });
+  });
   table.on("order", () => remember());
   table.on("page", () => setTimeout(remember));
 
@@ -182,6 +195,7 @@
       // A select that has no such option would be left empty.
       if (form[name].selectedIndex === -1) form[name].value = name in FILTERS ? "" : usual;
     }
+    relax([...told.keys()]);
     const known = COLUMNS.map((column) => column.id);
     const hide = told.get("hide");
     state.asked = hide === null ? null : hide.split(",").filter((id) => known.includes(id));
@@ -209,7 +223,7 @@
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", (event) => {
     if (!event.target.name) return;
-    if (event.target.name in FILTERS) relax(event.target.name);
+    if (event.target.name in FILTERS) relax([event.target.name]);
     update();
   });
   document.getElementById("reset").addEventListener("click", () => {

@@ -5,7 +5,8 @@ window.radbenchColumns = (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const form = document.getElementById("filters");
   const DASH = "–";
-  const FLAGS = { main: 1, baseline: 2, pretrained: 4, stochastic: 8, painted: 16 };
+  const FLAGS = { main: 1, baseline: 2, pretrained: 4, stochastic: 8, painted: 16, adversarial: 32, extra: 64 };
+  const first = (v) => (Array.isArray(v) ? v[0] : v);
   const tenths = (v) => (v ? v.map((one) => one / 10) : null);
   const rows = data.rows.map((r, number) => ({
     number, board: data.boards[r[0]], boardNumber: r[0], place: data.places[r[1]], detector: data.detectors[r[2]],
@@ -14,12 +15,14 @@ window.radbenchColumns = (() => {
       [data.texts[r[5]]]: tenths(r[7]),
       ...Object.fromEntries(Object.entries(r[8]).map(([name, value]) => [data.texts[name], tenths(value)])),
     },
-    best: r[9] ? [r[9][0] / 10, data.texts[r[9][1]]] : null,
+    // Of those who have no lower one the figure that ranks is the best known.
+    best: r[9] ? [tenths(r[9][0]), data.texts[r[9][1]]] : null, lowest: tenths(r[9] ? r[9][0] : r[7]),
     certified: r[10] ? [tenths(r[10][0]), data.texts[r[10][1]]] : null,
     cost: r[11].map((v) => (v < 0 ? null : v)),
     // Of each metric but the AUC the clean and the robust figure.
     metrics: [0, 2, 4, 6].map((at) => [0, 1].map((side) => (r[12][at + side] >= 0 ? r[12][at + side] / 10 : null))),
-    marks: r[13], flags: r[14], fits: r[16],
+    noise: r.slice(18).map(([title, value]) => [data.texts[title], tenths(value)]),
+    marks: r[13], flags: r[14], fits: first(r[16]), spread: Array.isArray(r[16]) ? r[16][1] : null,
     page: r[17] ? `${data.detectors[r[2]][2]}${r[17]}.html` : "",
     is: (what) => (r[15] & FLAGS[what]) > 0,
   }));
@@ -34,6 +37,11 @@ window.radbenchColumns = (() => {
   };
   const link = (text, href, attributes) => node("a", text, { href, ...attributes });
   const small = (text) => node("small", text);
+  const paper = ([, , , text, address]) => {
+    const made = small(address ? undefined : text);
+    if (address) made.append(link(text, address, { rel: "noreferrer" }));
+    return made;
+  };
   const family = (row) => {
     const name = row.detector[0];
     return name.includes(":") ? name.slice(0, name.indexOf(":")) : "single methods";
@@ -49,10 +57,15 @@ window.radbenchColumns = (() => {
     const index = METRICS.findIndex(([name]) => name === metric()[0]);
     return index <= 0 ? row[side] : row.metrics[index - 1][side === "clean" ? 0 : 1];
   };
-  const first = (v) => (Array.isArray(v) ? v[0] : v);
   const written = (v) => (Array.isArray(v) ? interval(v) : v === null || v === undefined ? DASH : v.toFixed(1));
   const budget = (row) => row.cost.slice(0, 2).every((v) => v === null) ? DASH : row.cost.slice(0, 2).map((v) => (v === null ? "?" : v.toLocaleString("en"))).join(" + ");
-  const kinds = (row) => ["stochastic", "pretrained", "painted"].filter((name) => row.is(name));
+  // What a stochastic detector's noise is worth: AUCs, so not beside other metrics.
+  const noise = (row) => (metric()[0] === "auc" ? row.noise.map(([title, value]) => `${title}: ${interval(value)}`) : []);
+  const KINDS = {
+    stochastic: "stochastic", pretrained: "pretrained", extra: "extra data", adversarial: "adversarial training",
+    painted: "painted defects",
+  };
+  const kinds = (row) => Object.keys(KINDS).filter((name) => row.is(name)).map((name) => KINDS[name]);
   const protocols = data.protocols; // the strongest first
   const attack = (row) => row.board.attacks[row.board.protocols.indexOf(row.protocol)] || "";
 
@@ -62,7 +75,7 @@ window.radbenchColumns = (() => {
     {
       id: "detector", title: "detector", word: 2, isText: true, value: (r) => r.label.toLowerCase(),
       text: (r) => r.label,
-      cell: (r) => [link(r.label, r.detector[1]), ...(r.detector[3] ? [small(r.detector[3])] : [])],
+      cell: (r) => [link(r.label, r.detector[1]), ...(r.detector[3] ? [paper(r.detector)] : [])],
     },
     {
       id: "where", title: "data", word: 3, isText: true, value: (r) => `${r.board.data} ${r.place}`,
@@ -80,11 +93,11 @@ window.radbenchColumns = (() => {
     {
       id: "robust", title: () => (metric()[0] === "accuracy" ? metric()[1] : `robust ${metric()[1]}`), word: 6,
       value: (r) => first(figure(r, "robust")) ?? -1, isFigure: true,
-      text: (r) => `${written(figure(r, "robust"))} ${r.marks}`.trim(),
+      text: (r) => [`${written(figure(r, "robust"))} ${r.marks}`.trim(), ...noise(r)].join("; "),
       cell: (r) => {
         const text = written(figure(r, "robust"));
         const marks = r.marks ? [link(r.marks, "meaning.html#marks", { class: "marks", title: "What the marks mean" })] : [];
-        return [r.page ? link(text, r.page) : text, ...marks, small(`${r.protocol}: ${attack(r)}`)];
+        return [r.page ? link(text, r.page) : text, ...marks, small(`${r.protocol}: ${attack(r)}`), ...noise(r).map(small)];
       },
     },
     ...protocols.map((name) => ({
@@ -92,13 +105,9 @@ window.radbenchColumns = (() => {
       value: (r) => first(r.by[name]) ?? -1, text: (r) => interval(r.by[name]),
     })),
     {
-      id: "best", title: "best known", word: 8, value: (r) => (r.best ? r.best[0] : -1), isFigure: true,
-      text: (r) => (r.best ? `${r.best[0].toFixed(1)} ${r.best[1]}` : DASH),
-      cell: (r) => {
-        if (!r.best) return [DASH];
-        const isOwn = r.robust && r.best[0] === r.robust[0];
-        return [r.best[0].toFixed(1), ...(isOwn ? [] : [small(r.best[1])])];
-      },
+      id: "best", title: "best known", word: 8, value: (r) => first(r.lowest) ?? -1, isFigure: true,
+      text: (r) => (r.best ? `${interval(r.lowest)} (${r.best[1]})` : interval(r.lowest)),
+      cell: (r) => [interval(r.lowest), ...(r.best ? [small(r.best[1])] : [])],
     },
     {
       id: "certified", title: "certified", word: 9, value: (r) => (r.certified ? r.certified[0][0] : -1), isFigure: true,
@@ -120,10 +129,14 @@ window.radbenchColumns = (() => {
       cell: (r) => (r.flags.length ? [flagList(r)] : [small("none")]),
     },
     {
-      id: "kind", title: "kind", word: 13, isText: true, value: (r) => kinds(r).length,
+      id: "kind", title: "kind", word: 13, alsoWords: [14, 15, 16, 17], isText: true, value: (r) => kinds(r).length,
       text: (r) => kinds(r).join(", "), cell: (r) => kinds(r).map((name) => node("span", name, { class: "badge" })),
     },
-    { id: "fits", title: "fits", word: 16, value: (r) => r.fits, text: (r) => String(r.fits) },
+    {
+      id: "fits", title: "fits", word: 18, value: (r) => r.fits,
+      text: (r) => (r.spread === null ? String(r.fits) : `${r.fits} (±${r.spread.toFixed(1)})`),
+      cell: (r) => [String(r.fits), ...(r.spread === null ? [] : [small(`±${r.spread.toFixed(1)}`)])],
+    },
   ];
   const flagList = (row) => {
     const list = node("ul", undefined, { class: "flags" });
@@ -139,6 +152,7 @@ window.radbenchColumns = (() => {
     const parts = column.cell ? column.cell(row) : [column.text(row)];
     cell.replaceChildren(...parts.filter((part) => part !== ""));
     cell.className = column.isText ? `text ${column.id}` : column.id;
+    if (column.id === "detector") cell.setAttribute("role", "rowheader"); // whose figures these are, for who hears them
   };
   return { COLUMNS, METRICS, data, family, fill, form, metric, node, protocols, rows, title };
 })();

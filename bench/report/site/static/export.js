@@ -11,9 +11,9 @@ window.radbenchExport = (() => {
   const each = (text, map) => Array.from(text, (c) => (Object.hasOwn(map, c) ? map[c] : c)).join("");
 
   const csv = (text) => {
-    // A spreadsheet would run it as a formula.
-    const safe = "=+-@".includes(text.charAt(0)) && text ? `'${text}` : text;
-    return /[",\n\r]/.test(safe) ? `"${safe.replaceAll("\"", "\"\"")}"` : safe;
+    // A spreadsheet would run it as a formula; behind a semicolon, too, where those part cells.
+    const safe = text.replace(/(^|;\s*)([=+\-@\uff1d\uff0b\uff0d\uff20])/g, "$1'$2");
+    return /[",;\n\r]/.test(safe) ? `"${safe.replaceAll("\"", "\"\"")}"` : safe;
   };
   const latex = (text) => each(text, LATEX);
   const markdown = (text) =>
