@@ -81,6 +81,17 @@ def _explicit_file(name: str, folder: Path | None) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
+def licence(name: str) -> str:
+    """Under which licence timm says that the weights are; "" of a name that it does not know, or says nothing of."""
+    from timm import get_pretrained_cfg
+
+    try:
+        config = get_pretrained_cfg(name)
+    except (RuntimeError, ValueError):  # what timm raises of a name that is none
+        return ""
+    return str(config.license or "") if config is not None else ""
+
+
 def _hub_name(name: str) -> str:
     from timm import get_pretrained_cfg
 

@@ -74,6 +74,7 @@ def make_cell(
     subset_sha256: str = "5" * 64,
     changed: dict[str, Any] | None = None,
     checkpoint: str = "c" * 64,
+    frozen: dict[str, str] | None = None,
     **attack_fields: Any,
 ) -> Cell:
     document = {
@@ -91,7 +92,7 @@ def make_cell(
             "revision": detector_revision,
             "settings": settings or {"width": 32},
             "checkpoint_sha256": checkpoint,
-            "frozen": {},
+            "frozen": frozen or {},
         },
         "attack": {
             "name": attack,

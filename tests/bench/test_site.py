@@ -110,6 +110,7 @@ def test_what_noise_is_worth_stands_beside_the_figure() -> None:
 
 def test_a_detectors_page_says_what_it_is_and_leads_to_its_cells(tmp_path: Path) -> None:
     record = write_record(tmp_path / "records", detector="pls", category="mono")
+    write_record(tmp_path / "records", detector="spade", frozen={"tf_efficientnet_lite0": "a" * 64, "<b>": "b" * 64})
     for category in ("mono", "poly"):
         write_record(tmp_path / "records", detector="a-strangers", category=category)
     site = site_of(tmp_path)
@@ -119,6 +120,8 @@ def test_a_detectors_page_says_what_it_is_and_leads_to_its_cells(tmp_path: Path)
     addresses = [address for _, _, address in site_reading.links(page)]
     assert "https://arxiv.org/abs/2108.11168" in addresses
     assert addresses.count(f"../{names.cell(record)}") == 2  # of its figure, and in the history
+    page = site_reading.Parsed((site / names.detector("spade")).read_text())
+    assert "tf_efficientnet_lite0 (ImageNet weights by way of timm, apache-2.0)" in page.text and "<b>," in page.text
     page = site_reading.Parsed((site / names.detector("a-strangers")).read_text())
     assert "whether it takes attacked or other pictures is not known" in page.text
 

@@ -113,14 +113,14 @@ def _page(
 
 def _card(name: str, records: Sequence[Record], cls: type[Detector] | None) -> list[Fact]:
     stochastic = any(r.detector.is_stochastic for r in records)
-    frozen = sorted({one_line(part, 60) for r in records for part in r.detector.frozen})
+    frozen = sorted({part for r in records for part in r.detector.frozen})
     origins = sorted({one_line(r.checkpoint["origin"], 60) for r in records if r.checkpoint.get("origin")})
     licences = sorted({one_line(r.licence, LONG) for r in records if r.licence})
     seconds = [s for r in records if (s := number(r.seconds.get("fit"))) is not None]
     facts = [
         Fact("name", one_line(name, 80), is_code=True),
         Fact("noise", "draws noise for each image: figures are means over draws" if stochastic else "none"),
-        Fact("pretrained", f"yes: {', '.join(frozen)}" if frozen else "no weights from elsewhere"),
+        Fact("pretrained", f"yes: {', '.join(map(_frozen, frozen))}" if frozen else "no weights from elsewhere"),
         Fact(
             "open settings",
             "chosen on painted defects of held-out normals"
@@ -140,6 +140,11 @@ def _card(name: str, records: Sequence[Record], cls: type[Detector] | None) -> l
         Fact("revision", _revision(records, cls)),
     ]
     return [fact for fact in facts if fact.value]
+
+
+def _frozen(part: str) -> str:
+    licence = sources.weights_licence(part)
+    return one_line(part, 60) + (f" (ImageNet weights by way of timm, {licence})" if licence else "")
 
 
 def _fit(cls: type[Detector] | None) -> str:
@@ -215,7 +220,9 @@ def _charts(found: Found, name: str, rows: Sequence[IndexRow]) -> list[Chart]:
 def _named(found: Found, row: IndexRow) -> IndexRow:
     """Called by its place, for a chart of one detector alone."""
     board = found.boards[row.board]
-    return dataclasses.replace(row, label=f"{one_line(board.dataset, 20)} {one_line(row.place, 20)} ({row.protocol})")
+    sides = "/".join(sorted({f"{record.image_size} px" for record in row.records}))
+    where = f"{one_line(board.dataset, 20)} {one_line(row.place, 20)} ({one_line(row.protocol, 20)}, {sides})"
+    return dataclasses.replace(row, label=where)
 
 
 def _variants(records: Sequence[Record]) -> list[Variant]:

@@ -10,6 +10,7 @@ from bench.text import one_line
 from detectors import registry
 from detectors.base import Detector
 from detectors.errors import DetectorError
+from detectors.parts import weights
 
 _ARXIV = re.compile(r"arXiv:? ?(\d{4}\.\d{4,5})")
 _DOI = re.compile(r"doi:? ?(10\.\d{4,9}/[A-Za-z0-9._/-]+)")
@@ -62,3 +63,9 @@ def paper_link(name: str) -> str:
         return f"https://arxiv.org/abs/{found[1]}"
     found = _DOI.search(text)
     return f"https://doi.org/{found[1]}" if found else ""
+
+
+@cache
+def weights_licence(name: str) -> str:
+    """The licence of pretrained weights, given by their name at timm; "" where it is not known."""
+    return one_line(weights.licence(name), 40)
