@@ -21,10 +21,12 @@ from attacks.result import AttackResult
 from bench.cell.attacking import Attacking, Floats, Tick
 from bench.cell.enough import Bounds
 from bench.cell.in_turn import attack_all, attack_to_the_end
+from bench.cell.known_noise import PURPOSE as KNOWN_NOISE
 from bench.cell.known_noise import known_noise
 from bench.cell.looking import look_at, transformations
 from bench.cell.more_draws import PER_CLASS, FoundMore, more_draws, own_gradient
 from bench.cell.selection_held import SelectionHeld, selection_held
+from bench.cell.unfinished import Unfinished
 from bench.cell.verdict import Draws as Draws
 from bench.cell.verdict import Judge, threshold_of
 from bench.data.base import ImageSet
@@ -111,6 +113,7 @@ def run_cell(
     tick: Tick,
     early_stop: bool = False,
     start: Tensor | None = None,
+    unfinished: Unfinished | None = None,
 ) -> Outcome:
     """Attack and judge every test image.
 
@@ -125,11 +128,12 @@ def run_cell(
         early_stop: attack an image no further when it has lost all its pairs (`bench.cell.enough`); for an attack that
             can, on a deterministic detector.
         start: images that the attack starts from, (N, 3, S, S): those of a smaller ball, or None.
+        unfinished: where batches are kept while the cell is not done, and what is there is taken up; None keeps none.
 
     Raises:
         CellError: scores or maps are not finite, or a single image does not fit into memory.
     """
-    attacking = Attacking(detector, test, draws, device, batch_size, start)
+    attacking = Attacking(detector, test, draws, device, batch_size, start, unfinished)
     started = time.monotonic()
     bounds = attacking.bounds(attack.members(detector)[0], held_out) if early_stop else None
     found = attack_all(attacking, attack, bounds, tick)
@@ -153,10 +157,11 @@ def run_cell(
         more = more_draws(detector, attack, test, adversarial, draws.seed, device, batch_size=few, start=start)
         own = own_gradient(detector, attack, test, adversarial, draws.seed, device, batch_size=few, start=start)
     known = known_noise(attacking, attack, found.result.images)
+    earlier = {} if unfinished is None else unfinished.seconds
     seconds = {
-        "attack": attacked - started,
+        "attack": attacked - started + earlier.get(attacking.purpose, 0.0),
         "verdict": judged - attacked,
-        "indicators": time.monotonic() - judged,
+        "indicators": time.monotonic() - judged + earlier.get(KNOWN_NOISE, 0.0),
     }
     outcome = Outcome(
         clean=clean,

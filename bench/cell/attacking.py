@@ -18,6 +18,7 @@ from attacks.result import AttackResult
 from bench.cell.enough import Bounds
 from bench.cell.gate import check_blind
 from bench.cell.memory import is_out_of_memory
+from bench.cell.unfinished import Unfinished, digest
 from bench.cell.verdict import Draws, threshold_of
 from bench.data.base import ImageSet
 from bench.errors import CellError
@@ -33,8 +34,13 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Attacking:
-    """Asks a detector about images of a test set; `batch_size` is halved when memory runs out. `start`: images that
-    every attack starts from, (N, 3, S, S) on the CPU, or None."""
+    """Asks a detector about images of a test set; `batch_size` is halved when memory runs out.
+
+    Attributes:
+        start: images that every attack starts from, (N, 3, S, S) on the CPU, or None.
+        unfinished: where batches of attacks are kept while the cell is not done; None keeps none.
+        purpose: what is attacked, besides the attack: no batch of one purpose is another's.
+    """
 
     detector: Detector
     test: ImageSet
@@ -42,6 +48,8 @@ class Attacking:
     device: torch.device
     batch_size: int
     start: Tensor | None = None
+    unfinished: Unfinished | None = None
+    purpose: str = "attack"
 
     def moves(self, attack: Attack) -> bool:
         """Whether there is anything that the attack could do."""
@@ -104,9 +112,23 @@ class Attacking:
                 start=None if self.start is None else self.start[part].to(self.device),
             )
 
+        def kept(part: list[int]) -> AttackResult:
+            if self.unfinished is None or not self.detector.sees_pixels:
+                return merging.to_cpu(run(part))
+            depends = {
+                "purpose": self.purpose,
+                "attack": attack.describe(),
+                "path": path,
+                "images": keys_of(self.test, part),
+                "seed": self.draws.seed,
+                "enough": digest(None if enough is None else enough[part]),
+                "start": digest(None if self.start is None else self.start[part]),
+            }
+            return self.unfinished.recall(depends, self.device, lambda: run(part))
+
         found = []
-        for result in self.in_batches(images, run):
-            found.append(merging.to_cpu(result))
+        for result in self.in_batches(images, kept):
+            found.append(result)
             tick(len(result.images))
         return merging.joined(found)
 

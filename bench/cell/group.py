@@ -29,6 +29,7 @@ from bench.cell.memory import OUT_OF_MEMORY, is_out_of_memory
 from bench.cell.pictures import Category
 from bench.cell.record_of import ALLOW_LEAKS, contained, failed, judged
 from bench.cell.sweep import Sweep
+from bench.cell.unfinished import Unfinished
 from bench.errors import BenchError, ContradictionError, RecordError
 from bench.inspection.inspection import Inspection
 from bench.plan import presets, protocols
@@ -217,11 +218,12 @@ def _cell(
         record = _write(record, read_scores(sweep.last), folder)
         sweep.add(attack, record, None)
         return record, False
+    unfinished = Unfinished.of_cell(plan.run.cache, cell.key)
     with reporter.attacking(name, category.name, plan.run.fit_seed, attack.name, len(category.test)) as tick:
         try:
             with files.guarded(plan.run.out):
                 start = sweep.start(partial(_again, plan, category, fitted, tick)) if cell.attack.warm_from else None
-                found = _measured(plan, category, fitted, attack, start, tick)
+                found = _measured(plan, category, fitted, attack, start, tick, unfinished)
                 record = judged(plan, cell, fitted, found, category.inspection, sweep.last)
         except STRANGE as error:
             reason = reason_of(error, f"{attack.name} on {name}")
@@ -231,13 +233,20 @@ def _cell(
     _write_examples(record, found.outcome, folder)
     record = _with_images(record, found.outcome.adversarial, plan)
     record = _write(record, found.scores, folder)
+    unfinished.clear()
     sweep.add(attack, record, found.outcome.adversarial)
     _clear(folder, _unfitted(plan, category, fitted.detector, attack))
     return record, False
 
 
 def _measured(
-    plan: Plan, category: Category, fitted: Fitted, attack: Attack, start: Tensor | None, tick: Tick
+    plan: Plan,
+    category: Category,
+    fitted: Fitted,
+    attack: Attack,
+    start: Tensor | None,
+    tick: Tick,
+    unfinished: Unfinished | None = None,
 ) -> Measured:
     return measure(
         fitted.detector,
@@ -251,6 +260,7 @@ def _measured(
         tick=tick,
         early_stop=stops_early(fitted.detector, attack, complete=plan.run.complete),
         start=start,
+        unfinished=unfinished,
     )
 
 

@@ -17,6 +17,8 @@ from bench.cell.attacking import Attacking, keys_of
 from bench.metrics import intervals
 from detectors.noise import NoiseSeed
 
+PURPOSE = "known-noise"
+
 
 def known_noise(attacking: Attacking, attack: Attack, adversarial: Tensor) -> dict[str, Any] | None:
     """The AUC of clean and of attacked images, all on the one draw that the attack has seen.
@@ -34,8 +36,8 @@ def known_noise(attacking: Attacking, attack: Attack, adversarial: Tensor) -> di
     if not members:
         return None
     test, device = attacking.test, attacking.device
-    source = NoiseSeed(attacking.draws.seed).source("known-noise", [])
-    held = replace(attacking, detector=with_known_noise(attacking.detector, source))
+    source = NoiseSeed(attacking.draws.seed).source(PURPOSE, [])
+    held = replace(attacking, detector=with_known_noise(attacking.detector, source), purpose=PURPOSE)
     labels = test.labels.numpy().astype(np.int64)
 
     def losses(images: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from bench.cell import gate
 from bench.cell.attack import Draws, Outcome, run_cell
 from bench.cell.attacking import Tick
 from bench.cell.results import figures, indicators
+from bench.cell.unfinished import Unfinished
 from bench.data.base import ImageSet
 from bench.records.score_table import Scores
 from detectors.base import Detector
@@ -50,6 +51,7 @@ def measure(
     tick: Tick,
     early_stop: bool,
     start: Tensor | None = None,
+    unfinished: Unfinished | None = None,
 ) -> Measured:
     """Look at a fitted detector, attack every test image and judge it on fresh noise.
 
@@ -59,7 +61,7 @@ def measure(
         test, held_out: images to attack; normals that no fit has seen, for the threshold.
         draws: number of verdict draws at least, and the seed.
         trained_on: the ids of the training images, for how far the file order alone tells the classes apart.
-        batch_size, device, tick, early_stop, start: as of `run_cell`.
+        batch_size, device, tick, early_stop, start, unfinished: as of `run_cell`.
 
     Raises:
         CellError: the detector breaks the contract, scores or maps are not finite, or an image needs too much memory.
@@ -76,6 +78,7 @@ def measure(
         tick=tick,
         early_stop=early_stop,
         start=start,
+        unfinished=unfinished,
     )
     gate.confirm(passed, detector.name)
     labels = test.labels.numpy().astype(np.int64)
