@@ -88,11 +88,12 @@ def test_only_the_named_others_are_led() -> None:
 
 @pytest.mark.parametrize(
     ("values", "holds"),
-    [((0.0, 0.5), "yes"), ((0.0, 2.5), "undecided"), ((0.0, 40.0), "no"), ((0.0, None), "not measured")],
+    [((0.0, 40.0), "yes"), ((2.5, 40.0), "undecided"), ((30.0, 40.0), "no"), ((0.0, None), "not measured")],
 )
 def test_a_fall_to_nothing(values: Sequence[float | None], holds: str) -> None:
     rows = [row("toothbrush", f"d{n}", robust=value) for n, value in enumerate(values)]
     assert claims.falls_to(1.0)(rows).holds == holds
+    assert claims.falls_to(1.0)([*rows, row("tile", "d0", robust=50.0)]).holds in ("no", "not measured")
 
 
 @pytest.mark.parametrize(("averaged", "holds"), [(48.0, "yes"), (40.0, "no"), (45.0, "undecided")])

@@ -103,18 +103,21 @@ def leads(
 
 
 def falls_to(most: float) -> Judge:
-    """Whether every robust AUC is at most so much."""
+    """Whether the lowest robust AUC of each category is at most so much."""
 
     def judge(rows: Sequence[Row]) -> Finding:
         own = [r for r in rows if r.category != AVERAGE]
-        known = {f"{r.detector} on {r.category}": r.measured_robust for r in own}
-        found = {name: e for name, e in known.items() if e is not None}
-        if not found or len(found) < len(known):
+        found = {(r.category, r.detector): e for r in own if (e := r.measured_robust) is not None}
+        if not found or len(found) < len(own):
             return NOT_MEASURED
-        told = ", ".join(f"{name} {e.value:.1f}" for name, e in found.items())
-        if any(e.low > most for e in found.values()):
+        told = ", ".join(f"{detector} on {category} {e.value:.1f}" for (category, detector), e in found.items())
+        by_category: dict[str, list[Estimate]] = {}
+        for (category, _), e in found.items():
+            by_category.setdefault(category, []).append(e)
+        lowest = [min(some, key=lambda e: e.value) for some in by_category.values()]
+        if any(e.low > most for e in lowest):
             return Finding("no", told)
-        return Finding("yes" if all(e.value <= most for e in found.values()) else "undecided", told)
+        return Finding("yes" if all(e.value <= most for e in lowest) else "undecided", told)
 
     return judge
 
