@@ -8,6 +8,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import site_reading
 import site_texts
@@ -160,6 +161,21 @@ def test_a_cells_page_says_what_its_record_holds(tmp_path: Path) -> None:
     ):
         assert told in page.text
     assert "../meaning.html#flag-1" in [address for *_, address in site_reading.links(page)]
+
+
+def test_a_cells_page_says_which_kind_of_defect_the_attack_hides_first(tmp_path: Path) -> None:
+    plain = make_scores()
+    kinds = [("<b>scratch</b>", "dent")[n % 2] if label == -1 else "good" for n, label in enumerate(plain.labels)]
+    hidden = np.array([kind == "dent" for kind in kinds])
+    scores = dataclasses.replace(plain, robust=plain.robust - 9.0 * hidden, defects=tuple(kinds))
+    record = write_record(tmp_path / "records", scores)
+    text = (site_of(tmp_path) / names.cell(record)).read_text()
+    table = text.partition("<h2>Kinds of defect</h2>")[2].partition("</table>")[0]
+    rows = re.findall('<th scope="row">(.*?)</th><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td><td>(.*?)</td>', table)
+    assert [(kind, images) for kind, images, *_ in rows] == [("dent", "15"), ("&lt;b&gt;scratch&lt;/b&gt;", "15")]
+    assert rows[0][3].startswith("0.0 [")
+    one = write_record(tmp_path / "one" / "records")
+    assert "Kinds of defect" not in (site_of(tmp_path / "one") / names.cell(one)).read_text()
 
 
 def test_a_failed_cell_has_a_page_with_its_reason() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bench.errors import RecordError
+from bench.errors import CellError, RecordError
 from bench.metrics.intervals import Estimate
 from bench.records.record import Record, is_stale
 from bench.records.schema import Figures
 from bench.records.score_table import Scores
 from bench.records.store import read_scores
-from bench.report import fits, members, signs
+from bench.report import defects, fits, members, signs
 from bench.report.best_known import BestKnown, Known
 from bench.report.caveats import counts_ties_as_lost, failure_flags
 from bench.report.noise_worth import TITLES, noise_estimate
@@ -49,6 +49,8 @@ class CellPage:
         best: the lowest robust AUC that any record states of the same fit and images; maybe its own.
         siblings: other records of the same detector in the category: link, words.
         cell, made, settings: facts.
+        kinds: of defect, what the attack leaves least of first: kind, images, clean AUC, robust AUC, what was lost;
+            empty where there is one kind alone.
         histograms, worst: from its scores; empty where they cannot be had.
         picture, licence: a panel of examples, where there is one and its licence is known.
         downloads: link, words.
@@ -69,6 +71,7 @@ class CellPage:
     cell: tuple[Fact, ...]
     made: tuple[Fact, ...]
     settings: tuple[tuple[str, str], ...]
+    kinds: tuple[tuple[str, ...], ...] = ()
     histograms: tuple[Chart, ...] = ()
     worst: tuple[Worst, ...] = ()
     picture: str = ""
@@ -100,6 +103,7 @@ def page(record: Record, found: Found, known: Known, siblings: Sequence[Record],
         cell=tuple(of_cell(record)),
         made=tuple(of_origin(record)),
         settings=tuple(flat(record.detector.settings)),
+        kinds=() if scores is None else tuple(_kinds(record, scores)),
         histograms=() if scores is None else tuple(charts.score_histograms(scores)),
         worst=() if scores is None else tuple(worst(scores)),
         picture=names.picture(record) if names.picture(record) in copied else "",
@@ -159,6 +163,25 @@ def _figures(record: Record) -> list[tuple[str, str, str]]:
             pair = [number(pixel.get(f"{which}{name}")) for which in ("", "robust_")]
             rows.append((word, *("" if value is None else f"{value:.1f}" for value in pair)))  # type: ignore[arg-type]
     return rows
+
+
+def _kinds(record: Record, scores: Scores) -> list[tuple[str, ...]]:
+    try:
+        found = defects.estimates(scores, defects.kinds_of(record, scores))
+    except CellError:  # scores that are no numbers, or no normals
+        return []
+    ordered = sorted(found.items(), key=lambda item: (item[1][3].value, item[0]))
+    rows: list[tuple[str, ...]] = [
+        (
+            one_line(kind, 60),
+            str(anomalies),
+            interval_text(*clean),
+            interval_text(*robust),
+            f"{clean.value - robust.value:.1f}",
+        )
+        for kind, (anomalies, _, clean, robust) in ordered
+    ]
+    return rows if len(rows) > 1 else []
 
 
 def _interval(figures: Figures, prefix: str) -> str:
