@@ -16,8 +16,9 @@ from bench.records.certificate import EXACT, PAPER, Certificate
 from bench.records.paths import safe_name
 from bench.records.record import Record, Revisions
 from bench.report.certificates import Board, attacked, base_lines, boards, estimate
+from bench.report.curves import BASELINES
 from bench.report.fonts import drawable
-from bench.report.style import COLOURS, MARKERS, TEXT_WIDTH, save, style
+from bench.report.style import MANY_COLOURS, MARKERS, TEXT_WIDTH, save, style
 
 STYLES: dict[str, Any] = {"percentile": "-", "exceedance": "-.", PAPER: ":", EXACT: "--"}
 WORDS = {
@@ -27,6 +28,7 @@ WORDS = {
     EXACT: "exact, without noise",
 }
 _GREY = "0.35"
+_GREYS = ("0.15", "0.45", "0.65")  # of the baselines
 
 
 def write_all(
@@ -47,8 +49,10 @@ def write_all(
 def certified_figure(board: Board, base: Mapping[str, Sequence[tuple[float, float]]] | None = None) -> Figure:
     """The certificates of a board; `base`: of detectors without noise, attacked, by name (`base_lines`)."""
     sigmas = sorted({row.claim.smoothing.sigma for row in board.rows if row.claim.smoothing.sigma is not None})
-    names = sorted({row.claim.detector.name for row in board.rows})
-    colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
+    names = sorted({row.claim.detector.name for row in board.rows}, key=lambda name: (name in BASELINES, name))
+    learned = [name for name in names if name not in BASELINES]
+    colours = {name: MANY_COLOURS[number % len(MANY_COLOURS)] for number, name in enumerate(learned)}
+    colours |= {name: shade for name, shade in zip(BASELINES, _GREYS, strict=True) if name in names}
     markers = {name: MARKERS[number % len(MARKERS)] for number, name in enumerate(names)}
     columns = min(3, max(1, len(sigmas)))
     rows = max(1, math.ceil(len(sigmas) / columns))

@@ -17,12 +17,10 @@ from bench.records.record import Record
 from bench.report.caveats import counts_ties_as_lost
 from bench.report.curves import BASELINES, CHANCE, Curve, Point, curves, frame
 from bench.report.fonts import drawable
-from bench.report.style import COLOURS, MARKERS, TEXT_WIDTH, save, style
+from bench.report.style import MANY_COLOURS, MARKERS, TEXT_WIDTH, save, style
 from bench.text import size_text
 from detectors.checkpoint import write_atomically
 
-# Of detectors beyond the palette's: from Tol's (2021) "muted" scheme those that are none of Okabe & Ito's.
-MORE_COLOURS = ("#882255", "#999933", "#332288", "#44AA99", "#661100", "#888888")
 GREY = "0.35"
 BASELINE_LINES = ((0, (5, 1.5)), (0, (1.5, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 TICKS = (0, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 255)  # of l-inf, in 1/255
@@ -93,7 +91,7 @@ def _looks(found: Sequence[Curve]) -> dict[str, tuple[str, object, str]]:
     labels = dict.fromkeys(c.label for c in sorted(found, key=lambda c: (c.is_baseline, c.label)))
     names = {curve.label: curve.name for curve in found}
     detectors = [label for label in labels if names[label] not in BASELINES]
-    colours = (*COLOURS, *MORE_COLOURS)
+    colours = MANY_COLOURS
     looks: dict[str, tuple[str, object, str]] = {
         label: (colours[number % len(colours)], "-", MARKERS[number % len(MARKERS)])
         for number, label in enumerate(detectors)

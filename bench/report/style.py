@@ -18,6 +18,8 @@ from detectors.checkpoint import write_atomically
 
 # Okabe & Ito's palette (2008), told apart by the colour-blind; yellow is left out, it is too light for lines in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+# Of detectors beyond the palette's: from Tol's (2021) "muted" scheme those that are none of Okabe & Ito's.
+MANY_COLOURS = (*COLOURS, "#882255", "#999933", "#332288", "#44AA99", "#661100", "#888888")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "h")
 NORMAL, ANOMALOUS = COLOURS[0], COLOURS[1]
 
