@@ -218,7 +218,7 @@ def _cell(
         record = _write(record, read_scores(sweep.last), folder)
         sweep.add(attack, record, None)
         return record, False
-    unfinished = Unfinished.of_cell(plan.run.cache, cell.key)
+    unfinished = Unfinished.of_cell(plan.run.cache, cell.key, fitted.detector, attack)
     with reporter.attacking(name, category.name, plan.run.fit_seed, attack.name, len(category.test)) as tick:
         try:
             with files.guarded(plan.run.out):
@@ -233,7 +233,8 @@ def _cell(
     _write_examples(record, found.outcome, folder)
     record = _with_images(record, found.outcome.adversarial, plan)
     record = _write(record, found.scores, folder)
-    unfinished.clear()
+    if unfinished is not None:
+        unfinished.clear()
     sweep.add(attack, record, found.outcome.adversarial)
     _clear(folder, _unfitted(plan, category, fitted.detector, attack))
     return record, False

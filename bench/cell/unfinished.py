@@ -4,9 +4,11 @@ Each batch that took long lies in the cache, with everything that its bits follo
 
     unfinished/CELL KEY/HASH.safetensors
 
-What was found is as good as found anew, to the last bit. So it is taken up by the same code alone (the commit), with
-the same PyTorch, on the same kind of device, for the same images in the same batch; code with changes that are in no
-commit keeps nothing. The folder goes when the record is there.
+What was found must be as good as found anew, to the last bit: images that an older attack found, or that were found
+against an older detector, would be weaker ones, and the robust AUC too high. So it is taken up by the same commit
+alone, with the same packages, on the same kind of machine, for the same images in the same batch. Where no commit tells
+the code nothing is kept: changes that are in none, an installation without one, and a detector or an attack from
+another package (whose author may have mended a cut gradient since). The folder goes when the record is there.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -25,14 +28,17 @@ import torch
 from torch import Tensor
 
 from attacks import merging
+from attacks.base import Attack
 from attacks.result import AttackResult
 from bench.records import environment
 from detectors import checkpoint
+from detectors.base import Detector
 from detectors.errors import CheckpointError
 
 log = logging.getLogger(__name__)
 LEAST = 5.0  # seconds of a batch: what takes less is done again
 REVISION = 1  # of what is kept, and of how it is named
+KNOWN = ("attacks", "detectors", "torch", "torchvision", "timm")  # whose code the commit and the versions tell
 
 
 @dataclass(eq=False)
@@ -50,7 +56,10 @@ class Unfinished:
     seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of_cell(cls, cache: Path, key: str) -> Unfinished:
+    def of_cell(cls, cache: Path, key: str, detector: Detector, attack: Attack) -> Unfinished | None:
+        """Of the cell with that key; None where no commit tells the code of the detector and the attack."""
+        if not re.fullmatch("[0-9a-f]{40}", environment.commit()) or not all(map(_is_ours, _parts(detector, attack))):
+            return None
         return cls(cache / "unfinished" / key[:24])
 
     def recall(self, depends: dict[str, Any], device: torch.device, work: Callable[[], AttackResult]) -> AttackResult:
@@ -61,7 +70,7 @@ class Unfinished:
             device: where it is computed.
             work: attacks the batch.
         """
-        described = depends | _code(device) | {"revision": REVISION}
+        described = depends | {"made by": _made_by(device), "revision": REVISION}
         name = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:24]
         path = self.folder / f"{name}.safetensors"
         known = self._read(path)
@@ -73,7 +82,7 @@ class Unfinished:
         started = time.monotonic()
         result = merging.to_cpu(work())
         seconds = time.monotonic() - started
-        if seconds >= self.least and not described["commit"].endswith("+changes"):
+        if seconds >= self.least:
             self._keep(path, result, seconds)
         return result
 
@@ -106,10 +115,18 @@ def digest(tensor: Tensor | None) -> str:
     return "" if tensor is None else hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
-def _code(device: torch.device) -> dict[str, Any]:
-    return {
-        "commit": environment.commit() or environment.version(),
-        "torch": torch.__version__,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "threads": torch.get_num_threads(),
-    }
+def _parts(detector: Detector, attack: Attack) -> Iterator[object]:
+    """A detector with all that it holds (`smooth:NAME` holds another detector), and the attack with its members."""
+    yield from detector.modules()
+    yield from (attack, *attack.members(detector))
+
+
+def _is_ours(part: object) -> bool:
+    """Whether its code is this commit's, or that of a package whose version is looked at."""
+    is_foreign = isinstance(part, Attack) and ":" in part.name  # torchattacks:NAME, whose version nobody looks at
+    return type(part).__module__.partition(".")[0] in KNOWN and not is_foreign
+
+
+def _made_by(device: torch.device) -> dict[str, Any]:
+    """Code, packages and machine; not which of several devices that are alike."""
+    return {name: value for name, value in environment.describe(device).items() if name != "device_index"}

@@ -45,15 +45,6 @@ def commit() -> str:
         return ""
 
 
-@cache
-def version() -> str:
-    """Of RADBench; "" of a tree that is not installed."""
-    try:
-        return importlib.metadata.version("radbench")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
 def describe(device: torch.device) -> dict[str, str | int]:
     """Versions, machine and device."""
     found: dict[str, str | int] = {"python": platform.python_version(), "platform": platform.platform()}

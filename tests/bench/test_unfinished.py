@@ -19,8 +19,10 @@ from attacks.base import Attack
 from bench.cell.attack import Draws, Outcome, run_cell
 from bench.cell.unfinished import Unfinished
 from bench.records import environment
+from detectors import registry
 
 SIDE = 16
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SETTINGS = {
     "autoattack-rand-linf": {"iterations": 4, "mean_draws": 2, "selection_draws": 4},
     "autoattack-linf": {"iterations": 4, "starts": 2, "other_starts": 1, "queries": 20},
@@ -30,7 +32,7 @@ SETTINGS = {
 
 @pytest.fixture(autouse=True)
 def committed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "commit", lambda: "abc")
+    monkeypatch.setattr(environment, "commit", lambda: COMMIT)
 
 
 @pytest.fixture
@@ -132,16 +134,30 @@ def test_of_another_attack_nothing_is_taken_up(tmp_path: Path, asked: list[int],
     assert len(asked) == 2 * before
 
 
-@pytest.mark.parametrize("commit", ["def", "abc+changes"])
-def test_other_code_takes_up_nothing(
-    tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch, commit: str
-) -> None:
+def test_another_commit_takes_up_nothing(tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     outcome("pgd-linf", kept_in(tmp_path))
-    before, files = len(asked), set((tmp_path / "cell").iterdir())
-    monkeypatch.setattr(environment, "commit", lambda: commit)
+    before = len(asked)
+    monkeypatch.setattr(environment, "commit", lambda: COMMIT[::-1])
     outcome("pgd-linf", kept_in(tmp_path))
     assert len(asked) == 2 * before
-    assert (set((tmp_path / "cell").iterdir()) == files) == commit.endswith("+changes")
+
+
+def test_nothing_is_kept_where_no_commit_tells_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gradient that its author has mended since would leave the images of the cut one: a robust AUC too high."""
+    honest, strangers = registry.create("brightness", image_size=SIDE), detector("pgd-linf")
+    attack, ensemble = made("pgd-linf"), made("autoattack-linf")
+    assert Unfinished.of_cell(tmp_path, "key", honest, attack) is not None
+    assert Unfinished.of_cell(tmp_path, "key", honest, ensemble) is not None
+    assert Unfinished.of_cell(tmp_path, "key", strangers, attack) is None
+    holding = registry.create("ae", image_size=32)
+    holding.add_module("inner", strangers)
+    assert Unfinished.of_cell(tmp_path, "key", holding, attack) is None
+    monkeypatch.setattr(type(attack), "name", "torchattacks:PGD")
+    assert Unfinished.of_cell(tmp_path, "key", honest, attack) is None
+    monkeypatch.undo()
+    for commit in ("", COMMIT + "+changes", COMMIT + " (told)"):
+        monkeypatch.setattr(environment, "commit", lambda told=commit: told)
+        assert Unfinished.of_cell(tmp_path, "key", honest, attack) is None
 
 
 def test_what_is_damaged_is_done_again(tmp_path: Path, asked: list[int]) -> None:
@@ -171,7 +187,7 @@ def test_nothing_is_left_once_the_record_is_there(tmp_path: Path, monkeypatch: p
         assert self.folder.parent == tmp_path / "cache" / "unfinished"
         clear(self)
 
-    monkeypatch.setattr(Unfinished, "of_cell", lambda cache, key: Unfinished(cache / "unfinished" / key, 0.0))
+    monkeypatch.setattr(Unfinished, "of_cell", lambda cache, key, *_: Unfinished(cache / "unfinished" / key, 0.0))
     monkeypatch.setattr(Unfinished, "clear", clearing)
     result = fakes.run(fakes.config(tmp_path, fakes.write_folder(tmp_path / "data"), "brightness"))
     assert [record.status for record in result.records] == ["ok"]
