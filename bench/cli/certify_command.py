@@ -183,12 +183,8 @@ def certify(
 
 def _show_share(result: CertifyResult, out: Path, share: Shard, console: Screen) -> int:
     """What one of several shards has certified; tables are of all of them. Returns the exit code."""
-    lines = [f"Shard {share}: {plural(len(result.certificates), 'certificate')}; {result.seconds:.0f} s."]
-    if result.unfinished:
-        lines.append(f"Told to end: {plural(result.unfinished, 'fit')} left; the same command goes on from there.")
-    lines.append(f"Tables and plots of all shards: python -m bench report {out}")
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    done = f"{plural(len(result.certificates), 'certificate')}; {result.seconds:.0f} s"
+    summary.print_share(share, done, plural(result.unfinished, "fit") if result.unfinished else "", out, console)
     shell.say(*result.problems)
     if result.unfinished:
         return exits.UNFINISHED

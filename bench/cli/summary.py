@@ -117,10 +117,16 @@ def show_share(result: RunResult, out: Path, share: Shard, console: Console) -> 
         told = f"Failed: {record.detector_name} on {record.category}: {record.reason}"
         console.print(told, style="bold red", markup=False, highlight=False)
     reused = f", {result.reused} of them from earlier runs" if result.reused else ""
-    lines = [f"Shard {share}: {plural(len(result.records), 'cell')}{reused}; {result.seconds:.0f} s."]
-    if result.unfinished:
-        lines.append(f"Told to end: {plural(result.unfinished, 'cell')} left; the same command goes on from there.")
-    lines.append(f"Records: {out / 'records'}   Tables and plots of all shards: python -m bench report {out}")
+    done = f"{plural(len(result.records), 'cell')}{reused}; {result.seconds:.0f} s"
+    print_share(share, done, plural(result.unfinished, "cell") if result.unfinished else "", out, console)
+
+
+def print_share(share: Shard, done: str, left: str, out: Path, console: Console) -> None:
+    """What a shard has done, what it had to leave ("3 cells"; nothing where it is empty), and where all of it is."""
+    lines = [f"Shard {share}: {done}."]
+    if left:
+        lines.append(f"Told to end: {left} left; the same command goes on from there.")
+    lines.append(f"It is in {out}; tables and plots of all shards: python -m bench report {out}")
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 

@@ -13,7 +13,7 @@ from bench.metrics.intervals import Estimate, score_interval
 from bench.records.record import Record
 from bench.records.schema import Figures
 from bench.report import fits
-from bench.report.signs import as_list, as_number, of_record
+from bench.report.signs import Sign, as_list, as_number, of_record
 from bench.text import LONGEST, one_line, threat_text
 
 
@@ -41,9 +41,14 @@ def counts_ties_as_lost(record: Record) -> bool:
 def failure_flags(record: Record) -> list[str]:
     """What makes this record's robust AUC no claim, as sentences: the attack's own flags, and the signs of a masked
     gradient in its indicators (after Pintor et al. 2022)."""
+    return [sign.sentence for sign in all_signs(record) if sign.is_up]
+
+
+def all_signs(record: Record) -> list[Sign]:
+    """All that was looked at, up or not; nothing of a cell that failed."""
     if not record.ok:
         return []
-    return signs(
+    return of_record(
         record.indicators,
         record.gate,
         clean=record.clean,
@@ -62,7 +67,7 @@ def signs(
     is_stochastic: bool,
     keep: str,
 ) -> list[str]:
-    """The same of what a record states, whoever has found it."""
+    """The flags of what has no record, as sentences."""
     found = of_record(indicators, gate, clean=clean, robust=robust, is_stochastic=is_stochastic, keep=keep)
     return [sign.sentence for sign in found if sign.is_up]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.records.record import Record
 from bench.records.recount import ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE
-from bench.report.signs import of_record
+from bench.report.caveats import all_signs
 from bench.text import one_line
 
 POINTS = 0.1  # of AUC: what another machine's rounding may come to
@@ -62,15 +62,8 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any], within: str = 
 
 def _signs(record: Record) -> dict[tuple[int, str], str]:
     """The signs that are up, by what was looked at."""
-    found = of_record(
-        record.indicators,
-        record.gate,
-        clean=record.clean,
-        robust=record.robust,
-        is_stochastic=record.detector.is_stochastic,
-        keep=str(record.attack.settings.get("keep")),
-    )
-    return {(sign.flag, sign.name if sign.flag else sign.sentence): sign.sentence for sign in found if sign.is_up}
+    up = (sign for sign in all_signs(record) if sign.is_up)
+    return {(sign.flag, sign.name if sign.flag else sign.sentence): sign.sentence for sign in up}
 
 
 def _alike(one: object, other: object, step: float) -> bool:

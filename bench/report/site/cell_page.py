@@ -11,9 +11,9 @@ from bench.records.record import Record, is_stale
 from bench.records.schema import Figures
 from bench.records.score_table import Scores
 from bench.records.store import read_scores
-from bench.report import defects, fits, members, signs
+from bench.report import defects, fits, members
 from bench.report.best_known import BestKnown, Known
-from bench.report.caveats import counts_ties_as_lost, failure_flags
+from bench.report.caveats import all_signs, counts_ties_as_lost, failure_flags
 from bench.report.noise_worth import TITLES, noise_estimate
 from bench.report.site import charts, names
 from bench.report.site.facts import LONG, Fact, flat, number, of_cell, of_origin
@@ -190,16 +190,7 @@ def _interval(figures: Figures, prefix: str) -> str:
 
 
 def _looks(record: Record) -> list[Look]:
-    if not record.ok:
-        return []
-    found = signs.of_record(
-        record.indicators,
-        record.gate,
-        clean=record.clean,
-        robust=record.robust,
-        is_stochastic=record.detector.is_stochastic,
-        keep=str(record.attack.settings.get("keep")),
-    )
     return [
-        Look(s.name, "" if s.number is None else f"{s.number:.3g}", s.limit, s.is_up, s.sentence, s.flag) for s in found
+        Look(s.name, "" if s.number is None else f"{s.number:.3g}", s.limit, s.is_up, s.sentence, s.flag)
+        for s in all_signs(record)
     ]
