@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-AT_ONCE_SECONDS = (
-    2.0  # signals within them are one: a cluster tells a script and its processes, and the script tells, too
-)
+# Signals within them are one: a cluster tells a script and its processes, and the script tells them, too.
+AT_ONCE_SECONDS = 2.0
 
 
 @contextmanager
