@@ -7,7 +7,7 @@ that ranks counts them, and what code has measured that was revised since is lef
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.metrics.intervals import Estimate, average_interval
@@ -102,6 +102,25 @@ def average(found: Sequence[BestKnown | None]) -> BestKnown | None:
         return None
     winner = max(known, key=lambda one: one.gain)
     return BestKnown(average_interval([one.robust for one in known]), winner.attack, winner.record, winner.gain)
+
+
+def beside(
+    rows: Mapping[str, Mapping[str, Cell]], categories: Sequence[str], known: Known
+) -> dict[tuple[str, str], BestKnown]:
+    """What is known beside each cell by which a row is ranked, and beside its average, where that is lower.
+
+    Args:
+        rows: cells by a row's label and the category.
+        categories: of the leaderboard.
+        known: what all records state.
+    """
+    found: dict[tuple[str, str], BestKnown] = {}
+    for label, cells in rows.items():
+        own = {category: known.of_cell(cell) for category, cell in cells.items()}
+        over_all = average([own.get(category) for category in categories])
+        of_row = own | ({"average": over_all} if len(categories) > 1 else {})
+        found |= {(label, place): best for place, best in of_row.items() if best is not None and best.is_lower}
+    return found
 
 
 def _found(record: Record, ranked: Record) -> _Found | None:

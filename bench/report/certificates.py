@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from bench.metrics.intervals import Estimate, average_interval
-from bench.records.certificate import EXACT, PAPER, Certificate, best_of
+from bench.records.certificate import EXACT, NORMS, PAPER, Certificate, best_of
 from bench.records.record import Record, Revisions
+from bench.report.standing import Cell
 from bench.text import norm_text, plural
 
 MARKS = {"partial": "†", "stale": "‡", "flagged": "!"}
@@ -155,6 +156,43 @@ def certified_average(found: Sequence[Certified | None]) -> Certified | None:
         sum(one.alpha for one in known),
         "".join(mark for mark in MARKS.values() if any(mark in one.marks for one in known)),
     )
+
+
+def certified_beside(
+    rows: Mapping[str, Mapping[str, Cell]], categories: Sequence[str], certificates: Sequence[Certificate]
+) -> dict[tuple[str, str], Certified]:
+    """What is certified beside each cell by which a row is ranked, and beside its average.
+
+    Args:
+        rows: cells by a row's label and the category.
+        categories: of the leaderboard.
+        certificates: whatever there are.
+    """
+    found: dict[tuple[str, str], Certified] = {}
+    for label, cells in rows.items() if certificates else ():
+        for category, cell in cells.items():
+            record = cell.record
+            if not record.ok or record.norm not in NORMS:
+                continue
+            one = certified_at(
+                certificates,
+                record.epsilon,
+                dataset=record.dataset,
+                category=category,
+                preset=record.preset,
+                detector=record.detector_name,
+                norm=record.norm,
+                subset_sha256=record.subset.sha256,
+                fingerprint=record.fingerprint,
+                image_size=record.image_size,
+                checkpoint_sha256=record.detector.checkpoint_sha256,
+            )
+            if one is not None:
+                found[label, category] = one
+        known = [found.get((label, category)) for category in categories]
+        over_all = certified_average(known) if len(categories) > 1 else None
+        found |= {} if over_all is None else {(label, "average"): over_all}
+    return found
 
 
 def estimate(certificate: Certificate, radius: float) -> Estimate:

@@ -13,14 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench.metrics.intervals import Estimate
-from bench.records.certificate import NORMS, Certificate
+from bench.records.certificate import Certificate
 from bench.records.paths import safe_name
 from bench.records.record import Record, Revisions
 from bench.report import best_known, budget, grouping
 from bench.report.best_known import BestKnown, Known
 from bench.report.budget import Budget
 from bench.report.caveats import claim, facts, remarks
-from bench.report.certificates import Certified, certified_at, certified_average
+from bench.report.certificates import Certified, certified_beside
 from bench.report.fits import Spread
 from bench.report.marks import MARKS, MEANING, SHORTCUTS, shortcut_marks
 from bench.report.noise_worth import MEANING as NOISE_MEANING
@@ -283,6 +283,7 @@ def _board(
         complete = [p for p, standing in standings.items() if standing.robust is not None]
         rows.append(Row(own[0].detector_name, label, standings, (complete or list(standings))[0]))
     rows.sort(key=lambda row: _rank(row, protocols))
+    cells_of_rows = {row.label: row.cells for row in rows}
     first = columns[0][0]
     return Leaderboard(
         dataset=first.dataset,
@@ -292,51 +293,9 @@ def _board(
         categories=categories,
         flagged={category: shortcut_marks(r for r in shown if r.category == category) for category in categories},
         rows=tuple(rows),
-        certified=_certified(rows, categories, certificates),
-        best_known=_best_known(rows, categories, known),
+        certified=certified_beside(cells_of_rows, categories, certificates),
+        best_known=best_known.beside(cells_of_rows, categories, known),
     )
-
-
-def _best_known(rows: Sequence[Row], categories: Sequence[str], known: Known) -> dict[tuple[str, str], BestKnown]:
-    """What is known beside each cell by which a row is ranked, and beside its average, where that is lower."""
-    found: dict[tuple[str, str], BestKnown] = {}
-    for row in rows:
-        own = {category: known.of_cell(cell) for category, cell in row.cells.items()}
-        over_all = best_known.average([own.get(category) for category in categories])
-        of_row = own | ({"average": over_all} if len(categories) > 1 else {})
-        found |= {(row.label, place): best for place, best in of_row.items() if best is not None and best.is_lower}
-    return found
-
-
-def _certified(
-    rows: Sequence[Row], categories: Sequence[str], certificates: Sequence[Certificate]
-) -> dict[tuple[str, str], Certified]:
-    """What is certified beside each cell by which a row is ranked, and beside its average."""
-    found: dict[tuple[str, str], Certified] = {}
-    for row in rows if certificates else ():
-        for category, cell in row.cells.items():
-            record = cell.record
-            if not record.ok or record.norm not in NORMS:
-                continue
-            one = certified_at(
-                certificates,
-                record.epsilon,
-                dataset=record.dataset,
-                category=category,
-                preset=record.preset,
-                detector=record.detector_name,
-                norm=record.norm,
-                subset_sha256=record.subset.sha256,
-                fingerprint=record.fingerprint,
-                image_size=record.image_size,
-                checkpoint_sha256=record.detector.checkpoint_sha256,
-            )
-            if one is not None:
-                found[row.label, category] = one
-        known = [found.get((row.label, category)) for category in categories]
-        over_all = certified_average(known) if len(categories) > 1 else None
-        found |= {} if over_all is None else {(row.label, "average"): over_all}
-    return found
 
 
 def _column(records: list[Record], superseded: int) -> Column:
