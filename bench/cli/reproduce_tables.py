@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import Any
 
 from bench.cli import summary
@@ -25,11 +26,15 @@ def show(name: str, where: Where, planned: set[Hashable], console: Screen) -> li
     def recipe() -> Recipe:
         if name == "sensitivity":
             dataset, categories = categories_of(where, tables.MVTEC, "mvtec")
-            found = tables.sensitivity(categories[0]).on(dataset, categories[:1])
+            shown = categories if where.categories is not None else categories[:1]
+            found = tables.sensitivity(shown).on(dataset, shown)
         else:
             usual = tables.recipe_of(name)
             found = usual.on(*categories_of(where, usual.categories, usual.dataset))
-        side = where.image_size or presets.get(where.preset).side(found.dataset)
+        found = replace(found, limit=where.limit)
+        # Pictures of 32 pixels are attacked at their own size at every preset: the table is of that size.
+        is_small = found.image_size < presets.get(where.preset).image_size and found.is_papers
+        side = where.image_size or (found.image_size if is_small else presets.get(where.preset).side(found.dataset))
         same = (where.preset, where.protocol, side) == (found.preset, found.protocol, found.image_size)
         return found if same else found.at_size(side, preset=where.preset, protocol=where.protocol)
 

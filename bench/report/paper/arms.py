@@ -59,7 +59,9 @@ class Threat:
 
     def scaled(self, scale: float) -> Threat:
         """The same at another resolution: an l2 radius scales with the side, an l-inf radius stays."""
-        return replace(self, epsilon=self.epsilon * scale, also=None) if self.norm == "l2" and scale != 1.0 else self
+        if self.norm != "l2" or scale == 1.0:
+            return self
+        return replace(self, epsilon=self.epsilon * scale, also=None if self.also is None else self.also * scale)
 
 
 @dataclass(frozen=True)

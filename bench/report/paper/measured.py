@@ -12,7 +12,16 @@ from bench.report.fits import over_fits
 from bench.report.marks import MARKS, MEANING
 from bench.report.paper.arms import PRINTED_TO, Arm, Row
 from bench.report.paper.claims import Claim, Finding
-from bench.report.paper.matching import best_of_each_fit, chosen_by_itself, fits, is_partial, seconds_a_pass
+from bench.report.paper.matching import (
+    best_of_each_fit,
+    chosen_by_itself,
+    fits,
+    is_partial,
+    machine,
+    of_common_fits,
+    of_one_machine,
+    seconds_a_pass,
+)
 from bench.report.paper.printed import AVERAGE, PaperRow, computed_average, implied_value, with_repeated_clean
 from bench.report.paper.recipe import Recipe, Wanted, wanted
 from bench.report.paper.tables import recipe_of
@@ -63,22 +72,33 @@ def reproduce(
     of_paper = {(r.category, r.detector, r.norm): r for r in filled}
     rows: list[Row] = []
     notes: list[str] = list(chosen.notes)
+    of_cells = {category: _of_category(category, chosen, known, current) for category in chosen.categories}
     for threat in chosen.threats:
         arms = [arm for arm in chosen.arms if arm.threat == threat]
         measured = [
-            _measured(category, arm, of_paper.get((category, arm.detector, threat.norm)), chosen, known, current)
+            _measured(
+                category,
+                arm,
+                of_paper.get((category, arm.detector, threat.norm)),
+                chosen,
+                of_cells[category],
+                current,
+            )
             for category in chosen.categories
             for arm in arms
         ]
         rows += measured
         for arm in arms if chosen.averages else ():
             own = [row for row in measured if row.arm == arm]
-            average = _average(arm, of_paper.get((AVERAGE, arm.detector, threat.norm)), own)
+            average = _average(arm, of_paper.get((AVERAGE, arm.detector, threat.norm)), own, is_part=chosen.is_part)
             if average is not None:
                 rows.append(average)
                 notes += _average_notes(average, own)
     missing = [(r.category, r.arm) for r in rows if r.category != AVERAGE and _is_missing(r, chosen)]
-    notes += _of_rows(rows) + (_of_draws(rows) if "change" in chosen.shows else [])
+    notes += _of_rows(rows) + (_of_draws(rows) if "spread" in chosen.shows else [])
+    if "seconds" in chosen.shows:
+        timed = [r for shown, _ in of_cells.values() for found in shown.values() for r in found.values()]
+        notes += [f"Seconds on {one}." for one in sorted(set(map(machine, timed)))]
     notes += [
         f"{before.category}, {before.detector}, {norm_text(before.norm)}: the clean AUC is unreadable here and repeats "
         f"the other norm's {after.clean}."
@@ -91,7 +111,7 @@ def reproduce(
         for t in chosen.threats
         if t.also is not None
     ]
-    notes += _elsewhere(chosen, known) if missing else []
+    notes += _elsewhere(chosen, known, missing) if missing else []
     findings = tuple((claim, claim.judge(rows)) for claim in chosen.claims)
     return Reproduction(chosen, tuple(rows), findings, tuple(missing), tuple(dict.fromkeys(notes)))
 
@@ -103,32 +123,68 @@ def _is_missing(row: Row, recipe: Recipe) -> bool:
         "k": row.chosen,
         "seconds": row.seconds,
     }
-    return any(found[column] is None for column in recipe.shows if column in found)
+    if any(found[column] is None for column in recipe.shows if column in found):
+        return True
+    if "robust" in recipe.shows and row.arm.threat.also is not None and row.also_robust is None:
+        return True
+    # What is shown of less than a full run, or of older code, is not what the table asks for.
+    return any(MARKS[mark] in row.status for mark in ("partial", "stale"))
 
 
-def _elsewhere(recipe: Recipe, records: Sequence[Record]) -> list[str]:
-    """Records of the same detectors and categories that were made otherwise: named, for they are not mixed in."""
-    own = {(recipe.preset, recipe.protocol_of(threat), recipe.image_size) for threat in recipe.threats}
-    found: dict[tuple[str, str, int], int] = {}
-    for record in records:
-        where = (record.preset, record.protocol, record.image_size)
-        is_ours = record.dataset == recipe.dataset and record.category in recipe.categories
-        if is_ours and record.detector_name in recipe.detectors and where not in own:
-            found[where] = found.get(where, 0) + 1
-    return [
-        f"{plural(count, 'record')} of these detectors and categories {'is' if count == 1 else 'are'} of preset "
-        f"{preset}, protocol {protocol}, {size} pixels, and not shown here: --preset {preset} --protocol {protocol} "
-        f"--image-size {size} shows them."
-        for (preset, protocol, size), count in sorted(found.items())
-    ]
+OfArms = dict[Arm, dict[int, Record]]
+
+
+def _of_category(
+    category: str, recipe: Recipe, records: Sequence[Record], revisions: Revisions
+) -> tuple[OfArms, OfArms]:
+    """The records of each arm by fit seed, at its radius and at the second one."""
+
+    def best(arm: Arm, epsilon: float | None) -> dict[int, Record]:
+        fitting = [r for r in records if epsilon is not None and fits(r, category, arm, recipe, epsilon)]
+        return best_of_each_fit(fitting, revisions, arm, recipe)
+
+    shown = {arm: best(arm, arm.threat.epsilon) for arm in recipe.arms}
+    also = {arm: best(arm, arm.threat.also) for arm in recipe.arms}
+    if "seconds" in recipe.shows:
+        shown = of_one_machine(shown)
+    for detector in recipe.detectors:
+        shown |= of_common_fits({arm: found for arm, found in shown.items() if arm.detector == detector})
+    return shown, also
+
+
+def _elsewhere(recipe: Recipe, records: Sequence[Record], missing: Sequence[tuple[str, Arm]]) -> list[str]:
+    """Records that would fill missing lines had the table been asked for on other pictures, at another size or under
+    another protocol: named, for they are not mixed in."""
+    numbers = sorted({recipe.arms.index(arm) for _, arm in missing})
+    own = (recipe.dataset, recipe.preset, recipe.protocol, recipe.image_size)
+    places = {(r.dataset, r.preset, r.protocol, r.image_size) for r in records} - {own}
+    notes = []
+    for dataset, preset, protocol, size in sorted(places):
+        there = [r for r in records if (r.dataset, r.preset, r.image_size) == (dataset, preset, size)]
+        other = recipe if dataset == recipe.dataset else recipe.on(dataset, sorted({r.category for r in there}))
+        other = other.at_size(size, preset=preset, protocol=protocol)
+        arms = [other.arms[number] for number in numbers]
+        count = sum(
+            r.category in other.categories and any(fits(r, r.category, a, other, a.threat.epsilon) for a in arms)
+            for r in there
+        )
+        if count:
+            options = f"--preset {preset} --protocol {protocol} --image-size {size}"
+            options = options if dataset == recipe.dataset else f"--dataset {dataset} {options}"
+            notes.append(
+                f"{plural(count, 'record')} of other data, size or protocol {'is' if count == 1 else 'are'} not shown "
+                f"here: {options} shows {'it' if count == 1 else 'them'}."
+            )
+    return notes
 
 
 def _of_draws(rows: Sequence[Row]) -> list[str]:
-    """What a verdict of one noise draw would add, of the first arm."""
+    """What a verdict of one noise draw would add, of each category's first arm."""
     return [
         f"{row.category}: a verdict of a single noise draw would move the robust AUC by {row.spread:.1f} points "
         "(standard deviation); ours is the mean over its draws."
-        for row in rows[:1]
+        for category in dict.fromkeys(row.category for row in rows)
+        for row in [next(row for row in rows if row.category == category)]
         if row.spread is not None
     ]
 
@@ -144,13 +200,14 @@ def _of_rows(rows: Sequence[Row]) -> list[str]:
 
 
 def _measured(
-    category: str, arm: Arm, printed: PaperRow | None, recipe: Recipe, records: Sequence[Record], revisions: Revisions
+    category: str,
+    arm: Arm,
+    printed: PaperRow | None,
+    recipe: Recipe,
+    of_arms: tuple[OfArms, OfArms],
+    revisions: Revisions,
 ) -> Row:
-    def best(epsilon: float | None) -> list[Record]:
-        fitting = [r for r in records if epsilon is not None and fits(r, category, arm, recipe, epsilon)]
-        return best_of_each_fit(fitting, revisions, arm, recipe)
-
-    shown, also = best(arm.threat.epsilon), best(arm.threat.also)
+    shown, also = (list(found[arm].values()) for found in of_arms)
     marks = ""
     if shown:  # all of one worth
         marks += MARKS["failed"] if not shown[0].ok else ""
@@ -174,26 +231,35 @@ def _measured(
     )
 
 
-def _average(arm: Arm, printed: PaperRow | None, rows: Sequence[Row]) -> Row | None:
-    """None where there is one category alone and nothing is printed."""
+def _average(arm: Arm, printed: PaperRow | None, rows: Sequence[Row], *, is_part: bool) -> Row | None:
+    """None where there is one category alone and nothing is printed of its average. Of a part of the paper's categories
+    the paper's average is that of their printed rows."""
 
     def over(estimates: Sequence[Estimate | None]) -> Estimate | None:
         present = [e for e in estimates if e is not None]
         return average_interval(present) if present and len(present) == len(estimates) else None
 
-    if printed is None and len(rows) < 2:
+    if len(rows) < 2 and (printed is None or is_part):
         return None
+    computed = computed_average(r.paper_clean for r in rows), computed_average(r.paper_robust for r in rows)
+    clean, robust = computed if is_part else (printed.clean, printed.robust) if printed else (None, None)
     return Row(
         AVERAGE,
         arm,
-        printed.clean if printed else None,
-        printed.robust if printed else None,
+        clean,
+        robust,
         over([r.measured_clean for r in rows]),
         over([r.measured_robust for r in rows]),
         over([r.also_robust for r in rows]),
-        computed_average(r.paper_clean for r in rows),
-        computed_average(r.paper_robust for r in rows),
+        *computed,
+        status=_all_marks(rows),
     )
+
+
+def _all_marks(rows: Sequence[Row]) -> str:
+    """What is not to be believed of one of an average's cells is not to be believed of it."""
+    used = "".join(mark for mark in MARKS.values() if any(mark in row.status for row in rows))
+    return f" {used}" if used else ""
 
 
 def _average_notes(row: Row, rows: Sequence[Row]) -> list[str]:

@@ -14,9 +14,10 @@ from bench.text import epsilon_text
 PAPER_SIZE = 256
 PAPER_STEPS = 40
 _PACKAGED = ("elpv",)  # what is installed with its data
-Column = Literal["clean", "robust", "change", "k", "seconds"]
+Column = Literal["clean", "robust", "change", "spread", "k", "seconds"]
 # Which protocol runs an experiment of a protocol of the paper's at the small preset.
 AT_QUICK = {"paper": "quick", "strict": "strict-lite"}
+_FOR_FEW_CORES = ("quick", "strict-lite")
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,10 @@ class Recipe:
         shows: which figures.
         claims: what the paper says that the table shows.
         is_papers: whether the data set, its categories and the size are the paper's.
+        is_part: whether it is of some of the paper's categories: the printed averages are not of these.
         averages: whether the mean over categories is a line of the table.
         holdout: training normals that are kept from the fit to choose a setting on; None: the preset's.
+        limit: at most so many images, where that is asked for.
         notes: what a reader must know.
     """
 
@@ -49,8 +52,10 @@ class Recipe:
     preset: str = "paper"
     protocol: str = "paper"
     is_papers: bool = True
+    is_part: bool = False
     averages: bool = True
     holdout: int | None = None
+    limit: int | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -66,10 +71,6 @@ class Recipe:
         """Whether none of its numbers survived in the paper's text."""
         return not self.source
 
-    def varied(self, detector: str) -> frozenset[str]:
-        """The settings of a detector in which the table's arms differ."""
-        return frozenset(name for arm in self.arms if arm.detector == detector for name, _ in arm.settings)
-
     def printed(self) -> list[PaperRow]:
         """The table as printed, its averages included; empty where the numbers are lost or of other data."""
         if self.is_lost or not self.is_papers:
@@ -78,7 +79,7 @@ class Recipe:
 
     def protocol_of(self, threat: Threat) -> str:
         wanted = threat.protocol or self.protocol
-        return AT_QUICK.get(wanted, wanted) if self.protocol == "quick" else wanted
+        return AT_QUICK.get(wanted, wanted) if self.protocol in _FOR_FEW_CORES else wanted
 
     def at_size(self, image_size: int, *, preset: str, protocol: str) -> Recipe:
         """The same table at another resolution: l2 radii scale with the side, l-inf radii stay."""
@@ -96,16 +97,17 @@ class Recipe:
         if (dataset, tuple(categories)) == (self.dataset, self.categories):
             return self
         is_part = dataset == self.dataset and set(categories) <= set(self.categories)
-        title = f"{self.title}. Ours: {dataset}" + ("" if is_part else ", which is not the paper's data")
-        # The printed averages are over all of the paper's categories.
-        averages = self.averages and not is_part
+        is_elsewhere = dataset != self.dataset
+        other = ", which is not the paper's data" if is_elsewhere else f" {', '.join(categories)}"
+        title = f"{self.title}. Ours: {dataset}{other}"
+        title += "" if is_part or is_elsewhere else ", of which this table of the paper says nothing"
         return replace(
             self,
             title=title,
             dataset=dataset,
             categories=tuple(categories),
             is_papers=is_part,
-            averages=averages,
+            is_part=is_part,
         )
 
 

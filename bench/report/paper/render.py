@@ -90,7 +90,7 @@ def terminal(found: Reproduction, width: int = 80) -> Group:
     parts: list[Table | Group | Text] = [Text(found.recipe.title, style="bold")]
     several = len(_blocks(found)) > 1
     for threat in _blocks(found):
-        header, rows = _cells(found, threat)
+        header, rows = _cells(found, threat, is_narrow=True)
         if width < 80:  # its columns are no wider than their figures
             names = [" ".join(name.split()) for name in header]
             lines = [(0, str(threat))] if several else []
@@ -141,11 +141,13 @@ def _blocks(found: Reproduction) -> list[Threat]:
     return threats[:1] if own and len(set(own)) == len(threats) > 1 else threats
 
 
-def _cells(found: Reproduction, threat: Threat) -> tuple[list[str], list[list[str]]]:
-    """Header and lines: "paper" is printed, "ours" is measured, "diff" is ours minus paper."""
+def _cells(found: Reproduction, threat: Threat, *, is_narrow: bool = False) -> tuple[list[str], list[list[str]]]:
+    """Header and lines: "paper" is printed, "ours" is measured, "diff" is ours minus paper. `is_narrow`: no room for
+    intervals beside a second radius."""
     shows, printed = found.recipe.shows, bool(found.recipe.printed())
     together = len(_blocks(found)) < len(found.recipe.threats)
     scaled = threat.also is not None
+    with_interval = not (scaled and is_narrow)
     header = ["category", "detector"]
     for which in ("clean", "robust"):
         if which in shows:
@@ -163,14 +165,14 @@ def _cells(found: Reproduction, threat: Threat) -> tuple[list[str], list[list[st
         if "clean" in shows:
             absent = NOT_RUN if "robust" not in shows else MISSING
             status = r.status if "robust" not in shows else ""
-            ours = f"{_text(r.measured_clean, absent, interval=not scaled)}{status}"
+            ours = f"{_text(r.measured_clean, absent, interval=with_interval)}{status}"
             cells += [_text(r.paper_clean, UNREADABLE), ours, _signed(r.clean_difference)] if printed else [ours]
         if "robust" in shows:
-            ours = f"{_text(r.measured_robust, NOT_RUN, interval=not scaled)}{r.status}"
+            ours = f"{_text(r.measured_robust, NOT_RUN, interval=with_interval)}{r.status}"
             cells += [_text(r.paper_robust, UNREADABLE), ours, _signed(r.robust_difference)] if printed else [ours]
-            cells += [_text(r.also_robust, MISSING, interval=False)] if scaled else []
+            cells += [_text(r.also_robust, MISSING, interval=with_interval)] if scaled else []
         if "change" in shows:
-            cells.append(_change(r, found.rows[0]))
+            cells.append(_change(r, found.rows))
         if "k" in shows:
             cells.append(MISSING if r.chosen is None else str(r.chosen))
         if "seconds" in shows:
@@ -178,7 +180,7 @@ def _cells(found: Reproduction, threat: Threat) -> tuple[list[str], list[list[st
             cells.append(NOT_RUN if r.seconds is None else f"{r.seconds:.3f}{r.status}")
             cells.append(f"x{r.seconds / base:.1f}" if r.seconds is not None and base else MISSING)
         rows.append(cells)
-        if r.category == AVERAGE and printed:
+        if r.category == AVERAGE and printed and not found.recipe.is_part:
             computed = [_text(r.computed_clean, UNREADABLE), "", "", _text(r.computed_robust, UNREADABLE), "", ""]
             scale = [""] if scaled else []
             rows.append(["  of rows" + (" (!)" if r.disagrees else ""), str(r.arm), *computed, *scale])
@@ -193,7 +195,10 @@ def _text(value: Estimate | float | None, absent: str, *, interval: bool = True)
     return f"{value.value:.1f} {value.low:.0f}-{value.high:.0f}" if interval else f"{value.value:.1f}"
 
 
-def _change(row: Row, first: Row) -> str:
+def _change(row: Row, rows: Sequence[Row]) -> str:
+    """By how much an arm's robust AUC differs from that of the first arm of its detector, norm and category."""
+    where = (row.category, row.detector, row.norm)
+    first = next(r for r in rows if (r.category, r.detector, r.norm) == where)
     if row is first or row.measured_robust is None or first.measured_robust is None:
         return MISSING
     change = difference(row.measured_robust, first.measured_robust)
