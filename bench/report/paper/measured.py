@@ -147,8 +147,8 @@ def _of_category(
     also = {arm: best(arm, arm.threat.also) for arm in recipe.arms}
     if "seconds" in recipe.shows:
         shown = of_one_machine(shown)
-    for detector in recipe.detectors:
-        shown |= of_common_fits({arm: found for arm, found in shown.items() if arm.detector == detector})
+    for compared in {(arm.detector, arm.threat.norm) for arm in recipe.arms}:
+        shown |= of_common_fits({a: found for a, found in shown.items() if (a.detector, a.threat.norm) == compared})
     return shown, also
 
 

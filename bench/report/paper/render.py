@@ -99,7 +99,8 @@ def terminal(found: Reproduction, width: int = 80) -> Group:
                 lines += [(0, " ".join(row[:2])), (1, "  ".join(values))]
             parts.append(narrow.listed(lines))
             continue
-        parts.append(_table(header, rows, str(threat) if several else ""))
+        parts += [Text(f"\n{threat}", style="italic")] if several else []  # a table's own title wraps at its width
+        parts.append(_table(header, rows))
     if found.findings:
         parts.append(Text("\nWhat the paper says, and whether it holds here:"))
     for claim, finding in found.findings:
@@ -108,15 +109,8 @@ def terminal(found: Reproduction, width: int = 80) -> Group:
     return Group(*parts)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> Table:
-    table = Table(
-        title=Text(f"\n{title}") if title else None,
-        title_justify="left",
-        box=None,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-        show_lines=False,
-    )
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_lines=False)
     for index, name in enumerate(header):
         table.add_column(Text(name), justify="left" if index < 2 else "right", no_wrap=True)
     for row in rows:
