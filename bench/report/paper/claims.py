@@ -1,8 +1,8 @@
 """What the paper says that a table shows, and whether the measurement shows it.
 
 A claim is a sentence of the paper and a question to the rows of a table. The answer is "yes" or "no" where the 95 %
-intervals leave no other, "undecided" where they do, "not measured" where a cell was not run. What surely fails in the
-cells that were run is "no" whatever the others would show.
+intervals leave no other, "undecided" where they do, "not measured" where a cell that it rests on was not run. What
+surely fails in cells that were run is "no" whatever the others would show.
 """
 
 from __future__ import annotations
