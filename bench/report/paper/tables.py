@@ -66,7 +66,12 @@ TABLES = (
         "mvtec",
         ("toothbrush",),
         _arms(_ALL[:-1], LINF),
-        (Claim("The AUC of state-of-the-art detectors drops to as low as 0 %.", claims.falls_to(1.0)),),
+        (
+            Claim(
+                "The AUC of state-of-the-art detectors drops to as low as 0 % (judged: surely to 5 % or less).",
+                claims.falls_to(5.0),
+            ),
+        ),
     ),
     Recipe(
         "table2",
@@ -95,9 +100,8 @@ TABLES = (
         MVTEC,
         _arms(_ALL, L2),
         (
-            Claim("FreeRAD improves the robust AUC on all categories.", claims.leads("robust")),
             Claim(
-                "FreeRAD improves the average robust AUC by 44.9 points.",
+                "FreeRAD improves the average robust AUC by 44.9 points (judged: by at least as many).",
                 claims.leads("robust", 44.9, averages=True),
             ),
         ),
@@ -111,10 +115,13 @@ TABLES = (
         _arms(("apae", "pls", "freerad"), LINF, _bpda(LINF), L2, _bpda(L2)),
         (
             Claim(
-                "FreeRAD leads by 27.6 to 58.3 points of robust AUC.",
+                "FreeRAD leads by at least 27.6 points of robust AUC (the paper: by 27.6 to 58.3).",
                 claims.leads("robust", 27.6, averages=True),
             ),
-            Claim("FreeRAD leads by 31.0 points of standard AUC.", claims.leads("clean", 31.0, averages=True)),
+            Claim(
+                "FreeRAD leads by 31.0 points of standard AUC (judged: by at least as many).",
+                claims.leads("clean", 31.0, averages=True),
+            ),
         ),
         notes=(
             _LOST,
@@ -131,10 +138,13 @@ TABLES = (
         _arms(("freerad",), LINF, _averaged(LINF), L2, _averaged(L2)),
         (
             Claim(
-                "EOT-PGD lowers FreeRAD's l-inf robust AUC by 4.5 points on average.",
+                "EOT-PGD lowers FreeRAD's l-inf robust AUC by 4.5 points on average (judged: by 0 to 4.5).",
                 claims.falls_by(4.5, norm="linf"),
             ),
-            Claim("EOT-PGD lowers FreeRAD's l2 robust AUC by 0.9 points on average.", claims.falls_by(0.9, norm="l2")),
+            Claim(
+                "EOT-PGD lowers FreeRAD's l2 robust AUC by 0.9 points on average (judged: by 0 to 0.9).",
+                claims.falls_by(0.9, norm="l2"),
+            ),
         ),
         shows=("clean", "robust", "change"),
         notes=(
@@ -205,7 +215,7 @@ TABLES = (
         tuple(Arm("freerad", CLEAN, (("k", 100), ("denoising_steps", steps)), label) for label, steps in SHOTS.items()),
         (
             Claim(
-                "Inference time grows linearly with the denoising steps.",
+                "Inference time grows linearly with the denoising steps (judged: within a factor of 2).",
                 claims.grows_linearly(lambda label: SHOTS[label], within=2.0),
             ),
         ),
