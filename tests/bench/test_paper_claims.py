@@ -144,13 +144,17 @@ def test_a_fall_to_nothing(values: Sequence[float | None], holds: str) -> None:
     assert claims.falls_to(5.0)([*rows, row("tile", "d0")]).holds == ("no" if holds == "no" else "not measured")
 
 
-def test_a_zero_falls_to_five_per_cent_where_there_are_images_enough() -> None:
+def test_a_zero_is_as_low_as_zero_even_on_the_papers_few_images() -> None:
     def zero(normals: int, anomalies: int) -> Row:
         return row("toothbrush", measured_robust=score_interval(0.0, normals, anomalies))
 
     (claim,) = recipe_of("table1").claims
-    assert "5 %" in claim.sentence
-    assert [claim.judge([zero(*images)]).holds for images in ((60, 60), (12, 30))] == ["yes", "undecided"]
+    assert "15 %" in claim.sentence
+    assert [claim.judge([zero(*images)]).holds for images in ((60, 60), (12, 30), (3, 3))] == [
+        "yes",
+        "yes",
+        "undecided",
+    ]
 
 
 @pytest.mark.parametrize(
