@@ -17,8 +17,8 @@ from fake_records import write_record
 from torch import Tensor, nn
 
 from bench.cell import group
-from bench.cli import reproduce_figures, reproduce_tables, reproduced
-from bench.errors import CellError
+from bench.cli import reproduce_command, reproduce_tables, reproduced
+from bench.errors import BenchError, CellError, DiskError
 from bench.records import store
 from detectors.noise import Noise
 from detectors.settings import Settings
@@ -306,27 +306,36 @@ def test_all_of_nothing_is_an_error(nowhere: Command) -> None:
     lines = said.err.strip().splitlines()
     assert said.code == 2 and "did you mean 'screw'" in lines[0] and "table1, table2, " in lines[0]
     assert "Not shown" not in said.out
-    assert nowhere("all", "--records", "none").code == 2
 
 
-def test_what_a_run_cannot_do_is_told_and_what_fails_in_it_counts(
+def test_what_a_limit_leaves_too_little_for_is_told_with_the_limit_that_would_do(reproduce: Command) -> None:
+    for words in (("--run",), ("--dry-run",)):
+        said = reproduce("table7", "--limit", 4, *words)
+        (line,) = said.err.strip().splitlines()
+        assert said.code == 2 and "freerad.k = auto" in line and "--holdout" not in line
+        assert "--limit 4 leaves 0 of the 6 that there would be: leave --limit out, make it at least 40" in line
+    assert reproduce("table7", "--limit", 40, "--dry-run").code == 0
+
+
+def test_of_all_what_cannot_be_run_is_told_and_what_breaks_in_a_run_counts(
     reproduce: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reproduce_tables, "execute", lambda *given, **more: pytest.fail("nothing is to be run"))
-    said = reproduce("table7", "--limit", 4, "--run")
-    (line,) = said.err.strip().splitlines()
-    assert said.code == 2 and "freerad.k = auto" in line and "--holdout" not in line
-    assert "--limit 4 leaves 0 of the 6 that there would be: leave --limit out, make it at least 40" in line
-    monkeypatch.setattr(reproduce_tables.planning, "make", lambda run: None)  # of a dry run: what it costs is not asked
-    monkeypatch.setattr(reproduce_tables, "show_costs", lambda *given: None)
+    errors: dict[str, Exception] = {"table7": BenchError("Too few."), "table9": BenchError("Too few.")}
 
-    def breaks(*given: object, **more: object) -> None:
-        raise CellError("It broke.")
+    def show(name: str, *given: object) -> list[str]:
+        if name in errors:
+            raise errors[name]
+        return []
 
-    monkeypatch.setattr(reproduce_figures.theorem, "show", breaks)
-    said = reproduce("all")
-    assert said.code == 2 and said.err.strip() == "Error: theorem-e1: It broke."
-    assert "Table 14:" in said.out and "Not shown: figure1: " in said.out
+    monkeypatch.setattr(reproduce_command, "_show", show)
+    said = reproduce("all", "--run")
+    assert said.code == 0 and said.err == "" and said.out.strip() == "Not shown: table7, table9: Too few."
+    errors["figure2"] = CellError("It broke.")
+    said = reproduce("all", "--run")
+    assert said.code == 2 and said.err == "Error: figure2: It broke.\n" and "Not shown: table7" in said.out
+    errors["table1"] = DiskError("The disk is full.")
+    said = reproduce("all", "--run")
+    assert said.code == 2 and said.err == "Error: The disk is full.\n" and said.out == ""
 
 
 @pytest.mark.parametrize("figure", ["figure1", "figure2"])
