@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from bench.cli import summary
 from bench.cli.certify_command import CertificateReporter, write_certificates
 from bench.cli.options import request
-from bench.cli.reproduced import Where, categories_of, say_commands
+from bench.cli.reproduced import Where, categories_of, certificates_of, say_commands
 from bench.cli.screen import Screen
 from bench.plan import plan as planning
 from bench.plan import presets, protocols
 from bench.plan.certify import CertifyConfig
-from bench.records import certificate_store
 from bench.run.certify import certify_plan
 from bench.run.determinism import deterministic
 from bench.text import LONGEST, one_line
@@ -17,23 +17,26 @@ from bench.text import LONGEST, one_line
 
 def show(where: Where, console: Screen) -> list[str]:
     """Show the table; with --run certify first what is missing. Returns what went wrong."""
-    from bench.report.paper import certified
+    from bench.report.paper import certified, certified_render
 
     dataset, categories = categories_of(where, certified.CATEGORIES, "mvtec")
     side = where.image_size or presets.get(where.preset).side(dataset)
-    recipe = certified.CertifiedRecipe(dataset, categories, where.preset, where.protocol, side)
-    own = where.out if where.records is None or where.run else where.records
+    per_class = protocols.get(where.protocol).per_class
+    recipe = certified.CertifiedRecipe(dataset, categories, where.preset, where.protocol, side, per_class)
 
     def look() -> tuple[tuple[certified.CertifiedRow, ...], list[str]]:
-        certificates, wrong = certificate_store.read_all(own / certificate_store.FOLDER)
-        return certified.rows(recipe, certified.of_certificates(certificates, recipe)), wrong
+        certificates, wrong = certificates_of(where, console)
+        found = certified.rows(recipe, certificates, summary.revisions())
+        return found, [*certified.notes(found, certificates, recipe), *wrong]
 
-    found, problems = look()
+    found, notes = look()
     missing = certified.missing(found)
     odd: list[str] = []
     if where.dry_run:
         console.print(recipe.title, style="bold", markup=False, highlight=False)
         say_commands(recipe.commands(missing), console)
+        if not missing:
+            console.print("Nothing is missing.")
         return []
     if where.run and missing:
         asked = CertifyConfig(
@@ -62,14 +65,14 @@ def show(where: Where, console: Screen) -> list[str]:
         with CertificateReporter(console, plan.several_fits) as reporter:
             odd += certify_plan(plan, asked, reporter).problems
         write_certificates(where.out, console)
-        found, problems = look()
-    console.print(certified.terminal(found, console.width, recipe=recipe))
+        found, notes = look()
+    console.print(certified_render.terminal(found, console.width, recipe=recipe))
     judged = certified.finding(found)
     told = f" ({judged.found})" if judged.found else ""
     console.print(f"- {judged.holds}: {certified.CLAIM}{told}", markup=False, highlight=False)
-    for note in (*certified.NOTES, *problems):
+    for note in notes:
         console.print(f"- {one_line(note, LONGEST)}", style="dim", markup=False, highlight=False)
     say_commands(recipe.commands(certified.missing(found)), console)
-    for path in certified.write(found, where.out, recipe):
+    for path in certified_render.write(found, where.out, recipe, notes):
         console.print(f"Written: {path}", markup=False, highlight=False)
     return odd

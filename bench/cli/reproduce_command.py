@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from attacks.errors import AttackError
 from bench.cli import reproduce_certified, reproduce_figures, reproduce_tables, shell
 from bench.cli.options import (
     Cache,
@@ -22,12 +23,14 @@ from bench.cli.options import (
     expanded,
     names,
 )
-from bench.cli.reproduced import Where
+from bench.cli.reproduced import Where, usual_protocol
 from bench.cli.screen import Screen
-from bench.errors import BenchError
+from bench.errors import BenchError, CellError, DiskError
 from bench.names import unknown
 from bench.plan import presets, protocols
 from bench.plan.devices import devices_of
+from bench.text import one_line
+from detectors.errors import DetectorError
 
 ALL = "all"
 
@@ -72,7 +75,7 @@ def reproduce(
         if name not in (*known, ALL):
             raise unknown("table", name, (*known, ALL))
     presets.get(preset)
-    chosen = protocol or ("paper" if preset == "paper" else "quick")
+    chosen = protocol or usual_protocol(preset)
     protocols.get(chosen)
     where = Where(
         records,
@@ -95,26 +98,42 @@ def reproduce(
     asked = known if ALL in what else tuple(dict.fromkeys(what))
     problems: list[str] = []
     planned: set[Hashable] = set()
+    skipped: dict[str, list[str]] = {}  # experiments by the sentence that says why they cannot be shown
     for name in asked:
-        if name == certified.TABLE:
-            problems += reproduce_certified.show(where, console)
-        elif name == reproduce_figures.THEOREM:
-            reproduce_figures.show_theorem(where, console)
-        elif name in reproduce_figures.FIGURES:
-            problems += _figure(name, where, console, needed=ALL not in what)
+        try:
+            problems += _show(name, where, planned, console)
+        except DiskError:
+            raise
+        except CellError as error:
+            if ALL not in what:
+                raise
+            problems.append(f"{name}: {error}")
+        except (BenchError, DetectorError, AttackError) as error:
+            if ALL not in what:
+                raise
+            skipped.setdefault(one_line(error, 2000), []).append(name)
         else:
-            problems += reproduce_tables.show(name, where, planned, console)
-        console.print()
+            console.print()
+    sentences = [f"{', '.join(of)}: {sentence}" for sentence, of in skipped.items()]
+    # The theorem, which needs no data, can always be shown: that it was says nothing of what was asked.
+    if {name for of in skipped.values() for name in of} >= set(asked) - {reproduce_figures.THEOREM}:
+        problems += sentences
+    else:
+        for sentence in sentences:
+            console.print(f"Not shown: {sentence}", markup=False, highlight=False, soft_wrap=True)
     shell.say(*problems)
     raise typer.Exit(2 if problems else 0)
 
 
-def _figure(name: str, where: Where, console: Screen, *, needed: bool) -> list[str]:
-    """A figure; where all was asked for, that no record has its pictures is a sentence."""
-    try:
-        return reproduce_figures.show(name, where, console)
-    except BenchError as error:
-        if needed:
-            raise
-        console.print(f"{name}: {error}", markup=False, highlight=False)
+def _show(name: str, where: Where, planned: set[Hashable], console: Screen) -> list[str]:
+    """Show an experiment. Returns what went wrong."""
+    from bench.report.paper import certified
+
+    if name == certified.TABLE:
+        return reproduce_certified.show(where, console)
+    if name == reproduce_figures.THEOREM:
+        reproduce_figures.show_theorem(where, console)
         return []
+    if name in reproduce_figures.FIGURES:
+        return reproduce_figures.show(name, where, console)
+    return reproduce_tables.show(name, where, planned, console)

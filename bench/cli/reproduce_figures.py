@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
+from itertools import chain
+
 from bench.cli import summary, theorem
 from bench.cli.options import request
-from bench.cli.reproduced import Where, categories_of, records_of
+from bench.cli.reproduced import Where, categories_of, check_categories, known_categories, records_of, usual_protocol
 from bench.cli.run_command import execute
 from bench.cli.screen import Screen
 from bench.data import registry as datasets
 from bench.errors import BenchError
+from bench.names import unknown
 from bench.plan import protocols
 from bench.plan.request import RunConfig
+from bench.records.record import Record
 
 FIGURES = {"figure1": "ocr-gan", "figure2": "freerad"}  # whose pictures the paper shows
 THEOREM = "theorem-e1"
 IMAGES = 60  # of the theorem's curve
+# Whose categories are known without a --data-root, the packaged one first; no two have one of the same name.
+NAMED = ("elpv", "mvtec", "cifar10")
 
 
 def show(which: str, where: Where, console: Screen) -> list[str]:
@@ -22,6 +30,8 @@ def show(which: str, where: Where, console: Screen) -> list[str]:
     wrong."""
     from bench.report.paper import figures
 
+    if where.dataset is not None:
+        check_categories(where, where.dataset)
     if where.dry_run:
         console.print(f"{which} is drawn from a cell's record and its two examples.", highlight=False)
         return []
@@ -32,7 +42,10 @@ def show(which: str, where: Where, console: Screen) -> list[str]:
         summary.write_results(where.out, console)
     known, problems = records_of(where, console)
     category = None if where.categories is None else where.categories[0]
-    written = figures.draw(which, known, where.out, detector=where.detector, dataset=where.dataset, category=category)
+    dataset = where.dataset
+    if dataset is None and category is not None:
+        dataset = _dataset_with(category, known)
+    written = figures.draw(which, known, where.out, detector=where.detector, dataset=dataset, category=category)
     for problem in problems:
         console.print(f"- {problem}", style="dim", markup=False, highlight=False)
     for path in written:
@@ -41,14 +54,55 @@ def show(which: str, where: Where, console: Screen) -> list[str]:
 
 
 def show_theorem(where: Where, console: Screen) -> None:
-    """Theorem E.1 on Gaussians, and on attacked images where a data set is named."""
-    if where.dataset is None or where.dry_run:
-        if where.dry_run:
-            console.print(f"{THEOREM}: on Gaussians in closed form; with --dataset on {IMAGES} attacked images, too.")
-            return
-        theorem.show(None, where.out, console)
+    """Theorem E.1 on Gaussians; with --run, where a data set is named, on attacked images as well."""
+    if where.dataset is not None:
+        check_categories(where, where.dataset)
+    if where.dry_run:
+        console.print(
+            f"{THEOREM}: on Gaussians in closed form; of a --dataset, with --run, on {IMAGES} attacked images, too.",
+            markup=False,
+            highlight=False,
+        )
         return
-    theorem.show(_one_cell(where, "freerad"), where.out, console, images=IMAGES)
+    if where.run and where.dataset is not None:
+        theorem.show(_one_cell(where, "freerad"), where.out, console, images=IMAGES)
+        return
+    theorem.show(None, where.out, console, images=IMAGES, command=_command(where))
+
+
+def _command(where: Where) -> str:
+    """What shows the theorem on images: of the data set that was named, or of the packaged one, small."""
+    is_named = where.dataset is not None
+    dataset = where.dataset or NAMED[0]
+    categories = known_categories(dataset, where.data_root if is_named else None)
+    if where.categories is not None and is_named:
+        categories = where.categories
+    preset = where.preset if is_named else "quick"
+    usual = usual_protocol(preset)
+    options = {
+        "--dataset": dataset,
+        "--data-root": (where.data_root or "DIR") if datasets.find(dataset).needs_root else None,
+        "--categories": categories[0] if categories else None,
+        "--detector": where.detector,
+        "--preset": preset,
+        "--protocol": where.protocol if is_named and where.protocol != usual else None,
+        "--image-size": where.image_size,
+        "--limit": where.limit,
+    }
+    words = [word for name, value in options.items() if value is not None for word in (name, str(value))]
+    return shlex.join(["python", "-m", "bench", "reproduce", THEOREM, "--run", *words])
+
+
+def _dataset_with(category: str, known: Sequence[Record]) -> str | None:
+    """The data set whose category it is, by the records or by its name; None where records of several have it. Raises
+    UnknownNameError."""
+    of_records = {record.dataset for record in known if record.category == category}
+    by_name = {name: known_categories(name, None) for name in NAMED}
+    candidates = of_records or {name for name, categories in by_name.items() if category in categories}
+    if not candidates:
+        everywhere = {*(record.category for record in known), *chain.from_iterable(by_name.values())}
+        raise unknown("category", category, everywhere)
+    return candidates.pop() if len(candidates) == 1 else None
 
 
 def _one_cell(where: Where, detector: str) -> RunConfig:

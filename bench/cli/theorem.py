@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MOST_IMAGES = 400  # the memory grows with their square
 
 
-def show(config: RunConfig | None, out: Path, console: Screen, *, images: int = 60) -> None:
+def show(config: RunConfig | None, out: Path, console: Screen, *, images: int = 60, command: str = "") -> None:
     """Print what was found, and write it as theorem-e1.csv, .md, .png and .pdf.
 
     Args:
@@ -35,6 +35,7 @@ def show(config: RunConfig | None, out: Path, console: Screen, *, images: int = 
         out: where the files are written.
         console: where the text is printed.
         images: how many test images are attacked, half of them anomalous, 2 to 400.
+        command: what shows it on attacked images, to be named where this does not.
 
     Raises:
         BenchError, DetectorError, AttackError: a request that is more than one cell, data that cannot be had, a
@@ -55,7 +56,8 @@ def show(config: RunConfig | None, out: Path, console: Screen, *, images: int = 
     if on_images is not None:
         console.print(theorem.terminal(on_images.found, console.width))
     if on_images is None:
-        console.print("On Gaussians alone: name a detector, a dataset and an attack to see it on attacked images.")
+        more = f"; --run adds {images} attacked images:\n  {command}" if command else "."
+        console.print(f"On Gaussians alone{more}", markup=False, highlight=False, soft_wrap=True)
     for path in theorem.write(gaussians, on_images, out):
         console.print(f"Written: {path}", markup=False, highlight=False, soft_wrap=True)
 

@@ -17,6 +17,7 @@ from detectors.errors import DetectorError
 from detectors.registry import override
 
 OPEN_SETTING_REVISION = 3  # of how the suite chooses settings that are "auto"
+LEAST_HELD_OUT = 4  # normals to choose one on
 
 
 def build(name: str, category: str, image_size: int, run: RunConfig) -> Detector:
@@ -48,6 +49,7 @@ def check_counts(detectors_of: Sequence[Detector], dataset: Dataset, category: s
             f"{limit}, or leave {'it' if len(lacking) == 1 else 'them'} out of --detectors."
         )
     for detector in detectors_of:
+        _check_limit(detector, held_out, dataset, category, run)
         check_open_setting(detector, held_out)
 
 
@@ -62,9 +64,23 @@ def open_setting(detector: Detector) -> str | None:
 def check_open_setting(detector: Detector, held_out: int) -> None:
     """Raise BenchError where the detector has an open setting and too few held-out normals to choose it on."""
     setting = open_setting(detector)
-    if setting is not None and held_out < 4:
+    if setting is not None and held_out < LEAST_HELD_OUT:
         raise BenchError(
             f"{detector.name}.{setting} = auto is chosen on training normals that are kept from the fit; there are "
-            f"{held_out} (4 are needed, a tenth of all at most): keep some with --holdout 32, add normals, "
-            f"or set a number with --set {detector.name}.{setting}=100."
+            f"{held_out} ({LEAST_HELD_OUT} are needed, a tenth of all at most): keep some with --holdout 32, add "
+            f"normals, or set a number with --set {detector.name}.{setting}=100."
         )
+
+
+def _check_limit(detector: Detector, held_out: int, dataset: Dataset, category: str, run: RunConfig) -> None:
+    """Raise BenchError where nothing but --limit leaves too few held-out normals to choose an open setting on."""
+    setting, all_normals = open_setting(detector), len(dataset.train_ids(category))
+    enough = held_out_count(all_normals, run)  # without the limit
+    if setting is None or run.limit is None or held_out >= LEAST_HELD_OUT or enough < LEAST_HELD_OUT:
+        return
+    raise BenchError(
+        f"{detector.name}.{setting} = auto is chosen on training normals that are kept from the fit, {LEAST_HELD_OUT} "
+        f"at least and a tenth of all at most, and --limit {run.limit} leaves {held_out} of the {enough} that there "
+        f"would be: leave --limit out, make it at least {10 * LEAST_HELD_OUT}, or, of a run of your own, set a number "
+        f"with --set {detector.name}.{setting}=100."
+    )

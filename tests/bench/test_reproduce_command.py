@@ -12,10 +12,13 @@ import bench_fakes as fakes
 import pytest
 import torch
 from conftest import Said
+from fake_certificates import make_table, write_certificate
+from fake_records import write_record
 from torch import Tensor, nn
 
 from bench.cell import group
-from bench.cli import reproduce_tables, reproduced
+from bench.cli import reproduce_command, reproduce_tables, reproduced
+from bench.errors import BenchError, CellError, DiskError
 from bench.records import store
 from detectors.noise import Noise
 from detectors.settings import Settings
@@ -221,3 +224,126 @@ def test_theorem_e1_needs_no_data(command: Command, tmp_path: Path) -> None:
     said = command("reproduce", "theorem-e1", "--out", tmp_path / "out")
     assert said.code == 0 and "Gaussians" in said.out
     assert (tmp_path / "out" / "theorem-e1.csv").exists()
+    assert "theorem-e1 --run --dataset elpv --categories mono --preset quick\n" in said.out
+
+
+def test_theorem_e1_attacks_nothing_without_run(reproduce: Command, small: Path, tmp_path: Path) -> None:
+    said = reproduce("theorem-e1")
+    assert said.code == 0 and Tiny.fits == 0 and not (tmp_path / "cache").exists()
+    named = f"theorem-e1 --run --dataset folder --data-root {small} --categories bolt --preset quick --image-size 16\n"
+    assert "On Gaussians alone; --run adds 60 attacked images:" in said.out and named in said.out
+    assert "did you mean 'nut'" in reproduce("theorem-e1", "--categories", "nuts").err
+    assert reproduce("theorem-e1", "--run", "--categories", "bolt").code == 0 and Tiny.fits == 1
+    assert "12 clean images" in " ".join((tmp_path / "out" / "theorem-e1.md").read_text().split())
+
+
+@pytest.fixture
+def nowhere(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
+    """Without the records of a clone, and with no data set named."""
+    monkeypatch.setattr(reproduced, "REFERENCE", tmp_path / "reference")
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: command("reproduce", *words, "--out", tmp_path / "out", "--cache", tmp_path / "cache")
+
+
+def test_table_6_finds_certificates_where_records_are_found(nowhere: Command, tmp_path: Path) -> None:
+    table = make_table(radii=(0.0, 0.1))
+    made = {"detector": "freerad", "sigma": 0.25}
+    for name in ("reference/mine", "elsewhere"):
+        write_certificate(tmp_path / name / "certificates", table, **made)
+        write_record(tmp_path / name / "records")
+    asked = ("table6", "--dataset", "elpv", "--preset", "quick", "--protocol", "paper", "--categories", "mono")
+    elsewhere = tmp_path / "elsewhere"
+    for named in ((), ("--records", elsewhere), *(("--records", elsewhere / n) for n in ("records", "certificates"))):
+        said = nowhere(*asked, *named)
+        assert said.code == 0 and "not run" not in said.out and "Certificates: " in said.out, named
+        assert " 0.25 " in said.out and "--run" not in said.out
+    (tmp_path / "moved").mkdir()
+    (elsewhere / "certificates").rename(tmp_path / "moved" / "here")
+    assert "not run" not in nowhere(*asked, "--records", tmp_path / "moved" / "here").out
+    for name in ("elsewhere", "elsewhere/records"):
+        said = nowhere(*asked, "--records", tmp_path / name)
+        assert said.code == 0 and "not run" in said.out
+        assert "There are no certificates in" in said.out and "`certify` wrote to (--out)" in " ".join(said.out.split())
+        assert "does not count" not in said.out  # no record is taken for a certificate
+    said = nowhere(*asked, "--records", tmp_path / "none")
+    assert said.code == 2 and "There is no folder" in said.err
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_table_6_is_certified_once_at_any_size(reproduce: Command, tmp_path: Path) -> None:
+    asked = ("table6", "--categories", "bolt")
+    before = reproduce(*asked)
+    assert "not run" in before.out and "bench certify" in before.out
+    said = reproduce(*asked, "--run")
+    assert said.code == 0 and "not run" not in said.out and "bench certify" not in said.out, said.err
+    assert "was made with --rule paper (uncertified)" in " ".join(said.out.split())
+    assert "Nothing is missing." in reproduce(*asked, "--dry-run").out
+    limited = reproduce(*asked, "--run", "--limit", 50, "--records", tmp_path / "none")
+    assert limited.code == 0 and "not run" not in limited.out
+
+
+@pytest.mark.parametrize("table", ["table1", "table5", "table6", "table9", "table10"])
+def test_any_category_of_mvtec_is_known_without_its_pictures(nowhere: Command, table: str) -> None:
+    said = nowhere(table, "--categories", "zipper")
+    assert said.code == 0 and "zipper" in said.out and "not run" in said.out, said.err
+    said = nowhere(table, "--categories", "ziper")
+    assert said.code == 2 and "did you mean 'zipper'" in said.err
+
+
+def test_all_goes_on_past_what_cannot_be_shown(nowhere: Command) -> None:
+    said = nowhere("all", "--categories", "screw")
+    assert said.code == 0 and said.err == ""
+    assert all(f"Table {number}:" in said.out for number in range(1, 14)) and "Table 14:" not in said.out
+    last = said.out.strip().splitlines()[-3:]
+    assert last[0].startswith("Not shown: table14: There is no category of cifar10 'screw'")
+    assert [line.split(": ")[1] for line in last] == ["table14", "figure1", "figure2"]
+    assert "--dataset mvtec --data-root DIR --categories screw" in last[1]
+    assert nowhere("table14", "--categories", "screw").code == 2
+
+
+def test_all_of_nothing_is_an_error(nowhere: Command) -> None:
+    said = nowhere("all", "--categories", "scrw")
+    lines = said.err.strip().splitlines()
+    assert said.code == 2 and "did you mean 'screw'" in lines[0] and "table1, table2, " in lines[0]
+    assert "Not shown" not in said.out
+
+
+def test_what_a_limit_leaves_too_little_for_is_told_with_the_limit_that_would_do(reproduce: Command) -> None:
+    for words in (("--run",), ("--dry-run",)):
+        said = reproduce("table7", "--limit", 4, *words)
+        (line,) = said.err.strip().splitlines()
+        assert said.code == 2 and "freerad.k = auto" in line and "--holdout" not in line
+        assert "--limit 4 leaves 0 of the 6 that there would be: leave --limit out, make it at least 40" in line
+    assert reproduce("table7", "--limit", 40, "--dry-run").code == 0
+
+
+def test_of_all_what_cannot_be_run_is_told_and_what_breaks_in_a_run_counts(
+    reproduce: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    errors: dict[str, Exception] = {"table7": BenchError("Too few."), "table9": BenchError("Too few.")}
+
+    def show(name: str, *given: object) -> list[str]:
+        if name in errors:
+            raise errors[name]
+        return []
+
+    monkeypatch.setattr(reproduce_command, "_show", show)
+    said = reproduce("all", "--run")
+    assert said.code == 0 and said.err == "" and said.out.strip() == "Not shown: table7, table9: Too few."
+    errors["figure2"] = CellError("It broke.")
+    said = reproduce("all", "--run")
+    assert said.code == 2 and said.err == "Error: figure2: It broke.\n" and "Not shown: table7" in said.out
+    errors["table1"] = DiskError("The disk is full.")
+    said = reproduce("all", "--run")
+    assert said.code == 2 and said.err == "Error: The disk is full.\n" and said.out == ""
+
+
+@pytest.mark.parametrize("figure", ["figure1", "figure2"])
+def test_a_figure_of_a_category_that_is_none_is_told_the_nearest(nowhere: Command, figure: str) -> None:
+    for words in (("--dataset", "elpv"), (), ("--dataset", "elpv", "--dry-run")):
+        said = nowhere(figure, *words, "--categories", "nomo")
+        assert said.code == 2 and "did you mean 'mono'" in said.err and "bench run" not in said.err
+    said = nowhere(figure, "--categories", "zipper")
+    assert "--dataset mvtec --data-root DIR --categories zipper" in said.err
+    said = nowhere(figure, "--dataset", "mvtec", "--categories", "ziper")
+    assert "did you mean 'zipper'" in said.err
