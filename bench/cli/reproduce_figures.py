@@ -40,6 +40,7 @@ def show(which: str, where: Where, console: Screen) -> list[str]:
         _, result = execute(_one_cell(where, FIGURES[which]), console, workers=where.workers)
         odd = [*result.problems, *(f"{r.detector_name} on {r.category}: {r.reason}" for r in result.failed)]
         summary.write_results(where.out, console)
+        where.has_run()
     known, problems = records_of(where, console)
     category = None if where.categories is None else where.categories[0]
     dataset = where.dataset

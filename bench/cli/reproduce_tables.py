@@ -58,6 +58,7 @@ def show(name: str, where: Where, planned: set[Hashable], console: Screen) -> li
             odd += result.problems
             odd += [f"{r.detector_name} on {r.category}: {r.reason}" for r in result.failed]
         summary.write_results(where.out, console)
+        where.has_run()
         known, problems = records_of(where, console)
         found = measured.reproduce(name, known, recipe=chosen, revisions=summary.revisions())
     console.print(render.terminal(found, console.width))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import files
@@ -24,7 +24,8 @@ REFERENCE = Path(__file__).resolve().parents[2] / "results" / "reference"  # of 
 @dataclass(frozen=True)
 class Where:
     """Where and how the experiments are looked at and run: the options of the command. What is done in one process is
-    done on the first of the devices."""
+    done on the first of the devices. `read`: the records of the folders that were looked into; each is recounted from
+    its scores as it is read, which for all tables one after the other took minutes."""
 
     records: Path | None
     preset: str
@@ -41,6 +42,11 @@ class Where:
     out: Path
     cache: Path | None
     detector: str | None = None
+    read: dict[Path, tuple[list[Record], list[str]]] = field(default_factory=dict, compare=False)
+
+    def has_run(self) -> None:
+        """Forget what was read before: a run has written records."""
+        self.read.clear()
 
 
 def categories_of(where: Where, papers: tuple[str, ...], papers_dataset: str) -> tuple[str, tuple[str, ...]]:
@@ -81,7 +87,9 @@ def records_of(where: Where, console: Screen) -> tuple[list[Record], list[str]]:
     found: list[Record] = []
     problems: list[str] = []
     for folder in folders:
-        some, wrong = read_all(folder)
+        if folder not in where.read:
+            where.read[folder] = read_all(folder)
+        some, wrong = where.read[folder]
         found, problems = found + some, problems + wrong
     if named is not None and not found and not problems and not where.run:
         why = "There are no records in" if folders else "There is no folder"
