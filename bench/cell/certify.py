@@ -29,7 +29,6 @@ from bench.cell.planned_samples import sample_set
 from bench.cell.samples import Pictures, scores_under_noise
 from bench.data.base import ImageSet
 from bench.errors import CellError
-from bench.metrics.ranking import refuse_nan
 from bench.plan import presets
 from bench.plan.certify import AUTO, CertifyConfig, percentile
 from bench.plan.plan import Job, Plan
@@ -123,14 +122,16 @@ class Certifying:
     def _exact(self, fitted: Fitted) -> list[Certificate]:
         """Of a detector with a Lipschitz constant, in both norms."""
         detector, found = fitted.detector, []
-        for norm in NORMS if not detector.is_stochastic else ():
-            constant = detector.lipschitz(norm)
-            if constant is None:
-                continue
+        declared = {} if detector.is_stochastic else {norm: detector.lipschitz(norm) for norm in NORMS}
+        constants = {norm: constant for norm, constant in declared.items() if constant is not None}
+        for norm, constant in constants.items():
             if not 0 <= constant < math.inf:  # NaN, too
                 raise CellError(
                     f"{detector.name}'s lipschitz({norm!r}) is {constant!r:.40}; declare 0 or more, or None."
                 )
+        if constants:
+            gate.check_constant(detector, self._test, self._device)
+        for norm, constant in constants.items():
             radii = self.asked.all_radii if norm == "l2" else self.asked.linf_radii
             told = Smoothing(rule=EXACT, norm=norm, constant=float(constant))
             claim = claim_of(self.plan, self.category, fitted, told, radii, 0.0, {})
@@ -154,7 +155,11 @@ class Certifying:
                 scores = detector.score(images.pixels(part).to(self._device), noise=names)
             found.append(scores.double().cpu().numpy())
         scores_of_all = np.concatenate(found)
-        refuse_nan(scores_of_all)
+        if not np.isfinite(scores_of_all).all():
+            raise CellError(
+                f"Some scores of {detector.name} are not finite, which no Lipschitz constant bounds; let lipschitz() "
+                "return None."
+            )
         return scores_of_all
 
     # -- under noise --------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ from detectors.settings import Settings
 SIDE, SIGMA = 16, 0.02
 RADII = (0.0, 0.005, 0.01, 0.02)
 ATTACK = ("--attack-radii", "0.005", "--attack-steps", 1)
-LENGTH = float(fakes.linear_weights(SIDE).norm())
+LENGTH = float(fakes.linear_weights(SIDE).double().norm())
 
 
 class Steady(fakes.Linear):
@@ -47,7 +47,7 @@ class Steady(fakes.Linear):
     title = "Steady"
 
     def lipschitz(self, norm: str) -> float | None:
-        return {"l2": LENGTH, "linf": float(fakes.linear_weights(SIDE).abs().sum())}.get(norm)
+        return {"l2": LENGTH, "linf": float(fakes.linear_weights(SIDE).double().abs().sum())}.get(norm)
 
 
 class Skewed(fakes.Linear):
@@ -215,6 +215,46 @@ def test_a_constant_that_no_score_has_is_a_sentence(
     said = certify(names="steady")
     assert said.code == 2 and "declare 0 or more, or None" in said.err
     assert {c.claim.smoothing.rule for c, _ in made(tmp_path / "out")} == {"percentile"}
+
+
+class Liar(fakes.Linear):
+    """Says that it moves a thousand times more slowly than it does."""
+
+    name = "liar"
+
+    def lipschitz(self, norm: str) -> float | None:
+        return {"l2": LENGTH / 1000}.get(norm)
+
+
+class NearlyHonest(fakes.Linear):
+    """Says so of a tenth, which two images at random do not show: only the steepest way does."""
+
+    name = "nearly-honest"
+
+    def lipschitz(self, norm: str) -> float | None:
+        return {"l2": 0.9 * LENGTH}.get(norm)
+
+
+@pytest.mark.parametrize("liar", [Liar, NearlyHonest])
+def test_a_constant_that_is_a_lie_is_no_exact_certificate(
+    certify: Callable[..., Said], register: Callable[..., None], tmp_path: Path, liar: type[fakes.Linear]
+) -> None:
+    register(liar)
+    said = certify(names=liar.name)
+    assert said.code == 2 and "certificate would be void; correct the constant" in said.err
+    assert {c.claim.smoothing.rule for c, _ in made(tmp_path / "out")} == {"percentile"}
+
+
+def test_infinite_scores_have_no_lipschitz_constant(
+    certify: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def value(self: Steady, x: Tensor, noise: Noise) -> Tensor:
+        return fakes.linear_weights(SIDE).to(x).mul(x).sum(dim=(1, 2, 3)) + torch.inf
+
+    monkeypatch.setattr(Steady, "value", value)
+    said = certify(names="steady")
+    assert said.code == 2 and "are not finite, which no Lipschitz constant bounds" in said.err
+    assert {c.claim.smoothing.rule for c, _ in made(tmp_path / "out")} <= {"percentile"}
 
 
 def test_scores_may_be_infinite_where_a_percentile_is_asked(
