@@ -159,6 +159,10 @@ class PaperMean:
         """As of the median."""
         return Percentile().needed(alpha, sigma, radius)
 
+    def places(self, count: int, ratio: float, alpha: float) -> tuple[int | None, int | None]:
+        """As of the median."""
+        return Percentile().places(count, ratio, alpha)
+
     def bounds(self, samples: Floats, *, sigma: float, radii: Sequence[float], alpha: float) -> Bounds:
         """As of the median, of which they are bounds."""
         return Percentile().bounds(samples, sigma=sigma, radii=radii, alpha=alpha)

@@ -332,3 +332,16 @@ def test_what_is_certified_in_the_same_ball_stands_beside() -> None:
         assert f"certified: {auc:.1f}" in " ".join(stream.getvalue().split())
     (linf,) = leaderboard.build([make_record(detector="spade")], None, certificates)
     assert not linf.certified
+    (older,) = leaderboard.build(records, Revisions(detectors={"spade": 2}), certificates)
+    assert {found.marks for found in older.certified.values()} == {"‡"}
+    other = [make_record(detector="spade", attack="pgd-l2", norm="l2", epsilon=0.2, settings={"k": 5})]
+    assert not leaderboard.build(other, None, certificates)[0].certified
+
+
+def test_where_ties_are_lost_the_certified_ones_are_too() -> None:
+    table = make_table(normals=20, anomalies=30)
+    flat = dataclasses.replace(table, lower=np.zeros_like(table.lower), upper=np.zeros_like(table.upper))
+    for protocol, auc in (("quick", 50.0), ("strict-lite", 0.0)):
+        record = make_record(detector="spade", attack="pgd-l2", norm="l2", epsilon=0.1, protocol=protocol)
+        (board,) = leaderboard.build([record], None, [make_certificate(flat)])
+        assert [(found.auc.value, found.marks) for found in board.certified.values()] == [(auc, "¶")]
