@@ -13,7 +13,7 @@ from bench.records.record import Record, Revisions
 from bench.report.caveats import counts_ties_as_lost
 from bench.report.marks import MARKS as SIGNS
 from bench.report.standing import Cell, has_ties
-from bench.text import norm_text, plural
+from bench.text import interval_text, norm_text, plural
 
 MARKS = {"partial": "†", "stale": "‡", "ties": SIGNS["ties"], "flagged": "!"}
 MEANING = {
@@ -234,10 +234,18 @@ def certified_beside(
 
 
 def estimate(certificate: Certificate, radius: float, *, ties_lost: bool = False) -> Estimate:
-    """The certified AUC at one of its radii; with ties counted as lost, where that is asked for."""
+    """The certified AUC at one of its radii; with ties counted as lost, where that is asked for. Where no image could
+    be bounded it is 0 whatever the test images, and has no interval (`figure`)."""
     entry = certificate.at(radius)
+    if entry["abstained"] == 100:
+        return Estimate(*3 * (float(entry["auc"]),))
     names = ("strict_auc", "strict_low", "strict_high") if ties_lost else ("auc", "low", "high")
     return Estimate(*(float(entry[name]) for name in names))
+
+
+def figure(found: Estimate) -> str:
+    """ "62.1 [55.0, 68.7]"; "0.0" of what has no interval."""
+    return interval_text(found.value) if found.low == found.high else interval_text(*found)
 
 
 def attacked(certificate: Certificate) -> list[tuple[float, Estimate]]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from fake_certificates import make_certificate, make_table, with_auc
 from fake_records import make_record, make_scores
+from matplotlib.colors import to_rgb
 from rich.console import Console
 
 from bench.records.record import Record, Revisions
@@ -26,6 +27,7 @@ from bench.report.certificates import (
     flags,
     label,
 )
+from bench.report.tables import certified_figure
 
 ATTACKED = make_table(attacked=(0.1, 0.25))
 
@@ -207,6 +209,15 @@ def test_the_markdown_has_certified_and_attacked_side_by_side(many: list[Any]) -
     assert "upper ones of normals and lower ones of anomalies, hold together with a confidence of 99.9 %" in text
 
 
+def test_where_no_image_is_bounded_there_is_no_interval() -> None:
+    """The AUC is 0 whatever the test images."""
+    lost = make_certificate(make_table(lost_from=0.25), samples=1000)
+    text = certificate_tables.markdown(l2(boards([lost])))
+    assert "| 0.0 |" in text and "0.0 [" not in text
+    found = certified_at([lost], 0.25, detector="spade", **MONO)
+    assert found is not None and certified_figure(found) == "0.0 (sigma 0.1, p 0.5)"
+
+
 def test_the_csv_has_a_line_for_each_radius(many: list[Any]) -> None:
     rows = list(csv.DictReader(io.StringIO(certificate_tables.tidy(many))))
     assert len(rows) == 5 * 3 + 2
@@ -272,6 +283,14 @@ def test_the_figure_has_a_panel_for_each_sigma_and_a_line_for_each_row(many: lis
         "without noise, attacked",
         "the paper's rule (uncertified)",
     }
+
+
+def test_no_learned_detector_is_drawn_in_a_baselines_grey() -> None:
+    names = [*"abcdefg", "mean-image"]
+    figure = certificate_plots.certified_figure(l2(boards([make_certificate(detector=name) for name in names])))
+    drawn = {handle.get_label(): to_rgb(handle.get_color()) for handle in figure.legends[0].legend_handles[:8]}
+    grey = {label for label, (red, green, blue) in drawn.items() if red == green == blue}
+    assert grey == {"MEAN-IMAGE"} and len(set(drawn.values())) == 8
 
 
 def test_exact_certificates_alone_are_drawn_without_noise(tmp_path: Path) -> None:
