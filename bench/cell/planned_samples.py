@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bench.cell import choose_percentile
+from bench.cell.known_code import source_of
 from bench.cell.samples import SampleSet, dependencies
 from bench.plan.certify import CertifyConfig, parts
 from bench.plan.checkpoints import stored_hash
@@ -12,11 +15,20 @@ from detectors.base import Detector
 
 
 def sample_set(
-    plan: Plan, detector: Detector, tensors_sha256: str, category: str, name: str, ids: tuple[str, ...], sigma: float
+    plan: Plan,
+    detector: Detector,
+    tensors_sha256: str,
+    category: str,
+    name: str,
+    ids: tuple[str, ...],
+    sigma: float,
+    **more: Any,
 ) -> SampleSet:
-    """Where the samples of some of a category's pictures are kept; `name` as of `Pictures`."""
+    """Where the samples of some of a category's pictures are kept, if it can be told whose code drew them; `name` as of
+    `Pictures`, `more` whatever else they depend on."""
     depends = dependencies(detector, tensors_sha256, plan.dataset, category, name, ids, sigma=sigma, seed=plan.run.seed)
-    return SampleSet(plan.run.cache, depends, len(ids))
+    is_kept = source_of(detector) is not None
+    return SampleSet(plan.run.cache if is_kept else None, depends | more, len(ids))
 
 
 def planned(plan: Plan, asked: CertifyConfig, job: Job) -> tuple[int, int]:

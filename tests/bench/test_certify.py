@@ -18,7 +18,7 @@ from conftest import Said
 from torch import Tensor
 from zoo import BatchMaximum, Declared, PretendsToBeDeterministic
 
-from bench.cell import samples, smoothed_attack
+from bench.cell import known_code, samples, smoothed_attack
 from bench.data import registry
 from bench.errors import BenchError
 from bench.metrics import ranking
@@ -119,6 +119,8 @@ def certify(
     tmp_path: Path,
 ) -> Callable[..., Said]:
     register(fakes.Linear, Steady, Skewed, Noisy, Jumping, Told, fakes.NotANumber)
+    # As if they were ours, whose samples are kept.
+    monkeypatch.setattr(known_code, "KNOWN", (*known_code.KNOWN, "zoo", __name__))
     monkeypatch.setattr(certificate_plots, "write_all", lambda *_: [])  # seconds; test_certificate_report draws
 
     def call(*more: object, names: str = "linear") -> Said:
@@ -379,6 +381,19 @@ def test_a_shard_that_is_told_to_end_begins_no_other_fit(
     assert said.code == 75 and "Told to end: 1 fit left" in said.out
     assert {c.claim.detector.name for c, _ in made(tmp_path / "out")} == {"ending"}
     assert certify("--shard", "1/1", names="ending,linear").code == 0
+
+
+def test_a_strangers_edited_code_never_meets_the_samples_of_the_old(
+    certify: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but the score changes: no revision, no setting, no tensor."""
+    monkeypatch.setattr(known_code, "KNOWN", ("detectors",))
+    assert certify(*ATTACK).code == 0
+    monkeypatch.setattr(fakes.Linear, "value", lambda self, x, noise: -(fakes.linear_weights(SIDE).to(x) * x).sum((1, 2, 3)))
+    assert certify(*ATTACK, "--attack-steps", 2).code == 0
+    old, new = sorted((c for c, _ in made(tmp_path / "out")), key=lambda c: c.claim.attack["steps"])
+    assert old.clean_auc + new.clean_auc == pytest.approx(100, abs=2)
+    assert not flags(new) and not (tmp_path / "cache" / "samples").exists()
 
 
 def test_a_certificate_that_is_there_is_not_made_again(certify: Callable[..., Said], tmp_path: Path) -> None:
