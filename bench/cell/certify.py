@@ -27,6 +27,7 @@ from bench.cell.group import STRANGE, Reporter, obtain, reason_of
 from bench.cell.pictures import Category
 from bench.cell.planned_samples import sample_set
 from bench.cell.samples import Pictures, scores_under_noise
+from bench.cell.unfinished import Unfinished, digest
 from bench.data.base import ImageSet
 from bench.errors import CellError
 from bench.plan import presets
@@ -245,23 +246,10 @@ class Certifying:
             samples, sigma=float(claim.smoothing.sigma or 0.0), radii=radii, alpha=asked.risk(each.rule, len(samples))
         )
         bounded = time.monotonic()
-        under = {}
-        if each.smooth is not None and not isinstance(each.rule, PaperMean):
-            for radius in asked.attack_radii:
-                with self._shown(f"{asked.attack} within {radius:g} of the smoothed", len(self._test)) as tick:
-                    under[radius] = smoothed_attack.attacked(
-                        each.smooth,
-                        each.rule,
-                        self._test,
-                        asked,
-                        radius,
-                        seed=self.plan.run.seed,
-                        batch_size=self.batch_size,
-                        device=self._device,
-                        tick=tick,
-                    )
-        seconds = {"samples": drawing, "bounds": bounded - started, "attack": _since(bounded)}
-        return self._written(
+        under, kept = self._under_attack(fitted, each, claim)
+        earlier = sum(one.seconds.get("attack", 0.0) for one in kept)  # of a run that was stopped
+        seconds = {"samples": drawing, "bounds": bounded - started, "attack": earlier + _since(bounded)}
+        made = self._written(
             fitted,
             claim,
             each.rule.estimate(samples),
@@ -273,13 +261,58 @@ class Certifying:
             choice=each.choice,
             samples=samples,
         )
+        for one in kept:
+            one.clear()
+        return made
 
-    def _drawn(self, fitted: Fitted, pictures: Pictures, sigma: float, count: int) -> Floats:
-        """Sorted samples of pictures, (M, count), drawn as far as they are not in the cache."""
+    def _under_attack(
+        self, fitted: Fitted, each: Ruled, claim: Claim
+    ) -> tuple[dict[float, smoothed_attack.Attacked], list[Unfinished]]:
+        """By radius what an attack leaves of the smoothed detector, and where its batches are kept meanwhile."""
+        asked, run, under, folders = self.asked, self.plan.run, {}, []
+        for number, radius in enumerate(asked.attack_radii):
+            if each.smooth is None or isinstance(each.rule, PaperMean):
+                break
+            attack = smoothed_attack.attack_of(asked, radius, self.plan.image_size)
+            kept = Unfinished.of_cell(run.cache, claim.key, each.smooth, attack)
+            folders += [] if kept is None else [kept]
+            with self._shown(f"{asked.attack} within {radius:g} of the smoothed", len(self._test)) as tick:
+                found = smoothed_attack.found_by(
+                    attack,
+                    each.smooth,
+                    self._test,
+                    (number,),
+                    seed=run.seed,
+                    batch_size=self.batch_size,
+                    device=self._device,
+                    tick=tick,
+                    unfinished=kept,
+                )
+            fresh = self._drawn(
+                fitted,
+                smoothed_attack.attacked_pictures(self._test, found, (number,)),
+                each.smooth.settings.sigma,
+                smoothed_attack.judged_on(asked),
+                images_sha256=digest(found.images),
+            )
+            under[radius] = smoothed_attack.judged(each.smooth, each.rule, found, fresh, asked)
+        return under, folders
+
+    def _drawn(self, fitted: Fitted, pictures: Pictures, sigma: float, count: int, **more: str) -> Floats:
+        """Sorted samples of pictures, (M, count), drawn as far as they are not in the cache; `more`: on what else than
+        the category's files the pictures depend."""
         if not pictures.ids:
             return np.empty((0, count))
+        more |= {"purpose": pictures.purpose, "path": str(pictures.path)} if pictures.path else {}
         found = sample_set(
-            self.plan, fitted.detector, fitted.tensors_sha256, self.job.category, pictures.name, pictures.ids, sigma
+            self.plan,
+            fitted.detector,
+            fitted.tensors_sha256,
+            self.job.category,
+            pictures.name,
+            pictures.ids,
+            sigma,
+            **more,
         )
         with self._shown(f"{pictures.name} samples at sigma {sigma:g}", count) as tick:
             return found.draw(
