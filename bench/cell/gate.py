@@ -25,7 +25,6 @@ from detectors.contract.subject import Subject
 from detectors.errors import ContractError
 from detectors.noise import Noise, NoiseSeed
 
-
 _ASCENT = 40  # steps, as of the thorough contract
 
 

@@ -33,8 +33,8 @@ def is_ours(part: object) -> bool:
 
 
 def source_of(detector: nn.Module) -> str | None:
-    """What tells a detector's code apart from others of its revision: "" where a commit does, which changes the revision
-    with the scores; else the hash of the package's source; None of a stranger's, with whatever it holds."""
+    """What tells a detector's code apart from others of its revision: "" where it is a commit's, whose revision changes
+    with its scores; else the hash of the package's source; None of a stranger's, with whatever it holds."""
     if not all(map(is_ours, detector.modules())):
         return None
     return "" if is_committed() else _of_package()

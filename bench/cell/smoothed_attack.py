@@ -31,7 +31,6 @@ from certificates.rules import Exceedance, Percentile
 from detectors import registry
 from detectors.base import Detector
 from detectors.building import build
-from detectors.noise import NoiseSeed
 from detectors.smooth import PREFIX, Smoothed, SmoothSettings
 
 SAMPLES = 32  # of the score that is attacked

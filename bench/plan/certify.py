@@ -95,8 +95,8 @@ class CertifyConfig:
             raise BenchError(f"--alpha is a probability between 0 and 1, without its ends; got {self.alpha:g}.")
         if self.alpha < LEAST_ALPHA:
             raise BenchError(
-                f"--alpha {self.alpha:g} is a risk that no float can share among images and radii; give {LEAST_ALPHA:g} "
-                "or more (0.001 is usual)."
+                f"--alpha {self.alpha:g} is a risk too small to be shared among images and radii as floats; give "
+                f"{LEAST_ALPHA:g} or more (0.001 is usual)."
             )
         for rule in self.rules:
             if rule not in RULES:

@@ -40,7 +40,12 @@ def many() -> list[Any]:
         make_certificate(rule="paper"),
         make_certificate(make_table(speed=0.1), detector="brightness", rule="exact"),
         make_certificate(
-            make_table(lost_from=0.25), detector="ae", samples=300, full_run=False, p=0.9, choice={"judged_on": "32 normals"}
+            make_table(lost_from=0.25),
+            detector="ae",
+            samples=300,
+            full_run=False,
+            p=0.9,
+            choice={"judged_on": "32 normals"},
         ),
         make_certificate(make_table(radii=(0.0, 2 / 255)), detector="brightness", rule="exact", norm="linf"),
     ]

@@ -193,7 +193,7 @@ def test_a_linear_score_has_its_closed_form_from_the_command_to_the_record(
 def test_what_is_attacked_and_judged_is_the_very_score_that_is_certified(
     certify: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, p: float
 ) -> None:
-    """Of a linear score: <w, x> +- |w| r + |w| sigma Phi^-1(p), which another p would miss by two thirds of |w| sigma."""
+    """Of a linear score: <w, x> +- |w| r + |w| sigma Phi^-1(p), which another p misses by two thirds of |w| sigma."""
     followed = attacked_detectors(monkeypatch)
     assert certify("--p", p, "--samples", 1000, "--attack-radii", "0.01", "--attack-steps", 4).code == 0
     record, table = only(tmp_path / "out", "percentile")
@@ -660,7 +660,9 @@ def test_a_dry_run_says_what_is_left_and_does_nothing(certify: Callable[..., Sai
     words = " ".join(said.out.split())
     assert f"{16 * 500 + 12 * 500:,}" in words and "Nothing was run" in words
     assert "fits aside: 0 s, and what is not known." in words  # nobody has measured this one
-    of_attack = certify("--dry-run", "--attack-radii", "0.01,0.02", "--attack-steps", 3, "--rule", "percentile,exceedance")
+    of_attack = certify(
+        "--dry-run", "--attack-radii", "0.01,0.02", "--attack-steps", 3, "--rule", "percentile,exceedance"
+    )
     gradients = 16 * 2 * 2 * smoothed_attack.SAMPLES * 3  # images, radii, rules
     passes = 28 * 500 + 16 * 2 * 2 * 500
     assert f"{gradients:,}" in of_attack.out and f"{passes:,}" in of_attack.out
