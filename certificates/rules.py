@@ -118,8 +118,9 @@ class Exceedance:
         return alpha / images
 
     def needed(self, alpha: float, sigma: float, radius: float) -> int | None:
-        """One sample: a share of none or all of N draws is bounded, too, if not from both sides."""
-        return 1
+        """As of the median. A share of none or all of N draws is bounded with fewer, but then no image can be shown to
+        lie on one side of the threshold for sure, and every upper bound lies above every lower one."""
+        return Percentile().needed(alpha, sigma, radius)
 
     def bounds(self, samples: Floats, *, sigma: float, radii: Sequence[float], alpha: float) -> Bounds:
         """As of `Percentile`."""
@@ -158,6 +159,10 @@ class PaperMean:
     def needed(self, alpha: float, sigma: float, radius: float) -> int | None:
         """As of the median."""
         return Percentile().needed(alpha, sigma, radius)
+
+    def places(self, count: int, ratio: float, alpha: float) -> tuple[int | None, int | None]:
+        """As of the median."""
+        return Percentile().places(count, ratio, alpha)
 
     def bounds(self, samples: Floats, *, sigma: float, radii: Sequence[float], alpha: float) -> Bounds:
         """As of the median, of which they are bounds."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,19 +15,15 @@ from attacks.base import Attack
 from attacks.result import AttackResult
 from bench.cell.enough import Bounds
 from bench.cell.gate import check_blind
-from bench.cell.memory import is_out_of_memory
+from bench.cell.memory import Batches, Places, T
 from bench.cell.unfinished import Unfinished, digest
 from bench.cell.verdict import Draws, threshold_of
 from bench.data.base import ImageSet
-from bench.errors import CellError
 from detectors.base import Detector
 from detectors.noise import NoiseSeed
 
-log = logging.getLogger(__name__)
 Floats = NDArray[np.float64]
-Places = Sequence[int] | NDArray[np.intp]
 Tick = Callable[[float, str], None]
-T = TypeVar("T")
 
 
 @dataclass(eq=False)
@@ -163,25 +157,10 @@ class Attacking:
 
     def in_batches(self, images: Places, work: Callable[[list[int]], T]) -> Iterator[T]:
         """What some work gives for batches of the images, which are halved when memory runs out."""
-        start = 0
-        while start < len(images):
-            part = [int(i) for i in images[start : start + self.batch_size]]
-            try:
-                found = work(part)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                # From the batch at hand, which may be smaller than asked for; it is done again, nothing of it is kept.
-                self.batch_size = len(part) // 2
-                if self.batch_size == 0:
-                    raise CellError(
-                        "A single image does not fit into the device's memory; use a smaller preset."
-                    ) from None
-                torch.cuda.empty_cache()
-                log.warning("Out of memory: going on with batches of %d images.", self.batch_size)
-                continue
+        batches = Batches(self.batch_size)
+        for found in batches.of(images, work):
+            self.batch_size = batches.size
             yield found
-            start += len(part)
 
 
 def _left_alone(x: Tensor) -> AttackResult:

@@ -109,7 +109,7 @@ def written(
     labels = category.test.labels.numpy().astype(np.int64)
     table = BoundsTable(category.test.ids, labels, scores, tuple(claim.radii), bounds.lower, bounds.upper, *columns)
     threshold = threshold_of(held_out[None])
-    results = figures(table, threshold)
+    results = figures(claim, table, threshold)
     if threshold is not None:
         rule = f"{100 * CALIBRATION_FPR:.0f} % of {len(held_out)} held-out training normals above it"
         results |= {"threshold": threshold, "threshold_rule": rule}

@@ -27,9 +27,9 @@ from bench.cell.group import STRANGE, Reporter, obtain, reason_of
 from bench.cell.pictures import Category
 from bench.cell.planned_samples import sample_set
 from bench.cell.samples import Pictures, scores_under_noise
+from bench.cell.unfinished import Unfinished, digest
 from bench.data.base import ImageSet
 from bench.errors import CellError
-from bench.metrics.ranking import refuse_nan
 from bench.plan import presets
 from bench.plan.certify import AUTO, CertifyConfig, percentile
 from bench.plan.plan import Job, Plan
@@ -123,14 +123,16 @@ class Certifying:
     def _exact(self, fitted: Fitted) -> list[Certificate]:
         """Of a detector with a Lipschitz constant, in both norms."""
         detector, found = fitted.detector, []
-        for norm in NORMS if not detector.is_stochastic else ():
-            constant = detector.lipschitz(norm)
-            if constant is None:
-                continue
+        declared = {} if detector.is_stochastic else {norm: detector.lipschitz(norm) for norm in NORMS}
+        constants = {norm: constant for norm, constant in declared.items() if constant is not None}
+        for norm, constant in constants.items():
             if not 0 <= constant < math.inf:  # NaN, too
                 raise CellError(
                     f"{detector.name}'s lipschitz({norm!r}) is {constant!r:.40}; declare 0 or more, or None."
                 )
+        if constants:
+            gate.check_constant(detector, self._test, self._device)
+        for norm, constant in constants.items():
             radii = self.asked.all_radii if norm == "l2" else self.asked.linf_radii
             told = Smoothing(rule=EXACT, norm=norm, constant=float(constant))
             claim = claim_of(self.plan, self.category, fitted, told, radii, 0.0, {})
@@ -154,7 +156,11 @@ class Certifying:
                 scores = detector.score(images.pixels(part).to(self._device), noise=names)
             found.append(scores.double().cpu().numpy())
         scores_of_all = np.concatenate(found)
-        refuse_nan(scores_of_all)
+        if not np.isfinite(scores_of_all).all():
+            raise CellError(
+                f"Some scores of {detector.name} are not finite, which no Lipschitz constant bounds; let lipschitz() "
+                "return None."
+            )
         return scores_of_all
 
     # -- under noise --------------------------------------------------------------------------------------------------
@@ -240,23 +246,10 @@ class Certifying:
             samples, sigma=float(claim.smoothing.sigma or 0.0), radii=radii, alpha=asked.risk(each.rule, len(samples))
         )
         bounded = time.monotonic()
-        under = {}
-        if each.smooth is not None and not isinstance(each.rule, PaperMean):
-            for radius in asked.attack_radii:
-                with self._shown(f"{asked.attack} within {radius:g} of the smoothed", len(self._test)) as tick:
-                    under[radius] = smoothed_attack.attacked(
-                        each.smooth,
-                        each.rule,
-                        self._test,
-                        asked,
-                        radius,
-                        seed=self.plan.run.seed,
-                        batch_size=self.batch_size,
-                        device=self._device,
-                        tick=tick,
-                    )
-        seconds = {"samples": drawing, "bounds": bounded - started, "attack": _since(bounded)}
-        return self._written(
+        under, kept = self._under_attack(fitted, each, claim)
+        earlier = sum(one.seconds.get("attack", 0.0) for one in kept)  # of a run that was stopped
+        seconds = {"samples": drawing, "bounds": bounded - started, "attack": earlier + _since(bounded)}
+        made = self._written(
             fitted,
             claim,
             each.rule.estimate(samples),
@@ -268,13 +261,58 @@ class Certifying:
             choice=each.choice,
             samples=samples,
         )
+        for one in kept:
+            one.clear()
+        return made
 
-    def _drawn(self, fitted: Fitted, pictures: Pictures, sigma: float, count: int) -> Floats:
-        """Sorted samples of pictures, (M, count), drawn as far as they are not in the cache."""
+    def _under_attack(
+        self, fitted: Fitted, each: Ruled, claim: Claim
+    ) -> tuple[dict[float, smoothed_attack.Attacked], list[Unfinished]]:
+        """By radius what an attack leaves of the smoothed detector, and where its batches are kept meanwhile."""
+        asked, run, under, folders = self.asked, self.plan.run, {}, []
+        for number, radius in enumerate(asked.attack_radii):
+            if each.smooth is None or isinstance(each.rule, PaperMean):
+                break
+            attack = smoothed_attack.attack_of(asked, radius, self.plan.image_size)
+            kept = Unfinished.of_cell(run.cache, claim.key, each.smooth, attack)
+            folders += [] if kept is None else [kept]
+            with self._shown(f"{asked.attack} within {radius:g} of the smoothed", len(self._test)) as tick:
+                found = smoothed_attack.found_by(
+                    attack,
+                    each.smooth,
+                    self._test,
+                    (number,),
+                    seed=run.seed,
+                    batch_size=self.batch_size,
+                    device=self._device,
+                    tick=tick,
+                    unfinished=kept,
+                )
+            fresh = self._drawn(
+                fitted,
+                smoothed_attack.attacked_pictures(self._test, found, (number,)),
+                each.smooth.settings.sigma,
+                smoothed_attack.judged_on(asked),
+                images_sha256=digest(found.images),
+            )
+            under[radius] = smoothed_attack.judged(each.smooth, each.rule, found, fresh, asked)
+        return under, folders
+
+    def _drawn(self, fitted: Fitted, pictures: Pictures, sigma: float, count: int, **more: str) -> Floats:
+        """Sorted samples of pictures, (M, count), drawn as far as they are not in the cache; `more`: on what else than
+        the category's files the pictures depend."""
         if not pictures.ids:
             return np.empty((0, count))
+        more |= {"purpose": pictures.purpose, "path": str(pictures.path)} if pictures.path else {}
         found = sample_set(
-            self.plan, fitted.detector, fitted.tensors_sha256, self.job.category, pictures.name, pictures.ids, sigma
+            self.plan,
+            fitted.detector,
+            fitted.tensors_sha256,
+            self.job.category,
+            pictures.name,
+            pictures.ids,
+            sigma,
+            **more,
         )
         with self._shown(f"{pictures.name} samples at sigma {sigma:g}", count) as tick:
             return found.draw(

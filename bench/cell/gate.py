@@ -20,8 +20,12 @@ from detectors.base import Detector
 from detectors.contract import Passed as Passed
 from detectors.contract import scores as questions
 from detectors.contract.findings import NOT_FINITE
+from detectors.contract.lipschitz import check_lipschitz as of_pairs
+from detectors.contract.subject import Subject
 from detectors.errors import ContractError
 from detectors.noise import Noise, NoiseSeed
+
+_ASCENT = 40  # steps, as of the thorough contract
 
 
 def check(detector: Detector, test: ImageSet, device: torch.device, threat: Threat) -> Passed:
@@ -61,6 +65,20 @@ def check_scores(detector: Detector, test: ImageSet, device: torch.device) -> No
             questions.check_repeats(detector, x, noise, here)
             questions.check_noise_is_declared(detector, x, here, [noise.at(1)])
             questions.check_neighbours(detector, x[:2].double(), noise.pick(slice(2)))
+
+
+def check_constant(detector: Detector, test: ImageSet, device: torch.device) -> None:
+    """What an exact certificate stands on: that the score, in float64, moves no faster than `Detector.lipschitz` says,
+    between images that are random and between images that an ascent drives apart.
+
+    Raises:
+        CellError: it moves faster; the sentence says between which images.
+    """
+    few = test.subset(contract.chosen(test.labels))
+    if detector.sees_pixels:  # else `check_scores` has seen that no pixel moves it
+        with _as_a_reason():
+            subject = Subject.of(detector, few.pixels().to(device), few.labels, names=few.ids)
+            of_pairs(subject.softened(), steps=_ASCENT)
 
 
 def confirm(passed: Passed, name: str) -> None:

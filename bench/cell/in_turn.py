@@ -19,9 +19,10 @@ from torch import Tensor
 from attacks import merging
 from attacks.base import Attack
 from attacks.result import AttackResult
-from bench.cell.attacking import Attacking, Floats, Places, Tick
+from bench.cell.attacking import Attacking, Floats, Tick
 from bench.cell.enough import Bounds
 from bench.cell.looking import example_places
+from bench.cell.memory import Places
 from bench.cell.rivals import is_clearly_ahead, optimality
 from bench.metrics import ranking
 

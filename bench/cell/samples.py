@@ -4,10 +4,11 @@ Sample i of an image depends on the image and on its own source of noise alone, 
 a run that was killed goes on, one that asks for more samples draws the rest, other radii, rules and percentiles need
 none. A set lies in a folder that is named by the hash of all that its scores depend on, in pieces of some samples each:
 
-    samples/DETECTOR/KEY/0-312.safetensors, 312-624.safetensors, ...
+    samples/DETECTOR/KEY/0-312.safetensors, 312-624.safetensors, ...; begun-624-625.safetensors
 
 Each is written atomically with its hash beside it (`detectors.checkpoint`), about every ten seconds, and many are
-joined into one. A damaged piece is drawn again.
+joined into one. Of samples that take longer the images that are done are kept meanwhile ("begun"). A damaged piece is
+drawn again. A stranger's code can change without a word (`bench.cell.known_code`), so of that nothing is kept.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench import files
+from bench.cell.known_code import source_of
+from bench.cell.memory import Batches
 from bench.data.base import Dataset
 from bench.errors import CellError
 from bench.records.score_table import ids_sha256
@@ -45,6 +48,7 @@ LARGEST_PIECE = 4096  # samples
 MOST_PIECES = 64  # before they are joined
 PURPOSE = "certificate"
 REVISION = 1  # of how samples are drawn
+_BEGUN = "begun-"
 Floats = NDArray[np.float64]
 
 
@@ -56,11 +60,14 @@ class Pictures:
         name: "test", "held-out" or "painted": what was made of the category's files, which a seed may decide.
         ids: their names.
         pixels: of a slice of them, float (B, 3, S, S) in [0, 1].
+        purpose, path: what names their noise: samples of an attacked image are none that its attack has seen.
     """
 
     name: str
     ids: tuple[str, ...]
     pixels: Callable[[slice], Tensor]
+    purpose: str = PURPOSE
+    path: tuple[int, ...] = ()
 
 
 def dependencies(
@@ -75,6 +82,7 @@ def dependencies(
     seed: int,
 ) -> dict[str, Any]:
     """Everything that samples of these images depend on."""
+    source = source_of(detector)
     return {
         "revision": REVISION,
         "dataset": dataset.name,
@@ -90,16 +98,23 @@ def dependencies(
         "tensors_sha256": tensors_sha256,
         "sigma": sigma,
         "seed": seed,
-    }
+    } | ({"source": source} if source else {})
 
 
 @dataclass(frozen=True, eq=False)
 class SampleSet:
-    """The samples of some images, as far as they are in the cache."""
+    """The samples of some images, as far as they are there.
 
-    cache: Path
+    Attributes:
+        cache: where they are kept; None keeps them in memory alone.
+        depends: what they depend on (`dependencies`).
+        images: how many there are.
+    """
+
+    cache: Path | None
     depends: dict[str, Any]
     images: int
+    _held: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def key(self) -> str:
@@ -108,7 +123,7 @@ class SampleSet:
     @property
     def folder(self) -> Path:
         name = str(self.depends["detector"]).replace(":", "-")
-        return self.cache / "samples" / name / self.key[:24]
+        return (self.cache or Path()) / "samples" / name / self.key[:24]
 
     def known(self, count: int) -> int:
         """How many of the first `count` samples are there."""
@@ -140,7 +155,7 @@ class SampleSet:
             detector: fitted, on the device.
             pictures: the images.
             count: of samples of each.
-            batch_size: images at a time; changes rounding at most.
+            batch_size: images at a time; changes rounding at most. It is halved when memory runs out.
             device: to compute on.
             tick: told how many samples of all images are done, those of earlier runs included.
 
@@ -150,12 +165,12 @@ class SampleSet:
         """
         missing = _missing(self._pieces(), count)
         tick(count - sum(stop - start for start, stop in missing), "")
-        at_once, written = 1, len(list(self._paths()))
+        at_once, written, batches = 1, len(list(self._paths())), Batches(batch_size)
         for start, stop in missing:
             while start < stop:
                 numbers = range(start, min(start + at_once, stop))
                 began = time.monotonic()
-                self._write(numbers, self._scores(detector, pictures, numbers, batch_size, device))
+                self._write(numbers, self._scores(detector, pictures, numbers, batches, device))
                 each = max(time.monotonic() - began, 1e-6) / len(numbers)
                 at_once = max(1, min(int(SECONDS / each), LARGEST_PIECE))
                 tick(len(numbers), "")
@@ -166,35 +181,53 @@ class SampleSet:
         return self.read(count)
 
     def _scores(
-        self, detector: Detector, pictures: Pictures, numbers: range, batch_size: int, device: torch.device
+        self, detector: Detector, pictures: Pictures, numbers: range, batches: Batches, device: torch.device
     ) -> Tensor:
-        """Some samples of all images, (len(numbers), M)."""
-        source = NoiseSeed(int(self.depends["seed"])).source(PURPOSE, pictures.ids)
-        found = []
-        for first in range(0, len(pictures.ids), batch_size):
-            part = slice(first, first + batch_size)
-            x = pictures.pixels(part).to(device)
-            found.append(
-                scores_under_noise(detector, x, source.pick(part), sigma=self.depends["sigma"], samples=numbers)
-            )
-        return torch.cat(found, dim=1)
+        """Some samples of all images, (len(numbers), M); of those that take long what is done is kept meanwhile."""
+        source = NoiseSeed(int(self.depends["seed"])).source(pictures.purpose, pictures.ids)
+        source = source.at(*pictures.path) if pictures.path else source
+        sigma = float(self.depends["sigma"])
+
+        def some(part: list[int]) -> Tensor:
+            own = slice(part[0], part[-1] + 1)
+            x = pictures.pixels(own).to(device)
+            return scores_under_noise(detector, x, source.pick(own), sigma=sigma, samples=numbers)
+
+        found = self._begun(numbers)
+        kept = time.monotonic()
+        for scores in batches.of(range(found.shape[1], self.images), some):
+            found = torch.cat([found, scores], dim=1)
+            if time.monotonic() - kept >= SECONDS and found.shape[1] < self.images:
+                self._write(numbers, found)
+                kept = time.monotonic()
+        return found
 
     # -- pieces -------------------------------------------------------------------------------------------------------
 
     def _pieces(self) -> dict[int, Tensor]:
         """Those that count, by their first sample, in order; overlaps are cut off."""
+        if self.cache is None:
+            return dict(sorted(self._held.items()))
         found: dict[int, Tensor] = {}
         end = 0
         for start, stop, path in sorted(self._paths(), key=lambda piece: (piece[0], -piece[1])):
             if stop <= end:
                 continue
             piece = self._read(path, start, stop)
-            if piece is not None:
+            if piece is not None and piece.shape[1] == self.images:
                 first = max(start, end)
                 found[first], end = piece[first - start :], stop
         return found
 
+    def _begun(self, numbers: range) -> Tensor:
+        """These samples of the first images, as far as a run that was stopped has kept them, (len(numbers), n)."""
+        path = self.folder / f"{_BEGUN}{numbers.start}-{numbers.stop}.safetensors"
+        known = self._read(path, numbers.start, numbers.stop) if self.cache is not None and path.is_file() else None
+        return torch.empty(len(numbers), 0) if known is None else known
+
     def _paths(self) -> Iterator[tuple[int, int, Path]]:
+        if self.cache is None:
+            return
         with files.writing(self.cache):
             paths = sorted(self.folder.glob("*-*.safetensors")) if self.folder.is_dir() else []
         for path in paths:
@@ -211,19 +244,31 @@ class SampleSet:
             return None
         scores = tensors.get("scores")
         is_ours = (described.get("key"), described.get("start"), described.get("stop")) == (self.key, start, stop)
-        if not is_ours or scores is None or scores.shape != (stop - start, self.images) or bool(scores.isnan().any()):
+        is_whole = scores is not None and scores.ndim == 2 and len(scores) == stop - start
+        if not (is_ours and is_whole) or scores is None or scores.shape[1] > self.images or bool(scores.isnan().any()):
             log.warning("The samples %s are not what they are called, and drawn again.", path)
             return None
         return scores
 
     def _write(self, numbers: range, scores: Tensor) -> None:
+        """Some samples, (len(numbers), n): of all images, or of the first n of them while they are being drawn."""
+        name = f"{numbers.start}-{numbers.stop}.safetensors"
+        begun, is_whole = self.folder / f"{_BEGUN}{name}", scores.shape[1] == self.images
+        if self.cache is None:
+            if is_whole:
+                self._held[numbers.start] = scores
+            return
         described = {"key": self.key, "start": numbers.start, "stop": numbers.stop, "depends": self.depends}
         with files.writing(self.cache):
-            checkpoint.write(self.folder / f"{numbers.start}-{numbers.stop}.safetensors", {"scores": scores}, described)
+            checkpoint.write(self.folder / name if is_whole else begun, {"scores": scores}, described)
+        if is_whole:
+            _remove(begun)
 
     def _join(self) -> int:
         """One piece of what lies without a gap from the first sample on; the small ones go after it is written. Returns
         how many pieces there are then."""
+        if self.cache is None:
+            return 0
         before, pieces = list(self._paths()), self._pieces()
         rows: list[Tensor] = []
         end = 0
@@ -235,9 +280,7 @@ class SampleSet:
             self._write(range(end), torch.cat(rows))
             for _, stop, path in before:
                 if stop <= end and path.stem != f"0-{end}":
-                    for gone in (path, checkpoint.description_path(path)):
-                        with suppress(OSError):
-                            gone.unlink(missing_ok=True)
+                    _remove(path)
         return len(list(self._paths()))
 
 
@@ -261,6 +304,13 @@ def scores_under_noise(
             "by zero, a logarithm or an overflow on images that leave [0, 1]."
         )
     return found
+
+
+def _remove(path: Path) -> None:
+    """A piece that is needed no more, and its description."""
+    for gone in (path, checkpoint.description_path(path)):
+        with suppress(OSError):
+            gone.unlink(missing_ok=True)
 
 
 def _missing(pieces: dict[int, Tensor], count: int) -> list[tuple[int, int]]:

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 import attacks
 from attacks.base import Attack
+from attacks.result import AttackResult
 from bench.cell.attacking import Attacking
-from bench.cell.samples import scores_under_noise
+from bench.cell.samples import Pictures
+from bench.cell.unfinished import Unfinished
 from bench.cell.verdict import Draws
 from bench.data.base import ImageSet
 from bench.errors import CellError
@@ -30,7 +31,6 @@ from certificates.rules import Exceedance, Percentile
 from detectors import registry
 from detectors.base import Detector
 from detectors.building import build
-from detectors.noise import NoiseSeed
 from detectors.smooth import PREFIX, Smoothed, SmoothSettings
 
 SAMPLES = 32  # of the score that is attacked
@@ -119,7 +119,7 @@ def described(asked: CertifyConfig, image_size: int) -> dict[str, Any]:
     return told | {
         "radii": list(asked.attack_radii),
         "samples": SAMPLES,
-        "judged_on": min(asked.samples, JUDGED_ON),
+        "judged_on": judged_on(asked),
     }
 
 
@@ -142,63 +142,64 @@ class Attacked:
         return f"{share:.0f} % of its gradients were zero, so that it found little, whatever there is to find"
 
 
-def attacked(
-    smooth: Smoothed,
-    rule: Percentile | Exceedance,
-    test: ImageSet,
-    asked: CertifyConfig,
-    epsilon: float,
-    *,
-    seed: int,
-    batch_size: int,
-    device: torch.device,
-    tick: Callable[[float, str], None],
-) -> Attacked:
-    """Attack every test image of a smoothed detector within a radius, and judge it on samples that no attack has seen.
-
-    Args:
-        smooth, rule: the smoothed detector, and the same as a rule.
-        test: the images.
-        asked: names the attack.
-        epsilon: the radius.
-        seed: of all noise; batch_size, device: as everywhere.
-        tick: told how many images are done.
-    """
-    attack = attack_of(asked, epsilon, smooth.image_size)
-    work = Attacking(smooth, test, Draws(1, seed), device, batch_size)
-    path = (attacked_number(asked, epsilon),)
-    found = work.attacked(attack, range(len(test)), None, lambda done: tick(done, ""), path=path)
-    followed = found.zero_gradients if found.surrogate_zero_gradients is None else found.surrogate_zero_gradients
-    samples = _judged(smooth, test, found.images, asked, path, seed=seed, batch_size=batch_size, device=device)
-    risk = RISK / (len(test) * len(asked.attack_radii))
-    own = rule.bounds(samples, sigma=smooth.settings.sigma, radii=(0.0,), alpha=risk)
-    return Attacked(rule.estimate(samples), own.lower[0], own.upper[0], float(followed.mean()))
-
-
-def attacked_number(asked: CertifyConfig, epsilon: float) -> int:
-    """Of a radius: its noise is its own."""
-    return asked.attack_radii.index(epsilon)
-
-
-def _judged(
+def found_by(
+    attack: Attack,
     smooth: Smoothed,
     test: ImageSet,
-    images: Tensor,
-    asked: CertifyConfig,
     path: tuple[int, ...],
     *,
     seed: int,
     batch_size: int,
     device: torch.device,
-) -> Floats:
-    """Sorted samples of attacked images, (N, n)."""
-    source = NoiseSeed(seed).source("certificate-verdict", test.ids).at(*path)
-    found = []
-    for first in range(0, len(test), batch_size):
-        part = slice(first, first + batch_size)
-        numbers = range(min(asked.samples, JUDGED_ON))
-        x = images[part].to(device)
-        found.append(
-            scores_under_noise(smooth.inner, x, source.pick(part), sigma=smooth.settings.sigma, samples=numbers)
-        )
-    return np.sort(torch.cat(found, dim=1).double().numpy().T, axis=1)
+    tick: Callable[[float, str], None],
+    unfinished: Unfinished | None = None,
+) -> AttackResult:
+    """What an attack makes of every test image of a smoothed detector.
+
+    Args:
+        attack: at its radius.
+        smooth: the smoothed detector.
+        test: the images.
+        path: of the radius: its noise is its own.
+        seed: of all noise; batch_size, device: as everywhere.
+        tick: told how many images are done.
+        unfinished: where batches are kept while the certificate is not written; None keeps none.
+    """
+    work = Attacking(smooth, test, Draws(1, seed), device, batch_size, unfinished=unfinished)
+    return work.attacked(attack, range(len(test)), None, lambda done: tick(done, ""), path=path)
+
+
+def attacked_pictures(test: ImageSet, found: AttackResult, path: tuple[int, ...]) -> Pictures:
+    """Attacked images, to be judged on samples that no attack has seen."""
+    return Pictures("attacked", test.ids, lambda part: found.images[part], "certificate-verdict", path)
+
+
+def judged(
+    smooth: Smoothed, rule: Percentile | Exceedance, found: AttackResult, samples: Floats, asked: CertifyConfig
+) -> Attacked:
+    """Scores of attacked images.
+
+    Args:
+        smooth, rule: the smoothed detector, and the same as a rule.
+        found: by the attack.
+        samples: sorted fresh ones of the attacked images, (N, n).
+        asked: names the radii, which share the risk of an interval that does not hold.
+    """
+    followed = found.zero_gradients if found.surrogate_zero_gradients is None else found.surrogate_zero_gradients
+    risk = RISK / (len(samples) * len(asked.attack_radii))
+    own = rule.bounds(samples, sigma=smooth.settings.sigma, radii=(0.0,), alpha=risk)
+    return Attacked(rule.estimate(samples), own.lower[0], own.upper[0], float(followed.mean()))
+
+
+def judged_on(asked: CertifyConfig) -> int:
+    """Fresh samples of each attacked image."""
+    return min(asked.samples, JUDGED_ON)
+
+
+def passes(asked: CertifyConfig, image_size: int) -> tuple[int, int]:
+    """Of one image and one smoothed score at all radii: gradients and forward passes of the detector beneath it, those
+    with which an attack compares candidates aside."""
+    gradients = sum(
+        SAMPLES * attack_of(asked, radius, image_size).gradients(is_stochastic=True) for radius in asked.attack_radii
+    )
+    return gradients, judged_on(asked) * len(asked.attack_radii)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from torch import Tensor
 from attacks import merging
 from attacks.base import Attack
 from attacks.result import AttackResult
+from bench.cell.known_code import is_committed, is_ours
 from bench.records import environment
 from detectors import checkpoint
 from detectors.base import Detector
@@ -38,7 +38,6 @@ from detectors.errors import CheckpointError
 log = logging.getLogger(__name__)
 LEAST = 5.0  # seconds of a batch: what takes less is done again
 REVISION = 1  # of what is kept, and of how it is named
-KNOWN = ("attacks", "detectors", "torch", "torchvision", "timm")  # whose code the commit and the versions tell
 
 
 @dataclass(eq=False)
@@ -58,7 +57,7 @@ class Unfinished:
     @classmethod
     def of_cell(cls, cache: Path, key: str, detector: Detector, attack: Attack) -> Unfinished | None:
         """Of the cell with that key; None where no commit tells the code of the detector and the attack."""
-        if not re.fullmatch("[0-9a-f]{40}", environment.commit()) or not all(map(_is_ours, _parts(detector, attack))):
+        if not is_committed() or not all(map(is_ours, _parts(detector, attack))):
             return None
         return cls(cache / "unfinished" / key[:24])
 
@@ -119,12 +118,6 @@ def _parts(detector: Detector, attack: Attack) -> Iterator[object]:
     """A detector with all that it holds (`smooth:NAME` holds another detector), and the attack with its members."""
     yield from detector.modules()
     yield from (attack, *attack.members(detector))
-
-
-def _is_ours(part: object) -> bool:
-    """Whether its code is this commit's, or that of a package whose version is looked at."""
-    is_foreign = isinstance(part, Attack) and ":" in part.name  # torchattacks:NAME, whose version nobody looks at
-    return type(part).__module__.partition(".")[0] in KNOWN and not is_foreign
 
 
 def _made_by(device: torch.device) -> dict[str, Any]:

@@ -264,28 +264,32 @@ def _show_result(certificates: list[Certificate], console: Screen) -> None:
 
 
 def _show_costs(plan: planning.Plan, asked: CertifyConfig, jobs: Sequence[planning.Job], console: Screen) -> None:
-    """Forward passes of one image, and seconds, of each detector and category."""
+    """Forward passes and gradients of one image, and seconds, of each detector and category."""
     estimates = costs.Estimates(plan)
     table = Table(title=Text(f"Certificates on {plan.dataset.name} at {plan.image_size} px"), title_justify="left")
     for column in ("detector", "category", "checkpoint"):
         table.add_column(column, overflow="fold")
     table.add_column("passes left", justify="right", no_wrap=True)
+    if asked.attack_radii:
+        table.add_column("gradients", justify="right", no_wrap=True)
     table.add_column("about", justify="right", no_wrap=True)
     lines: list[tuple[int, str]] = []
     seconds, noise, unknown = 0.0, costs.noise_seconds(plan.image_size), False
     for job in jobs:
-        total, done = planned(plan, asked, job)
-        each = estimates.forward_seconds(job.detector)
-        each = None if each is None else each + noise
-        about = "not known" if each is None else summary.duration(each * (total - done))
-        seconds += 0.0 if each is None else each * (total - done)
+        total, done, gradients = planned(plan, asked, job)
+        each = estimates.pass_seconds(job.detector)
+        own = 0.0 if each is None else (total - done) * (each[0] + noise) + gradients * (each[1] + noise)
+        about = "not known" if each is None else summary.duration(own)
+        seconds += own
         unknown |= each is None and done < total
         of = f"{total - done:,}" + (f" of {total:,}" if done else "")
         row = one_line(job.detector, 40), one_line(job.category, 40), cache_folder.origin(plan, job)
-        table.add_row(*map(Text, row), of, about)
-        lines += [(0, " on ".join(row[:2])), (1, f"{row[2]}; passes left: {of}; about: {about}")]
+        of_attack = (f"{gradients:,}",) if asked.attack_radii else ()
+        table.add_row(*map(Text, row), of, *of_attack, about)
+        beside = "".join(f"; gradients: {number}" for number in of_attack)
+        lines += [(0, " on ".join(row[:2])), (1, f"{row[2]}; passes left: {of}{beside}; about: {about}")]
     console.print(narrow.listed(lines) if console.width < narrow.COLUMNS else table)
-    attacks = " The attack comes on top of it." if asked.attack_radii else ""
+    attacks = " Gradients are the attack's on the smoothed detector." if asked.attack_radii else ""
     told = summary.duration(seconds) + (", and what is not known" if unknown else "")
     console.print(
         f"A pass is of one image. Estimated time in all, fits aside: {told}.{attacks} Nothing was run.",

@@ -83,6 +83,11 @@ def mean_single_draw_interval(scores: ArrayLike, labels: ArrayLike, *, confidenc
     return _interval(ranking.auc(scores, labels), scores, labels, confidence)
 
 
+def strict_interval(scores: ArrayLike, labels: ArrayLike) -> Estimate:
+    """The same of `ranking.strict_auc`, where a tie is lost."""
+    return _interval(ranking.strict_auc(scores, labels), scores, labels)
+
+
 def _interval(per_draw: Floats, scores: ArrayLike, labels: ArrayLike, confidence: float = 0.95) -> Estimate:
     signs = np.asarray(labels)
     return score_interval(
@@ -116,7 +121,7 @@ def summary(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     fpr95, the intervals low..high of auc and strict_low..strict_high, and sd, the deviation of auc over draws. Raises
     CellError on NaN."""
     estimate = mean_single_draw_interval(scores, labels)
-    strict = _interval(ranking.strict_auc(scores, labels), scores, labels)
+    strict = strict_interval(scores, labels)
     return {
         "auc": estimate.value,
         "low": estimate.low,

@@ -29,7 +29,7 @@ CANDIDATES = (0.5, 0.25, 0.75, 0.1, 0.9)  # for p; of equals the first is taken
 HELD_OUT_SAMPLES = 1000
 STRICT_SAMPLES = 10_000  # fewer are marked
 LEAST_HELD_OUT = 4  # normals to choose on
-LARGEST_SIGMA, MOST_SAMPLES = 10.0, 10**6
+LARGEST_SIGMA, MOST_SAMPLES, LEAST_ALPHA = 10.0, 10**6, 1e-12
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,11 @@ class CertifyConfig:
             raise BenchError("--attack-radii are above 0: in a ball of radius 0 there is nothing to attack with.")
         if not 0 < self.alpha < 1:
             raise BenchError(f"--alpha is a probability between 0 and 1, without its ends; got {self.alpha:g}.")
+        if self.alpha < LEAST_ALPHA:
+            raise BenchError(
+                f"--alpha {self.alpha:g} is a risk too small to be shared among images and radii as floats; give "
+                f"{LEAST_ALPHA:g} or more (0.001 is usual)."
+            )
         for rule in self.rules:
             if rule not in RULES:
                 raise unknown("rule", rule, RULES)
@@ -117,6 +122,12 @@ class CertifyConfig:
     def is_auto(self) -> bool:
         """Whether some percentile is to be chosen."""
         return "percentile" in self.rules and AUTO in self.ps
+
+    @property
+    def attacked_scores(self) -> int:
+        """How many smoothed scores of a detector are attacked at each sigma, at most."""
+        percentiles = len(dict.fromkeys(self.ps)) if "percentile" in self.rules else 0
+        return (percentiles + ("exceedance" in self.rules)) if self.attack_radii else 0
 
     @property
     def limits(self) -> list[str]:

@@ -12,30 +12,38 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.errors import CellError, ContradictionError, RecordError
 from bench.metrics import intervals
 from bench.records import recount
 from bench.records.bounds_table import BoundsTable
-from bench.records.certificate import EXACT, Claim, radius_name
+from bench.records.certificate import EXACT, PAPER, Claim, radius_name
 from bench.records.score_table import ids_sha256
 from certificates.lipschitz import exact_bounds
-from certificates.rules import Bounds, Percentile, worst
+from certificates.rules import Bounds, PaperMean, Percentile, worst
 
 _MOST_SAMPLES = 10**7  # of which it is worked out what they can show
 
 
-def figures(table: BoundsTable, threshold: float | None) -> dict[str, Any]:
+# Figures of a radius that are younger than some certificates; where one does not state them, they are computed when it
+# is read.
+_YOUNG = ("strict_auc", "strict_low", "strict_high")
+
+
+def figures(claim: Claim, table: BoundsTable, threshold: float | None) -> dict[str, Any]:
     """Every figure that follows from the bounds, in per cent.
 
     Args:
+        claim: what they are the bounds of.
         table: the bounds.
         threshold: from held-out normals, above which an image is called anomalous; None: there is none.
 
     Returns:
         clean: auc with low and high, of the score that is bounded. radii, for each:
-            auc, low, high: certified, and its 95 % interval over test images.
-            abstained: the share of images whose worst score is not bounded.
+            auc, low, high: certified, and its 95 % interval over test images; strict_auc, strict_low, strict_high: the
+                same with a tie counted as lost.
+            abstained: the share of images whose worst score could not be bounded.
             tpr, fpr, accuracy: at the threshold; who abstains is on the wrong side.
             attacked_auc, attacked_low, attacked_high: of the same smoothed detector, attacked.
             crossed: how many attacked images lie beyond their bound by more than the noise of both.
@@ -44,16 +52,21 @@ def figures(table: BoundsTable, threshold: float | None) -> dict[str, Any]:
         CellError: a class without images.
     """
     anomalous = table.labels == -1
-    at_worst = worst(table.bounds, table.labels)
+    at_worst, unbounded = worst(table.bounds, table.labels), _unbounded(claim, table)
     clean = intervals.mean_single_draw_interval(table.scores, table.labels)
     found: dict[str, Any] = {}
     for row, radius in enumerate(table.radii):
-        auc = intervals.mean_single_draw_interval(at_worst[row], table.labels)
+        auc, strict = (
+            of(at_worst[row], table.labels) for of in (intervals.mean_single_draw_interval, intervals.strict_interval)
+        )
         entry: dict[str, float | int | None] = {
             "auc": auc.value,
             "low": auc.low,
             "high": auc.high,
-            "abstained": 100.0 * float(np.isinf(at_worst[row]).mean()),
+            "strict_auc": strict.value,
+            "strict_low": strict.low,
+            "strict_high": strict.high,
+            "abstained": 100.0 * float(unbounded[row].mean()),
         }
         if threshold is not None:
             flagged = at_worst[row] > threshold
@@ -75,8 +88,35 @@ def figures(table: BoundsTable, threshold: float | None) -> dict[str, Any]:
     return {"clean": {"auc": clean.value, "low": clean.low, "high": clean.high}, "radii": found}
 
 
-def check(claim: Claim, results: Mapping[str, Any], table: BoundsTable) -> None:
+def _unbounded(claim: Claim, table: BoundsTable) -> NDArray[np.bool_]:
+    """Which images abstain at each radius, (R, N). A bound may be infinite and yet shown: samples that are infinite
+    themselves are bounds as any others, where so many of them say anything at all."""
+    at_worst = worst(table.bounds, table.labels)
+    missing = np.isinf(at_worst)
+    rule = _rule_of_places(claim)
+    if rule is not None:
+        risk = rule.shares(claim.alpha, table.radii, len(table.images))
+        for row, radius in enumerate(table.radii):
+            below, above = rule.places(claim.smoothing.samples, radius / (claim.smoothing.sigma or 1.0), risk)
+            missing[row] &= np.where(table.labels == 1, above is None, below is None)
+    return missing
+
+
+def _rule_of_places(claim: Claim) -> Percentile | PaperMean | None:
+    """The rule whose bounds are samples at certain places; None where it is another, or would take too long."""
+    made = claim.smoothing
+    if made.samples > _MOST_SAMPLES:
+        return None
+    if made.rule == "percentile" and made.p is not None:
+        return Percentile(made.p)
+    return PaperMean() if made.rule == PAPER else None
+
+
+def check(claim: Claim, results: Mapping[str, Any], table: BoundsTable) -> dict[str, Any]:
     """Hold a certificate against its bounds: the images and radii of its claim, then every figure of `figures`.
+
+    Returns:
+        Its results, with the figures that they do not state since they are younger.
 
     Raises:
         RecordError: they do not belong together.
@@ -100,16 +140,22 @@ def check(claim: Claim, results: Mapping[str, Any], table: BoundsTable) -> None:
     if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, int | float)):
         raise RecordError(f"results.threshold should be a number and is {threshold!r:.60}; {again}")
     try:
-        computed = figures(table, threshold)
+        computed = figures(claim, table, threshold)
     except CellError as error:
         raise RecordError(f"no figure follows from its bounds ({error}); {again}") from None
     stated_radii = results.get("radii")
     if not isinstance(stated_radii, dict) or stated_radii.keys() != computed["radii"].keys():
         raise ContradictionError(f"results.radii are not those of its bounds; {again}")
+    complete: dict[str, Any] = {}
     for name, entry in stated_radii.items():
-        if not isinstance(entry, dict) or entry.keys() != computed["radii"][name].keys():
+        own = computed["radii"][name]
+        young = {figure: own[figure] for figure in _YOUNG}
+        if not isinstance(entry, dict) or (young | entry).keys() != own.keys():
             raise ContradictionError(f"results.radii.{name:.30} has other figures than its bounds; {again}")
-    recount.compare("results", results, computed)
+        complete[name] = young | entry
+    found = {**results, "radii": complete}
+    recount.compare("results", found, computed)
+    return found
 
 
 def _check_bounds(claim: Claim, table: BoundsTable) -> None:
@@ -127,8 +173,7 @@ def _check_bounds(claim: Claim, table: BoundsTable) -> None:
         expected = Bounds(table.lower[0] - shifts / sigma, table.upper[0] + shifts / sigma)
         if not _are_alike(table.bounds, expected):
             raise ContradictionError(f"its bounds do not move by radius / sigma, as those of an exceedance do; {again}")
-    elif made.rule == "percentile" and made.p is not None and made.samples <= _MOST_SAMPLES:
-        rule = Percentile(made.p)
+    elif (rule := _rule_of_places(claim)) is not None:
         risk = rule.shares(claim.alpha, table.radii, len(table.images))
         for row, radius in enumerate(table.radii):
             below, above = rule.places(made.samples, radius / sigma, risk)

@@ -55,10 +55,10 @@ def read(path: Path) -> Certificate:
         ) from None
     try:
         found = dataclasses.replace(Certificate.from_json(text), path=path)
-        certificate_figures.check(found.claim, found.results, read_bounds(found))
+        results = certificate_figures.check(found.claim, found.results, read_bounds(found))
     except RecordError as error:
         raise type(error)(f"The certificate {path} does not count: {error}") from None
-    return found
+    return dataclasses.replace(found, results=results)
 
 
 def read_bounds(certificate: Certificate) -> BoundsTable:

@@ -28,7 +28,8 @@ WORDS = {
     EXACT: "exact, without noise",
 }
 _GREY = "0.35"
-_GREYS = ("0.15", "0.45", "0.65")  # of the baselines
+_GREYS = ("0.15", "0.45", "0.65")  # of the baselines, and of them alone
+_COLOURS = tuple(colour for colour in MANY_COLOURS if colour not in ("#000000", "#888888"))
 
 
 def write_all(
@@ -51,7 +52,7 @@ def certified_figure(board: Board, base: Mapping[str, Sequence[tuple[float, floa
     sigmas = sorted({row.claim.smoothing.sigma for row in board.rows if row.claim.smoothing.sigma is not None})
     names = sorted({row.claim.detector.name for row in board.rows}, key=lambda name: (name in BASELINES, name))
     learned = [name for name in names if name not in BASELINES]
-    colours = {name: MANY_COLOURS[number % len(MANY_COLOURS)] for number, name in enumerate(learned)}
+    colours = {name: _COLOURS[number % len(_COLOURS)] for number, name in enumerate(learned)}
     colours |= {name: shade for name, shade in zip(BASELINES, _GREYS, strict=True) if name in names}
     markers = {name: MARKERS[number % len(MARKERS)] for number, name in enumerate(names)}
     columns = min(3, max(1, len(sigmas)))

@@ -15,7 +15,7 @@ from bench import files
 from bench.records.certificate import Certificate
 from bench.records.record import Revisions
 from bench.report import narrow
-from bench.report.certificates import Board, attacked, boards, estimate, flags, label
+from bench.report.certificates import Board, attacked, boards, estimate, figure, flags, label
 from bench.text import MISSING, epsilon_text, escape_csv, escape_markdown, interval_text, markdown_table, one_line
 from detectors.checkpoint import write_atomically
 
@@ -25,7 +25,10 @@ HEADER = (
     "AUC in per cent that no attack within the radius can lower further, with its 95 % interval over test images; the\n"
     "attacked AUC of the same smoothed detector, where there is one, stands behind it. Radii are on the [0, 1] scale.\n"
 )
-FIGURES = ("auc", "low", "high", "abstained", "tpr", "fpr", "accuracy", "attacked_auc", "attacked_low", "attacked_high")
+FIGURES = (
+    *("auc", "low", "high", "strict_auc", "abstained", "tpr", "fpr", "accuracy"),
+    *("attacked_auc", "attacked_low", "attacked_high"),
+)
 
 
 def write(certificates: Sequence[Certificate], folder: Path, revisions: Revisions | None = None) -> list[Path]:
@@ -114,7 +117,7 @@ def _figure(row: Certificate, radius: float) -> str:
     """ "62.1 [55.0, 68.7]", and "(attacked 70.2)" behind it."""
     if radius not in row.claim.radii:
         return MISSING
-    text = interval_text(*estimate(row, radius))
+    text = figure(estimate(row, radius))
     under = dict(attacked(row)).get(radius)
     return text if under is None else f"{text} (attacked {under.value:.1f})"
 

@@ -7,15 +7,19 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bench.metrics.intervals import Estimate, average_interval
-from bench.records.certificate import EXACT, NORMS, PAPER, Certificate, best_of
+from bench.records.cell import CellDetector
+from bench.records.certificate import EXACT, NORMS, PAPER, STRICT_ALPHA, Certificate, best_of
 from bench.records.record import Record, Revisions
-from bench.report.standing import Cell
-from bench.text import norm_text, plural
+from bench.report.caveats import counts_ties_as_lost
+from bench.report.marks import MARKS as SIGNS
+from bench.report.standing import Cell, has_ties
+from bench.text import interval_text, norm_text, plural
 
-MARKS = {"partial": "†", "stale": "‡", "flagged": "!"}
+MARKS = {"partial": "†", "stale": "‡", "ties": SIGNS["ties"], "flagged": "!"}
 MEANING = {
     "partial": "less than a full certificate (samples, images, alpha, other settings): its record says what",
     "stale": "made with an older revision of the detector",
+    "ties": "bounds of normal and anomalous images tie; the AUC counts a tie as half, and a row's place as lost",
     "flagged": "an attack has found more than the certificate allows: one of the two is wrong",
 }
 
@@ -28,7 +32,7 @@ class Board:
 
     Attributes:
         title, norm: what they are of.
-        rows: the best first, by the certified AUC averaged over radii; uncertified ones last.
+        rows: the best first, by the certified AUC averaged over radii, ties lost; uncertified ones last.
         radii: of all rows, rising.
         stale: keys of those that an older revision made.
     """
@@ -54,6 +58,7 @@ class Board:
         found = {
             "partial": not row.full_run,
             "stale": row.key in self.stale,
+            "ties": any(_has_ties(row, radius) for radius in row.claim.radii),
             "flagged": bool(flags(row)),
         }
         return "".join(MARKS[name] for name, is_so in found.items() if is_so)
@@ -105,41 +110,69 @@ def certified_at(
     dataset: str,
     category: str,
     preset: str,
-    detector: str,
+    detector: str | CellDetector,
     norm: str = "l2",
     subset_sha256: str | None = None,
     fingerprint: str | None = None,
     image_size: int | None = None,
-    checkpoint_sha256: str | None = None,
+    ties_lost: bool = False,
+    revisions: Revisions | None = None,
 ) -> Certified | None:
     """The best certified AUC of a detector at a radius, smoothed or exact; None where there is none.
 
     A certificate at a larger radius holds at a smaller one, so of each the nearest radius that is not smaller counts.
-    `subset_sha256`, `fingerprint`, `image_size`, `checkpoint_sha256`: test images, data, size and fit that it must be
-    of, those of the record beside which it stands.
+    None with a greater risk than `STRICT_ALPHA` does: it would stand there by what it dares.
+
+    Args:
+        certificates: among which it is looked for.
+        radius: that it must hold for.
+        dataset, category, preset, norm: that it must be of.
+        detector: its name, or as a record has it: then settings, revision, tensors and pretrained weights are the same.
+        subset_sha256, fingerprint, image_size: test images, data and size of the record beside which it stands.
+        ties_lost: whether a tie counts as lost, as in the figure beside which it stands.
+        revisions: today's, for the mark of those that are stale.
     """
     found = []
+    usual = [c for c in certificates if c.claim.smoothing.is_certified and c.claim.alpha <= STRICT_ALPHA]
     own = [
         one
-        for one in best_of([c for c in certificates if c.claim.smoothing.is_certified])
+        for one in best_of(usual)
         if (one.claim.dataset, one.claim.category, one.claim.preset) == (dataset, category, preset)
-        and one.claim.detector.name == detector
+        and _is_the_same(one.claim.detector, detector)
         and one.claim.smoothing.norm == norm
         and subset_sha256 in (None, one.claim.subset.sha256)
         and fingerprint in (None, one.claim.fingerprint)
         and image_size in (None, one.claim.image_size)
-        and checkpoint_sha256 in (None, one.claim.detector.checkpoint_sha256)
     ]
     for one in own:
         at = min((r for r in one.claim.radii if r >= radius), default=None)
         if at is not None:
-            found.append((estimate(one, at), at, one))
+            found.append((estimate(one, at, ties_lost=ties_lost), at, one))
     if not found:
         return None
     auc, at, best = max(found, key=lambda entry: entry[0].value)
     alpha = sum(one.claim.alpha for *_, one in found)
-    marks = Board("", norm, (best,)).marks(best)
+    stale = _stale([best], revisions)
+    marks = Board("", norm, (best,), stale).marks(best)
     return Certified(auc, at, label(best, detector=False), len(found), alpha, marks)
+
+
+def _is_the_same(own: CellDetector, detector: str | CellDetector) -> bool:
+    """Whatever its title: `spade` with one neighbour and with five has the same tensors."""
+    if isinstance(detector, str):
+        return own.name == detector
+    return all(
+        getattr(own, name) == getattr(detector, name)
+        for name in ("name", "revision", "settings", "checkpoint_sha256", "frozen")
+    )
+
+
+def _stale(certificates: Iterable[Certificate], revisions: Revisions | None) -> frozenset[str]:
+    """Keys of those that an older revision of their detector made."""
+    known = (revisions or Revisions()).detectors
+    return frozenset(
+        one.key for one in certificates if one.claim.detector.revision < known.get(one.claim.detector.name, 0)
+    )
 
 
 def certified_average(found: Sequence[Certified | None]) -> Certified | None:
@@ -159,7 +192,10 @@ def certified_average(found: Sequence[Certified | None]) -> Certified | None:
 
 
 def certified_beside(
-    rows: Mapping[str, Mapping[str, Cell]], categories: Sequence[str], certificates: Sequence[Certificate]
+    rows: Mapping[str, Mapping[str, Cell]],
+    categories: Sequence[str],
+    certificates: Sequence[Certificate],
+    revisions: Revisions | None = None,
 ) -> dict[tuple[str, str], Certified]:
     """What is certified beside each cell by which a row is ranked, and beside its average.
 
@@ -167,6 +203,7 @@ def certified_beside(
         rows: cells by a row's label and the category.
         categories: of the leaderboard.
         certificates: whatever there are.
+        revisions: today's.
     """
     found: dict[tuple[str, str], Certified] = {}
     for label, cells in rows.items() if certificates else ():
@@ -180,12 +217,13 @@ def certified_beside(
                 dataset=record.dataset,
                 category=category,
                 preset=record.preset,
-                detector=record.detector_name,
+                detector=record.detector,
                 norm=record.norm,
                 subset_sha256=record.subset.sha256,
                 fingerprint=record.fingerprint,
                 image_size=record.image_size,
-                checkpoint_sha256=record.detector.checkpoint_sha256,
+                ties_lost=counts_ties_as_lost(record),
+                revisions=revisions,
             )
             if one is not None:
                 found[label, category] = one
@@ -195,10 +233,19 @@ def certified_beside(
     return found
 
 
-def estimate(certificate: Certificate, radius: float) -> Estimate:
-    """The certified AUC at one of its radii."""
+def estimate(certificate: Certificate, radius: float, *, ties_lost: bool = False) -> Estimate:
+    """The certified AUC at one of its radii; with ties counted as lost, where that is asked for. Where no image could
+    be bounded it is 0 whatever the test images, and has no interval (`figure`)."""
     entry = certificate.at(radius)
-    return Estimate(float(entry["auc"]), float(entry["low"]), float(entry["high"]))
+    if entry["abstained"] == 100:
+        return Estimate(*3 * (float(entry["auc"]),))
+    names = ("strict_auc", "strict_low", "strict_high") if ties_lost else ("auc", "low", "high")
+    return Estimate(*(float(entry[name]) for name in names))
+
+
+def figure(found: Estimate) -> str:
+    """ "62.1 [55.0, 68.7]"; "0.0" of what has no interval."""
+    return interval_text(found.value) if found.low == found.high else interval_text(*found)
 
 
 def attacked(certificate: Certificate) -> list[tuple[float, Estimate]]:
@@ -274,7 +321,6 @@ def label(certificate: Certificate, *, detector: bool = True) -> str:
 
 def boards(certificates: Sequence[Certificate], revisions: Revisions | None = None) -> list[Board]:
     """Certificates that may be compared, those of l2 first; of the same smoothed detector the best."""
-    known = (revisions or Revisions()).detectors
     groups: dict[tuple[object, ...], list[Certificate]] = {}
     for one in best_of(certificates):
         claim = one.claim
@@ -285,9 +331,8 @@ def boards(certificates: Sequence[Certificate], revisions: Revisions | None = No
         subset = own[0].claim.subset
         counts = f"{subset.normals} + {subset.anomalies} test images"
         title = f"Certified AUC ({norm_text(str(norm))}): {dataset}, {category}, preset {preset}, {size} px, {counts}"
-        stale = {c.key for c in own if c.claim.detector.revision < known.get(c.claim.detector.name, 0)}
         rows = sorted(own, key=lambda c: (c.claim.smoothing.rule == PAPER, -_mean(c), label(c), c.key))
-        found.append(Board(title, str(norm), tuple(rows), frozenset(stale)))
+        found.append(Board(title, str(norm), tuple(rows), _stale(own, revisions)))
     return found
 
 
@@ -309,4 +354,9 @@ def base_lines(records: Iterable[Record], like: Certificate) -> dict[str, list[t
 
 
 def _mean(certificate: Certificate) -> float:
-    return sum(estimate(certificate, radius).value for radius in certificate.claim.radii) / len(certificate.claim.radii)
+    radii = certificate.claim.radii
+    return sum(estimate(certificate, radius, ties_lost=True).value for radius in radii) / len(radii)
+
+
+def _has_ties(certificate: Certificate, radius: float) -> bool:
+    return has_ties(estimate(certificate, radius).value, estimate(certificate, radius, ties_lost=True).value)

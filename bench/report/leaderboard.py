@@ -293,7 +293,7 @@ def _board(
         categories=categories,
         flagged={category: shortcut_marks(r for r in shown if r.category == category) for category in categories},
         rows=tuple(rows),
-        certified=certified_beside(cells_of_rows, categories, certificates),
+        certified=certified_beside(cells_of_rows, categories, certificates, revisions),
         best_known=best_known.beside(cells_of_rows, categories, known),
     )
 

@@ -152,4 +152,9 @@ def _spread(cells: Mapping[str, Cell], categories: Sequence[str], which: str) ->
 
 
 def _has_ties(figures: Figures | None) -> bool:
-    return figures is not None and figures.strict_auc is not None and figures.auc - figures.strict_auc > 0.5
+    return figures is not None and figures.strict_auc is not None and has_ties(figures.auc, figures.strict_auc)
+
+
+def has_ties(auc: float, strict_auc: float) -> bool:
+    """Whether an AUC owes so much to ties that a table says it."""
+    return auc - strict_auc > 0.5

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.metrics.intervals import Estimate
-from bench.report import best_known, members, noise_worth
+from bench.report import best_known, certificates, members, noise_worth
 from bench.report.best_known import BestKnown
 from bench.report.certificates import Certified
 from bench.report.fits import Spread
@@ -69,7 +69,7 @@ def noise_figure(row: Row, protocol: str, category: str, which: str) -> str:
 
 def certified_figure(found: Certified | None) -> str:
     """ "62.1 [55.0, 68.7] (sigma 0.1, p 0.5)"."""
-    return MISSING if found is None else f"{interval_text(*found.auc)} ({found.label}) {found.marks}".strip()
+    return MISSING if found is None else f"{certificates.figure(found.auc)} ({found.label}) {found.marks}".strip()
 
 
 def best_known_figure(found: BestKnown | None) -> str:
@@ -94,7 +94,7 @@ def _of_place(board: Leaderboard, category: str) -> Table:
         for cells, row in zip(rows, board.rows, strict=True):
             cells.append(best_known_figure(board.best_known.get((row.label, category))))
     if any(category == place for _, place in board.certified):
-        header.append("certified AUC (guaranteed, no attack)")
+        header.append("certified AUC (guaranteed; of the smoothed detector)")
         for cells, row in zip(rows, board.rows, strict=True):
             cells.append(certified_figure(board.certified.get((row.label, category))))
     average = f"average over {len(board.categories)} categories"

@@ -138,7 +138,7 @@ def _beside(board: Leaderboard, row: Row, category: str) -> list[str]:
     )
     place = row.label, category
     known = ("best known", best_known_figure(board.best_known.get(place)))
-    sure = ("certified", certified_figure(board.certified[place]) if place in board.certified else "")
+    sure = ("smoothed, certified", certified_figure(board.certified[place]) if place in board.certified else "")
     return [f"{name}: {text}" for name, text in (*noise, *others, known, sure) if text]
 
 

@@ -118,12 +118,13 @@ class Estimates:
         slower = cost.gflops / self._gflops if cost.gflops else 1.0
         return slower * _seconds(cost, self._plan, detector, fits)
 
-    def forward_seconds(self, detector: str) -> float | None:
-        """Of one forward pass of one image, or None where nothing is known."""
+    def pass_seconds(self, detector: str) -> tuple[float, float] | None:
+        """Of one forward pass of one image, and of one gradient; None where nothing is known."""
         cost = _find(self._own, self._plan, detector) or _find(self._reference, self._plan, detector)
         if cost is None:
             return None
-        return cost.forward * (cost.gflops / self._gflops if cost.gflops else 1.0)
+        slower = cost.gflops / self._gflops if cost.gflops else 1.0
+        return cost.forward * slower, cost.gradient * slower
 
     @cached_property
     def _gflops(self) -> float:

@@ -56,6 +56,8 @@ def make_certificate(
     alpha: float = 0.001,
     revision: int = 1,
     threshold: float | None = 1.5,
+    settings: dict[str, Any] | None = None,
+    frozen: dict[str, str] | None = None,
     **smoothing: Any,
 ) -> Certificate:
     """A certificate whose figures are those of its bounds."""
@@ -81,7 +83,12 @@ def make_certificate(
         preset=preset,
         image_size=128,
         detector=CellDetector(
-            name=detector, title=detector.upper(), revision=revision, settings={}, checkpoint_sha256="c" * 64
+            name=detector,
+            title=detector.upper(),
+            revision=revision,
+            settings=settings or {"width": 32},
+            checkpoint_sha256="c" * 64,
+            frozen=frozen or {},
         ),
         smoothing=Smoothing(**told),
         radii=list(table.radii),
@@ -90,7 +97,7 @@ def make_certificate(
         fit_seed=fit_seed,
         attack=attack | {"judged_on": 1000} if hit else {},
     )
-    results = figures(table, threshold) | ({} if threshold is None else {"threshold": threshold})
+    results = figures(claim, table, threshold) | ({} if threshold is None else {"threshold": threshold})
     return Certificate(
         key=claim.key,
         claim=claim,

@@ -39,17 +39,18 @@ def test_the_certified_auc_is_the_count_over_thresholds(seed: int) -> None:
     """Ties and infinite bounds included."""
     table = make_table(seed=seed, lost_from=0.25, shift=1.0)
     rounded = dataclasses.replace(table, lower=table.lower.round(1), upper=table.upper.round(1))
-    found = figures(rounded, None)["radii"]
+    found = figures(make_certificate(samples=1000).claim, rounded, None)["radii"]
     for row, radius in enumerate(RADII):
         at_worst = worst(rounded.bounds, table.labels)[row]
         assert found[repr(radius)]["auc"] == pytest.approx(by_thresholds(at_worst, table.labels), abs=1e-10)
-    assert found["0.25"] | {"high": 0} == {"auc": 0, "low": 0, "high": 0, "abstained": 100}
+    lost = found["0.25"]
+    assert (lost["auc"], lost["low"], lost["strict_auc"], lost["abstained"]) == (0, 0, 0, 100)
 
 
 def test_no_attacker_who_moves_each_image_within_its_bounds_comes_below_the_certified_auc() -> None:
     """And one who moves each to its worst bound comes to it."""
     table, draws = make_table(shift=1.0), np.random.default_rng(1)
-    certified = figures(table, None)["radii"]["0.25"]["auc"]
+    certified = figures(make_certificate().claim, table, None)["radii"]["0.25"]["auc"]
     for _ in range(200):
         anywhere = draws.uniform(table.lower[2], table.upper[2])
         assert ranking.auc(anywhere, table.labels) >= certified
@@ -161,6 +162,27 @@ def forged(path: Path, **changes: Any) -> None:
     document["key"] = canonical_sha256(document["claim"])
     document["content_sha256"] = content_sha256(document)
     path.write_text(json.dumps(document))
+
+
+def test_a_certificate_that_is_older_than_a_figure_has_it_when_it_is_read(two: tuple[Path, Path]) -> None:
+    new = certificate_store.read(two[1])
+    radii = json.loads(two[1].read_text())["results"]["radii"]
+    older = {r: {n: v for n, v in entry.items() if not n.startswith("strict")} for r, entry in radii.items()}
+    forged(two[1], results__radii=older)
+    assert certificate_store.read(two[1]).results == new.results
+    forged(two[1], results__radii__0_1__strict_auc=99.0)
+    assert "strict_auc is 99.0" in refused(two)
+
+
+@pytest.mark.parametrize("rule", ["percentile", "paper"])
+def test_scores_that_are_infinite_themselves_are_no_abstentions(rule: str) -> None:
+    """A sample at the place of the bound says so, and it is inf; at the last radius no sample does."""
+    table = make_table(lost_from=0.25)
+    upper = table.upper.copy()
+    upper[:2, 0] = np.inf
+    few = make_certificate(samples=1000 if rule == "percentile" else 500, rule=rule)
+    found = figures(few.claim, dataclasses.replace(table, upper=upper), None)["radii"]
+    assert [entry["abstained"] for entry in found.values()] == [0.0, 0.0, 100.0]
 
 
 @pytest.mark.parametrize(

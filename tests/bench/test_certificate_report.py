@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from fake_certificates import make_certificate, make_table, with_auc
 from fake_records import make_record, make_scores
+from matplotlib.colors import to_rgb
 from rich.console import Console
 
 from bench.records.record import Record, Revisions
@@ -26,6 +27,7 @@ from bench.report.certificates import (
     flags,
     label,
 )
+from bench.report.tables import certified_figure
 
 ATTACKED = make_table(attacked=(0.1, 0.25))
 
@@ -38,7 +40,12 @@ def many() -> list[Any]:
         make_certificate(rule="paper"),
         make_certificate(make_table(speed=0.1), detector="brightness", rule="exact"),
         make_certificate(
-            make_table(lost_from=0.25), detector="ae", full_run=False, p=0.9, choice={"judged_on": "32 normals"}
+            make_table(lost_from=0.25),
+            detector="ae",
+            samples=300,
+            full_run=False,
+            p=0.9,
+            choice={"judged_on": "32 normals"},
         ),
         make_certificate(make_table(radii=(0.0, 2 / 255)), detector="brightness", rule="exact", norm="linf"),
     ]
@@ -77,7 +84,7 @@ def test_marks_and_notes_say_what_a_reader_must_know(many: list[Any]) -> None:
     assert marks["AE, sigma 0.1, p 0.9"] == "†"
     assert marks["SPADE, sigma 0.1, paper (uncertified)"] == "‡"
     notes = " ".join(board.notes())
-    assert "10,000 samples show no bound of 100 % at 0.25" in notes
+    assert "300 samples show no bound of 45 % at 0.25" in notes
     assert "p was chosen on 32 normals" in notes
     assert "apgd-l2, 10 steps through 32 samples, judged on 1000 fresh ones" in notes
 
@@ -136,11 +143,59 @@ def test_between_two_radii_what_holds_at_the_larger_one_counts(many: list[Any]) 
         {"subset_sha256": "0"},
         {"fingerprint": "0"},
         {"image_size": 64},
-        {"checkpoint_sha256": "0"},
     ],
 )
 def test_of_other_images_there_is_none(many: list[Any], other: dict[str, Any]) -> None:
     assert certified_at(many, 0.1, **({"detector": "spade"} | MONO | other)) is None
+
+
+def test_beside_a_record_stands_what_is_certified_of_that_very_fit() -> None:
+    """SPADE with one neighbour and with five has the same tensors."""
+    one = make_certificate(settings={"k": 1}, frozen={"net": "1"})
+    own = one.claim.detector
+    assert certified_at([one], 0.1, **({"detector": own} | MONO)) is not None
+    assert certified_at([one], 0.1, **({"detector": dataclasses.replace(own, title="other")} | MONO)) is not None
+    others: list[dict[str, Any]] = [{"settings": {"k": 5}}, {"revision": 2}, {"frozen": {}}, {"checkpoint_sha256": "0"}]
+    for other in others:
+        assert certified_at([one], 0.1, **({"detector": dataclasses.replace(own, **other)} | MONO)) is None
+
+
+def test_what_an_older_revision_is_certified_bears_its_mark() -> None:
+    newer = Revisions(detectors={"spade": 2})
+    found = certified_at([make_certificate()], 0.1, detector="spade", revisions=newer, **MONO)
+    assert found is not None and found.marks == "‡"
+
+
+def test_who_dares_more_does_not_stand_in_the_column() -> None:
+    """A risk of 0.999 buys any AUC; one that is smaller than usual may stand there."""
+    loose, careful = make_certificate(p=0.4, alpha=0.999), make_certificate(alpha=1e-4)
+    assert certified_at([loose], 0.1, detector="spade", **MONO) is None
+    found = certified_at([loose, careful], 0.1, detector="spade", **MONO)
+    assert found is not None and (found.of, found.alpha) == (1, 1e-4)
+
+
+def constant() -> Any:
+    """Bounds of a score that is the same for all images, whatever is done to them."""
+    table = make_table()
+    flat = np.zeros_like(table.lower)
+    return dataclasses.replace(table, scores=flat[0], lower=flat, upper=flat)
+
+
+def test_a_constant_score_is_marked_stands_below_and_earns_nothing_where_ties_are_lost() -> None:
+    flat, poor = make_certificate(constant(), detector="flat"), make_certificate(make_table(shift=0.3), detector="poor")
+    assert [flat.at(r)["auc"] for r in flat.claim.radii] == [50.0] * 3
+    assert [flat.at(r)["strict_auc"] for r in flat.claim.radii] == [0.0] * 3
+    assert estimate(poor, 0.25).value < 50
+    board = l2(boards([flat, poor]))
+    assert [(label(row), board.marks(row)) for row in board.rows] == [
+        ("POOR, sigma 0.1, p 0.5", ""),
+        ("FLAT, sigma 0.1, p 0.5", "¶"),
+    ]
+    assert any("tie" in note for note in board.notes())
+    half = certified_at([flat], 0.1, detector="flat", **MONO)
+    lost = certified_at([flat], 0.1, detector="flat", ties_lost=True, **MONO)
+    assert half is not None and (half.auc.value, half.marks) == (50.0, "¶")
+    assert lost is not None and lost.auc.value == 0.0
 
 
 def test_a_certificate_that_is_found_bears_its_marks(many: list[Any]) -> None:
@@ -157,6 +212,15 @@ def test_the_markdown_has_certified_and_attacked_side_by_side(many: list[Any]) -
     (row,) = [line for line in text.splitlines() if line.startswith("| SPADE, sigma 0.1, p 0.5")]
     assert f"(attacked {dict(attacked(many[0]))[0.1].value:.1f})" in row
     assert "upper ones of normals and lower ones of anomalies, hold together with a confidence of 99.9 %" in text
+
+
+def test_where_no_image_is_bounded_there_is_no_interval() -> None:
+    """The AUC is 0 whatever the test images."""
+    lost = make_certificate(make_table(lost_from=0.25), samples=1000)
+    text = certificate_tables.markdown(l2(boards([lost])))
+    assert "| 0.0 |" in text and "0.0 [" not in text
+    found = certified_at([lost], 0.25, detector="spade", **MONO)
+    assert found is not None and certified_figure(found) == "0.0 (sigma 0.1, p 0.5)"
 
 
 def test_the_csv_has_a_line_for_each_radius(many: list[Any]) -> None:
@@ -224,6 +288,14 @@ def test_the_figure_has_a_panel_for_each_sigma_and_a_line_for_each_row(many: lis
         "without noise, attacked",
         "the paper's rule (uncertified)",
     }
+
+
+def test_no_learned_detector_is_drawn_in_a_baselines_grey() -> None:
+    names = [*"abcdefg", "mean-image"]
+    figure = certificate_plots.certified_figure(l2(boards([make_certificate(detector=name) for name in names])))
+    drawn = {handle.get_label(): to_rgb(handle.get_color()) for handle in figure.legends[0].legend_handles[:8]}
+    grey = {label for label, (red, green, blue) in drawn.items() if red == green == blue}
+    assert grey == {"MEAN-IMAGE"} and len(set(drawn.values())) == 8
 
 
 def test_exact_certificates_alone_are_drawn_without_noise(tmp_path: Path) -> None:

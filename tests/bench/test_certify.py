@@ -15,10 +15,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import Said
+from scipy.stats import norm
 from torch import Tensor
 from zoo import BatchMaximum, Declared, PretendsToBeDeterministic
 
-from bench.cell import samples, smoothed_attack
+import attacks
+from bench.cell import known_code, samples, smoothed_attack
+from bench.cell.unfinished import Unfinished
+from bench.cli.certify_command import CertificateReporter
 from bench.data import registry
 from bench.errors import BenchError
 from bench.metrics import ranking
@@ -37,7 +41,7 @@ from detectors.settings import Settings
 SIDE, SIGMA = 16, 0.02
 RADII = (0.0, 0.005, 0.01, 0.02)
 ATTACK = ("--attack-radii", "0.005", "--attack-steps", 1)
-LENGTH = float(fakes.linear_weights(SIDE).norm())
+LENGTH = float(fakes.linear_weights(SIDE).double().norm())
 
 
 class Steady(fakes.Linear):
@@ -47,7 +51,7 @@ class Steady(fakes.Linear):
     title = "Steady"
 
     def lipschitz(self, norm: str) -> float | None:
-        return {"l2": LENGTH, "linf": float(fakes.linear_weights(SIDE).abs().sum())}.get(norm)
+        return {"l2": LENGTH, "linf": float(fakes.linear_weights(SIDE).double().abs().sum())}.get(norm)
 
 
 class Skewed(fakes.Linear):
@@ -119,6 +123,8 @@ def certify(
     tmp_path: Path,
 ) -> Callable[..., Said]:
     register(fakes.Linear, Steady, Skewed, Noisy, Jumping, Told, fakes.NotANumber)
+    # As if they were ours, whose samples are kept.
+    monkeypatch.setattr(known_code, "KNOWN", (*known_code.KNOWN, "zoo", __name__))
     monkeypatch.setattr(certificate_plots, "write_all", lambda *_: [])  # seconds; test_certificate_report draws
 
     def call(*more: object, names: str = "linear") -> Said:
@@ -183,6 +189,82 @@ def test_a_linear_score_has_its_closed_form_from_the_command_to_the_record(
     assert record.at(0.01)["crossed"] == 0 and not flags(record)
 
 
+@pytest.mark.parametrize("p", [0.25, 0.5])
+def test_what_is_attacked_and_judged_is_the_very_score_that_is_certified(
+    certify: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, p: float
+) -> None:
+    """Of a linear score: <w, x> +- |w| r + |w| sigma Phi^-1(p), which another p misses by two thirds of |w| sigma."""
+    followed = attacked_detectors(monkeypatch)
+    assert certify("--p", p, "--samples", 1000, "--attack-radii", "0.01", "--attack-steps", 4).code == 0
+    record, table = only(tmp_path / "out", "percentile")
+    sign, row = np.where(table.labels == 1, 1, -1), table.radii.index(0.01)
+    beyond = (table.attacked[row] - _centres(record, tmp_path) - sign * LENGTH * 0.01) / (LENGTH * SIGMA)
+    assert beyond.mean() == pytest.approx(norm.ppf(p), abs=0.05)  # what the attack lacks cancels between the classes
+    settings = [smooth.settings for smooth in followed]
+    assert settings and {(one.rule, one.p, one.sigma) for one in settings} == {("percentile", p, SIGMA)}
+
+
+def test_an_attack_follows_the_threshold_that_is_certified(
+    certify: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed = attacked_detectors(monkeypatch)
+    assert certify("--rule", "exceedance", *ATTACK).code == 0
+    record, _ = only(tmp_path / "out", "exceedance")
+    assert followed and {smooth.settings.rule for smooth in followed} == {"exceedance"}
+    assert {float(smooth.threshold) for smooth in followed} == {record.claim.smoothing.threshold}
+
+
+def attacked_detectors(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Those that APGD is handed from now on, a call each."""
+    seen: list[Any] = []
+    cls = type(attacks.get("apgd-l2", epsilon=0.1))
+    run = cls.run
+
+    def noting(self: Any, detector: Any, *given: Any, **more: Any) -> Any:
+        seen.append(detector)
+        return run(self, detector, *given, **more)
+
+    monkeypatch.setattr(cls, "run", noting)
+    return seen
+
+
+def test_a_killed_attack_goes_on_and_what_judges_it_is_kept(
+    certify: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the second radius's attack and its verdict, with batches of 5 of 16 images."""
+    asked = ("--attack-radii", "0.005,0.01", "--attack-steps", 1, "--batch-size", 5, "--samples", 50)
+    assert certify(*asked, "--out", tmp_path / "whole", "--cache", tmp_path / "other").code == 0
+    followed, draw, drawn = attacked_detectors(monkeypatch), samples.SampleSet.draw, []
+
+    def stopping(self: samples.SampleSet, detector: Any, pictures: samples.Pictures, *given: Any, **more: Any) -> Any:
+        if pictures.path == (1,) and len(drawn) == 1:
+            raise KeyboardInterrupt
+        if pictures.path:
+            drawn.append(self.known(50))
+        return draw(self, detector, pictures, *given, **more)
+
+    monkeypatch.setattr(samples.SampleSet, "draw", stopping)
+    monkeypatch.setattr(Unfinished, "of_cell", lambda cache, key, *_: Unfinished(cache / "unfinished" / key, 0.0))
+    assert certify(*asked).code == 130 and len(followed) == 2 * 4
+    drawn.append(-1)
+    assert certify(*asked).code == 0 and len(followed) == 2 * 4, "no batch is attacked twice"
+    assert drawn == [0, -1, 50, 0], "the first radius's verdict was there"
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    assert not any((tmp_path / "cache" / "unfinished").iterdir())
+
+
+def test_a_verdict_under_attack_shows_how_far_it_is(
+    certify: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    attacking = CertificateReporter.attacking
+    monkeypatch.setattr(
+        CertificateReporter, "attacking", lambda self, *what: shown.append(what[3]) or attacking(self, *what)
+    )
+    assert certify(*ATTACK).code == 0
+    assert shown[-2:] == ["apgd-l2 within 0.005 of the smoothed", "attacked samples at sigma 0.02"]
+
+
 def _centres(record: Certificate, tmp_path: Path) -> np.ndarray:
     """<w, x> of the test images, decoded once more."""
     root = Path(record.command.split("--data-root ")[1].split()[0])
@@ -217,6 +299,46 @@ def test_a_constant_that_no_score_has_is_a_sentence(
     assert {c.claim.smoothing.rule for c, _ in made(tmp_path / "out")} == {"percentile"}
 
 
+class Liar(fakes.Linear):
+    """Says that it moves a thousand times more slowly than it does."""
+
+    name = "liar"
+
+    def lipschitz(self, norm: str) -> float | None:
+        return {"l2": LENGTH / 1000}.get(norm)
+
+
+class NearlyHonest(fakes.Linear):
+    """Says so of a tenth, which two images at random do not show: only the steepest way does."""
+
+    name = "nearly-honest"
+
+    def lipschitz(self, norm: str) -> float | None:
+        return {"l2": 0.9 * LENGTH}.get(norm)
+
+
+@pytest.mark.parametrize("liar", [Liar, NearlyHonest])
+def test_a_constant_that_is_a_lie_is_no_exact_certificate(
+    certify: Callable[..., Said], register: Callable[..., None], tmp_path: Path, liar: type[fakes.Linear]
+) -> None:
+    register(liar)
+    said = certify(names=liar.name)
+    assert said.code == 2 and "certificate would be void; correct the constant" in said.err
+    assert {c.claim.smoothing.rule for c, _ in made(tmp_path / "out")} == {"percentile"}
+
+
+def test_infinite_scores_have_no_lipschitz_constant(
+    certify: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def value(self: Steady, x: Tensor, noise: Noise) -> Tensor:
+        return fakes.linear_weights(SIDE).to(x).mul(x).sum(dim=(1, 2, 3)) + torch.inf
+
+    monkeypatch.setattr(Steady, "value", value)
+    said = certify(names="steady")
+    assert said.code == 2 and "are not finite, which no Lipschitz constant bounds" in said.err
+    assert {c.claim.smoothing.rule for c, _ in made(tmp_path / "out")} <= {"percentile"}
+
+
 def test_scores_may_be_infinite_where_a_percentile_is_asked(
     certify: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,7 +348,9 @@ def test_scores_may_be_infinite_where_a_percentile_is_asked(
 
     monkeypatch.setattr(fakes.Linear, "value", value)
     assert certify().code == 0
-    assert np.isinf(only(tmp_path / "out", "percentile")[1].lower[0]).any()
+    record, table = only(tmp_path / "out", "percentile")
+    assert np.isinf(table.lower[0]).any()
+    assert record.at(0.0)["abstained"] == 0, "what was drawn is inf, and so is its bound"
     said = certify("--rule", "exceedance")
     assert said.code == 2 and "are infinite" in said.err
 
@@ -339,6 +463,20 @@ def test_a_shard_that_is_told_to_end_begins_no_other_fit(
     assert certify("--shard", "1/1", names="ending,linear").code == 0
 
 
+def test_a_strangers_edited_code_never_meets_the_samples_of_the_old(
+    certify: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but the score changes: no revision, no setting, no tensor."""
+    monkeypatch.setattr(known_code, "KNOWN", ("detectors",))
+    assert certify(*ATTACK).code == 0
+    value = fakes.Linear.value
+    monkeypatch.setattr(fakes.Linear, "value", lambda self, x, noise: -value(self, x, noise))
+    assert certify(*ATTACK[:-1], 2).code == 0
+    old, new = sorted((c for c, _ in made(tmp_path / "out")), key=lambda c: c.claim.attack["steps"])
+    assert old.clean_auc + new.clean_auc == pytest.approx(100, abs=2)
+    assert not flags(new) and not (tmp_path / "cache" / "samples").exists()
+
+
 def test_a_certificate_that_is_there_is_not_made_again(certify: Callable[..., Said], tmp_path: Path) -> None:
     certify(*ATTACK)
     before = {path: path.read_bytes() for path in (tmp_path / "out" / "certificates").rglob("*.*")}
@@ -374,13 +512,13 @@ def test_an_attack_that_finds_more_than_is_certified_is_a_flag(
     certify: Callable[..., Said], register: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register(Overestimating)
-    judged = smoothed_attack._judged
+    pictures = smoothed_attack.attacked_pictures
 
-    def otherwise(*given: Any, **more: Any) -> Any:
+    def otherwise(*given: Any) -> Any:
         monkeypatch.setattr(Overestimating, "attacked", True)
-        return judged(*given, **more)
+        return pictures(*given)
 
-    monkeypatch.setattr(smoothed_attack, "_judged", otherwise)
+    monkeypatch.setattr(smoothed_attack, "attacked_pictures", otherwise)
     said = certify("--attack-radii", "0.001", "--attack-steps", 1, names="two-faced")
     assert said.code == 0
     assert "one of the two is wrong" in " ".join(said.out.split())
@@ -437,6 +575,8 @@ def test_an_attack_with_nothing_to_follow_is_no_silent_one(
         (("--p", "half"), "--p takes numbers"),
         (("--alpha", "0"), "--alpha is a probability"),
         (("--alpha", "1"), "--alpha is a probability"),
+        (("--alpha", "1e-322"), "give 1e-12 or more"),
+        (("--rule", "exceedance", "--samples", "1"), "give --samples 14 or more"),
         (("--rule", "mean"), "rule"),
         (("--rule", "exceedance", "--holdout", "3"), "there are 3"),
         (("--p", "auto", "--holdout", "0"), "there are 0"),
@@ -520,6 +660,12 @@ def test_a_dry_run_says_what_is_left_and_does_nothing(certify: Callable[..., Sai
     words = " ".join(said.out.split())
     assert f"{16 * 500 + 12 * 500:,}" in words and "Nothing was run" in words
     assert "fits aside: 0 s, and what is not known." in words  # nobody has measured this one
+    of_attack = certify(
+        "--dry-run", "--attack-radii", "0.01,0.02", "--attack-steps", 3, "--rule", "percentile,exceedance"
+    )
+    gradients = 16 * 2 * 2 * smoothed_attack.SAMPLES * 3  # images, radii, rules
+    passes = 28 * 500 + 16 * 2 * 2 * 500
+    assert f"{gradients:,}" in of_attack.out and f"{passes:,}" in of_attack.out
     assert words == " ".join(certify("--dry-run", "--sigma", f"{SIGMA},{SIGMA}").out.split())  # twice the same is once
     certify()
     assert f"{(16 + 12) * 100:,} of {(16 + 12) * 600:,}" in " ".join(certify("--dry-run", "--samples", 600).out.split())

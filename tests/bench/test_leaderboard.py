@@ -319,16 +319,30 @@ def test_what_is_certified_in_the_same_ball_stands_beside() -> None:
     (board,) = leaderboard.build(records, None, certificates)
     assert {label: (found.of, found.radius) for (label, _), found in board.certified.items()} == {"SPADE": (2, 0.25)}
     text = write.markdown(board)
-    assert "certified AUC (guaranteed, no attack)" in text and "confidence of at least 99.8 %" in text
+    assert "certified AUC (guaranteed; of the smoothed detector)" in text and "confidence of at least 99.8 %" in text
     rows = {line.split(" | ")[0].strip("| "): line.rstrip(" |") for line in text.splitlines() if line.startswith("| ")}
     auc = certificates[0].at(0.25)["auc"]
     assert f"{auc:.1f} " in rows["SPADE"].rpartition(" | ")[2] and rows["AE"].endswith("| –")  # noqa: RUF001
     table = pd.read_csv(io.StringIO(write.texts(records, None, certificates)["leaderboard.csv"])).set_index("detector")
     assert table.loc["spade", "certified_auc"] == pytest.approx(auc)
     assert "sigma" in table.loc["spade", "certificate"] and pd.isna(table.loc["ae", "certified_auc"])
-    for width in (60, 100):
+    for width in (60, 80, 100):
         stream = io.StringIO()
         Console(file=stream, width=width).print(write.terminal(board, width))
-        assert f"certified: {auc:.1f}" in " ".join(stream.getvalue().split())
+        assert max(map(len, stream.getvalue().splitlines())) <= width
+        assert f"smoothed, certified: {auc:.1f}" in " ".join(stream.getvalue().split())
     (linf,) = leaderboard.build([make_record(detector="spade")], None, certificates)
     assert not linf.certified
+    (older,) = leaderboard.build(records, Revisions(detectors={"spade": 2}), certificates)
+    assert {found.marks for found in older.certified.values()} == {"‡"}
+    other = [make_record(detector="spade", attack="pgd-l2", norm="l2", epsilon=0.2, settings={"k": 5})]
+    assert not leaderboard.build(other, None, certificates)[0].certified
+
+
+def test_where_ties_are_lost_the_certified_ones_are_too() -> None:
+    table = make_table(normals=20, anomalies=30)
+    flat = dataclasses.replace(table, lower=np.zeros_like(table.lower), upper=np.zeros_like(table.upper))
+    for protocol, auc in (("quick", 50.0), ("strict-lite", 0.0)):
+        record = make_record(detector="spade", attack="pgd-l2", norm="l2", epsilon=0.1, protocol=protocol)
+        (board,) = leaderboard.build([record], None, [make_certificate(flat)])
+        assert [(found.auc.value, found.marks) for found in board.certified.values()] == [(auc, "¶")]

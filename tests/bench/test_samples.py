@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import bench_fakes as fakes
 import numpy as np
@@ -14,9 +15,13 @@ import torch
 from torch import Tensor
 
 from bench.cell import samples
+from bench.cell.known_code import source_of
+from bench.cell.memory import Batches
 from bench.cell.samples import Pictures, SampleSet
 from bench.data.base import ImageSet
 from bench.errors import CellError
+from bench.records import environment
+from detectors import registry
 from detectors.base import Detector
 from detectors.noise import Noise, NoiseSeed
 
@@ -105,23 +110,64 @@ def test_fewer_samples_are_the_first_of_them(tmp_path: Path, linear: Detector) -
 def test_a_killed_run_goes_on_and_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linear: Detector, scores: int
 ) -> None:
+    """What is lost is one batch: of samples that take long, the images that are done are kept."""
     monkeypatch.setattr(samples, "SECONDS", 0.0)  # a piece for each sample
     whole = drawn(sample_set(tmp_path / "a"), linear, 12)
     stopping = fakes.fitted(Stopping, SIDE)
     monkeypatch.setattr(Stopping, "left", scores)
     with pytest.raises(KeyboardInterrupt):
         drawn(sample_set(tmp_path / "b"), stopping, 12)
-    kept = sample_set(tmp_path / "b").known(12)
-    assert kept == scores // len(IMAGES)  # no more than a piece is lost
+    sweeps, rest = divmod(scores, len(IMAGES))
+    assert sample_set(tmp_path / "b").known(12) == sweeps
     type(linear).scores = 0  # type: ignore[attr-defined]
     assert np.array_equal(drawn(sample_set(tmp_path / "b"), linear, 12), whole)
-    assert type(linear).scores == (12 - kept) * len(IMAGES)  # type: ignore[attr-defined]
+    kept = sweeps * len(IMAGES) + rest // 3 * 3  # the batches of three that were whole
+    assert type(linear).scores == 12 * len(IMAGES) - kept  # type: ignore[attr-defined]
     assert pieces(sample_set(tmp_path / "b")) == ["0-12"]
 
 
 def test_another_batch_size_changes_rounding_at_most(tmp_path: Path, linear: Detector) -> None:
     one, other = (drawn(sample_set(tmp_path / str(n)), linear, 6, batch_size=n) for n in (1, 7))
     assert one == pytest.approx(other, abs=1e-4)
+
+
+def test_when_memory_runs_out_batches_are_halved_for_good(tmp_path: Path, linear: Detector) -> None:
+    class Hungry(fakes.Linear):
+        asked: ClassVar[list[int]] = []
+
+        def value(self, x: Tensor, noise: Noise) -> Tensor:
+            self.asked.append(len(x))
+            if len(x) > 2:
+                raise torch.OutOfMemoryError
+            return super().value(x, noise)
+
+    found = drawn(sample_set(tmp_path / "a"), fakes.fitted(Hungry, SIDE), 4, batch_size=5)
+    assert Hungry.asked[0] == 5 and set(Hungry.asked[1:]) <= {1, 2}
+    assert found == pytest.approx(drawn(sample_set(tmp_path / "b"), linear, 4), abs=1e-4)
+
+
+def test_without_a_cache_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, linear: Detector) -> None:
+    monkeypatch.setattr(samples, "SECONDS", 0.0)
+    monkeypatch.chdir(tmp_path)
+    depends = sample_set(tmp_path).depends
+    found = drawn(SampleSet(None, depends, len(IMAGES)), linear, 6)
+    assert not list(tmp_path.rglob("*")) and SampleSet(None, depends, len(IMAGES)).known(6) == 0
+    assert np.array_equal(found, drawn(sample_set(tmp_path), linear, 6))
+
+
+def test_code_that_no_commit_tells_has_samples_of_its_own_and_a_strangers_none(
+    monkeypatch: pytest.MonkeyPatch, linear: Detector
+) -> None:
+    ours = registry.create("brightness", image_size=SIDE)
+    monkeypatch.setattr(environment, "commit", lambda: "0" * 40)
+    assert source_of(ours) == "" and source_of(linear) is None
+    holding = registry.create("smooth:brightness", image_size=SIDE)
+    assert source_of(holding) == ""
+    holding.add_module("inner", linear)
+    assert source_of(holding) is None
+    for commit in ("0" * 40 + "+changes", "", "0" * 40 + " (told)"):
+        monkeypatch.setattr(environment, "commit", lambda told=commit: told)
+        assert re.fullmatch("[0-9a-f]{64}", source_of(ours) or "") and source_of(linear) is None
 
 
 @pytest.mark.parametrize("change", [{"sigma": 0.2}, {"seed": 4}, {"tensors_sha256": "b"}, {"detector": "other"}])
@@ -163,7 +209,7 @@ def test_pieces_of_two_runs_may_overlap(tmp_path: Path, linear: Detector) -> Non
     drawn(found, linear, 6)
     for start, stop in ((4, 9), (2, 3), (9, 10)):
         numbers = range(start, stop)
-        found._write(numbers, found._scores(linear, pictures(), numbers, 3, torch.device("cpu")))
+        found._write(numbers, found._scores(linear, pictures(), numbers, Batches(3), torch.device("cpu")))
     assert found.known(10) == 10
     assert np.array_equal(drawn(found, linear, 10), whole)
     assert pieces(found) == ["0-10"]

@@ -155,11 +155,19 @@ def test_no_attack_crosses_a_bound_and_one_for_other_noise_is_found_out(
         ("ae", "pgd-l2", "p", 0),
         ("ae", "apgd-l2", "t", 1),
         ("spade", "pgd-l2", "p", 0),
-        ("spade", "apgd-l2", "p", 1),
     ],
 )
 def test_no_attack_crosses_a_bound_of_a_network(name: str, attack: str, rule: str, image: int) -> None:
-    assert attack_one(name, attack, rule, image).probability() > REJECTED, "an attack crossed a bound"
+    """And where a certificate believes in ten times the noise it does: attacks move AE by 0.8 standard deviations of
+    its score under noise, of the 1 that the theorem leaves them.
+
+    Of SPADE this says little: the attack that there is time for moves it by 0.1 of them at most, since its distance
+    averages over features that go their own ways, and no certificate can be told from a wrong one by that. The
+    certificate is the same code as of the others, which can."""
+    found = attack_one(name, attack, rule, image)
+    assert found.probability() > REJECTED, "an attack crossed a bound"
+    if name != "spade":
+        assert found.probability(believed=10 * SIGMA) < REJECTED, "a certificate that is wrong passed"
 
 
 @pytest.mark.parametrize("attack", ["pgd-linf", "apgd-linf", "pgd-l2", "apgd-l2"])

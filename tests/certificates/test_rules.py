@@ -7,11 +7,12 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, norm
+from scipy.stats import beta, binomtest, norm
 
 from bench.metrics import ranking
 from certificates.errors import CertificateError
 from certificates.lipschitz import exact_bounds
+from certificates.order_statistics import lower_place
 from certificates.rules import Exceedance, PaperMean, Percentile, place, worst
 
 SIGMA = 0.25
@@ -102,8 +103,48 @@ def test_the_papers_claim_fails_where_ours_holds() -> None:
     assert exceeds.lower[0] <= norm.ppf(share) <= exceeds.upper[0]
 
 
-def test_the_certified_auc_is_that_of_counting_threshold_by_threshold() -> None:
-    """The area under (FPR_r(h), TPR_r(h)) over every threshold, on the same bounds, to the last digit."""
+def certified_shares(
+    samples: np.ndarray, h: float, radius: float, p: float, alpha: float, *, upwards: bool
+) -> np.ndarray:
+    """Whether an image's samples let its p-quantile lie above h (upwards: somewhere within the radius; else everywhere
+    there), threshold by threshold, without any bound on a score: from the share of samples that exceed h, Clopper and
+    Pearson's bound of its probability, and the lemma, (M,)."""
+    count = samples.shape[1]
+    above = (samples > h).sum(axis=1)
+    if upwards:  # P(A > h) is at most this, and within the radius so much more
+        most = np.where(above == count, 1.0, beta.isf(alpha, above + 1, np.maximum(count - above, 1e-300)))
+        return np.asarray(most > norm.cdf(norm.ppf(1 - p) - radius / SIGMA))
+    least = np.where(above == 0, 0.0, beta.ppf(alpha, np.maximum(above, 1e-300), count - above + 1))
+    return np.asarray(least >= norm.cdf(norm.ppf(1 - p) + radius / SIGMA))
+
+
+@pytest.mark.parametrize("p", [0.25, 0.5])
+def test_the_certified_auc_is_that_of_certifying_threshold_by_threshold(p: float) -> None:
+    """From the raw samples, by another road than the bounds': exactly the same pairs."""
+    numbers, alpha = np.random.default_rng(5), 1e-3
+    labels = np.repeat([1, -1], [20, 30]).astype(np.int64)
+    centres = np.where(labels == 1, 0.0, 0.5) + 0.3 * numbers.normal(size=50)
+    samples = np.round(linear_samples(centres, 1.0, 300, seed=6), 2)  # with ties
+    radii = (0.0, 0.1, 0.3, 1.5)
+    bounds = worst(Percentile(p).bounds(samples, sigma=SIGMA, radii=radii, alpha=alpha), labels)
+    values = np.unique(samples)
+    for row, radius in enumerate(radii):
+        tpr, fpr = [0.0], [float(np.isinf(bounds[row][labels == 1]).mean())]  # these lie above every threshold
+        for h in values[::-1]:
+            low = certified_shares(samples[labels == -1], h, radius, p, alpha, upwards=False)
+            high = certified_shares(samples[labels == 1], h, radius, p, alpha, upwards=True)
+            tpr, fpr = [*tpr, float(low.mean())], [*fpr, float(high.mean())]
+            assert (low == (bounds[row][labels == -1] > h)).all() and (high == (bounds[row][labels == 1] > h)).all()
+        below = values[0] - 1  # where every sample lies above
+        low = certified_shares(samples[labels == -1], below, radius, p, alpha, upwards=False).mean()
+        high = certified_shares(samples[labels == 1], below, radius, p, alpha, upwards=True).mean()
+        tpr, fpr = np.array([*tpr, low, 1.0]), np.array([*fpr, high, 1.0])
+        area = 100 * (np.diff(fpr) * (tpr[1:] + tpr[:-1]) / 2).sum()
+        assert ranking.auc(bounds[row], labels) == pytest.approx(area, abs=1e-9)
+
+
+def test_the_certified_auc_is_the_area_of_the_bounds() -> None:
+    """Under (FPR_r(h), TPR_r(h)) over every threshold, infinite bounds and ties included."""
     numbers = np.random.default_rng(3)
     labels = np.repeat([1, -1], [40, 60]).astype(np.int64)
     centres = np.where(labels == 1, 0.0, 0.8) + numbers.normal(size=100)
@@ -128,8 +169,15 @@ def test_what_the_samples_cannot_show_counts_against_the_detector() -> None:
     assert ranking.auc(scores[1], labels) == 0.0
 
 
-def test_more_samples_raise_what_is_shown() -> None:
-    """In the mean: a bound of more samples lies nearer to what it bounds."""
+def test_one_more_sample_may_cost_something() -> None:
+    """The place of a bound is a whole number: of 47 samples the same is taken as of 46, a smaller share of them."""
+    places = {count: lower_place(count, 0.5, 1e-3) for count in (46, 47)}
+    expected = {c: (k + 1) / (c + 1) for c, k in places.items() if k is not None}  # of uniform scores
+    assert expected[47] < expected[46]
+
+
+def test_four_times_the_samples_raise_what_is_shown() -> None:
+    """In the mean: a bound lies nearer to what it bounds."""
     centres = np.zeros(500)
     mean_of = [
         Percentile().bounds(linear_samples(centres, 1.0, count, seed=count), sigma=SIGMA, radii=(0.2,), alpha=1e-3)

@@ -167,7 +167,7 @@ def _certified(board: certificates.Board, known: set[str]) -> LinkedTable:
     rows = []
     for row in board.rows:
         figures = [
-            "" if radius not in row.claim.radii else charts.interval(certificates.estimate(row, radius))
+            "" if radius not in row.claim.radii else certificates.figure(certificates.estimate(row, radius))
             for radius in from_radii
         ]
         rows.append((f"{one_line(certificates.label(row), 100)} {board.marks(row)}".strip(), *figures))

@@ -171,7 +171,7 @@ def certified_against_attacked(board: certificates.Board, base: Mapping[str, Seq
         colour, text = number % GREY, one_line(label(row), 80)
         held = "certified" if row.claim.smoothing.rule != PAPER else "claimed, not certified"
         certified = [(r, certificates.estimate(row, r)) for r in row.claim.radii]
-        points = tuple(Point(r, e.value, f"{text} at {r:g}: {held} {interval_text(*e)}") for r, e in certified)
+        points = tuple(Point(r, e.value, f"{text} at {r:g}: {held} {certificates.figure(e)}") for r, e in certified)
         series.append(Series(f"{text}: {held}", points, colour, "steps", is_dashed=row.claim.smoothing.rule == PAPER))
         under = tuple(
             Point(r, e.value, f"{text} at {r:g}: attacked {interval_text(*e)}", e.low, e.high)

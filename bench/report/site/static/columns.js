@@ -110,7 +110,7 @@ window.radbenchColumns = (() => {
       cell: (r) => [interval(r.lowest), ...(r.best ? [small(r.best[1])] : [])],
     },
     {
-      id: "certified", title: "certified", word: 9, value: (r) => (r.certified ? r.certified[0][0] : -1), isFigure: true,
+      id: "certified", title: "certified (smoothed)", word: 9, value: (r) => (r.certified ? r.certified[0][0] : -1), isFigure: true,
       text: (r) => (r.certified ? `${interval(r.certified[0])} (${r.certified[1]})` : DASH),
       cell: (r) =>
         r.certified ? [link(interval(r.certified[0]), "certificates.html"), small(r.certified[1])] : [DASH],
