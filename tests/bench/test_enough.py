@@ -10,11 +10,13 @@ import bench_fakes as fakes
 import numpy as np
 import pytest
 import torch
+import zoo
 from torch import Tensor
 
 import attacks
 from bench.cell.attack import Draws, Outcome, run_cell
 from bench.cell.enough import Bounds
+from bench.cell.results import figures
 from bench.metrics import intervals, ranking
 from bench.metrics.ranking import Floats
 from detectors import registry
@@ -140,6 +142,19 @@ def test_images_that_the_verdict_does_not_see_lost_are_attacked_to_the_end(
     early = outcome(detector, early_stop=True, epsilon=epsilon)
     assert attacked_again, "images had stopped too early"
     assert_same(early.robust, whole.robust, labels)
+
+
+def test_a_robust_aupr_is_left_out_where_a_stop_may_have_made_or_broken_a_tie_of_anomalies() -> None:
+    """Of all figures of pairs it alone hangs on who ties. Here some do."""
+    detector, test = zoo.fitted(zoo.HonestStairs, 16), fakes.image_set(16, 16, side=16)
+    labels = test.labels.numpy().astype(np.int64)
+    early, whole = (outcome(detector, early_stop=stop, epsilon=0.02, steps=8, images=test) for stop in (True, False))
+    told, complete = (figures(found, labels, test) for found in (early, whole))
+    assert len(np.unique(early.robust[0, labels == -1])) < 16, "some tie"
+    assert "aupr" in complete["robust"] and "aupr" in told["clean"] and "aupr" not in told["robust"]
+    assert told["robust"] == pytest.approx({n: v for n, v in complete["robust"].items() if n != "aupr"}, rel=1e-12)
+    apart = outcome(fakes.fitted(Wavy), early_stop=True, epsilon=0.004)
+    assert "aupr" in figures(apart, fakes.image_set(12, 12).labels.numpy(), fakes.image_set(12, 12))["robust"]
 
 
 def test_it_saves_gradients_where_an_attack_wins_and_shows_its_pictures_attacked_to_the_end() -> None:
