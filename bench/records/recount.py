@@ -96,7 +96,9 @@ def check(cell: Cell, results: Mapping[str, Any], scores: Scores) -> dict[str, A
             raise RecordError(f"results.threshold should be a finite number and is {shown}; run the cell again.")
     try:
         absent = dict.fromkeys((*_AT_A_THRESHOLD, "normals_only_auc", "anomalies_only_auc", *_YOUNG))
-        computed = absent | figures(scores, threshold, complete=not cell.early_stop, in_turn=cell.in_turn)
+        computed: dict[str, Any] = absent | figures(
+            scores, threshold, complete=not cell.early_stop, in_turn=cell.in_turn
+        )
     except CellError as error:
         raise RecordError(f"no figure follows from its scores ({error}); run the cell again.") from None
     if isinstance(stated := results.get("robust"), Mapping) and stated.get("aupr") is not None:
