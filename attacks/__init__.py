@@ -1,7 +1,7 @@
 """RADBench's attacks: one file each, on one objective (`objective`) inside one threat model (`threat`)."""
 
 from attacks.base import Attack
-from attacks.errors import AttackError, ThreatModelError
+from attacks.errors import AttackError, AttackWarning, ThreatModelError
 from attacks.pgd import PGD
 from attacks.registry import get, names, register
 from attacks.result import AttackResult
@@ -14,6 +14,7 @@ __all__ = [
     "Attack",
     "AttackError",
     "AttackResult",
+    "AttackWarning",
     "CorruptionsUpTo",
     "LInf",
     "Patch",

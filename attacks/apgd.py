@@ -46,8 +46,7 @@ class APGDSettings(AttackSettings):
         restarts: how many starts: the clean image, a uniform one, the decontrasted image, then uniform ones
             (`attacks.starts`).
         differentiate: whose gradient is followed, as of PGD (`attacks.pgd.PGDSettings`); "map" (a smooth maximum of the
-            anomaly map) and "mean-map" (its mean) of a deterministic detector, too. Candidates are compared by the
-            score.
+            anomaly map) and "mean-map" (its mean), of a detector that has one. Candidates are compared by the score.
 
     Of a stochastic detector:
         eot: draws that each gradient is averaged over.
@@ -154,6 +153,7 @@ class APGD(Attack):
         enough: Tensor | None = None,
         start: Tensor | None = None,
     ) -> AttackResult:
+        ascent.check_map(self.name, self.settings.differentiate, detector)
         settings: APGDSettings = self.settled(detector).settings
         followed = ascent.objectives(settings.differentiate, detector, x, y, noise)
         compared_by = next(iter(followed.values()))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from attacks.candidates import Highest, Significant, mean_over_draws
+from attacks.errors import AttackError
 from attacks.objective import Differentiate, Objective, map_scale
 from attacks.result import AttackResult
 from detectors.noise import Noise
@@ -29,7 +30,8 @@ _OF_THE_SCALE = -1  # no restart has this number, so its noise is its own
 def settled_gradient(wanted: str, detector: Detector, *, smooth_map: bool) -> str:
     """Whose gradient an attack follows of a detector that was told to follow `wanted`, one of PGD's `differentiate`.
 
-    Of a detector without a surrogate or a map there is the score's to follow, whatever is wanted. Of one whose
+    Of a detector without a surrogate or a map there is the score's to follow, whatever is wanted: so a run over many
+    detectors goes on (called as it is, an attack refuses: `check_map`). Of one whose
     surrogate is a monotone function of the score, "auto" is the surrogate's alone: the same direction, where the score
     has one. With `smooth_map` "auto" is the map's smooth maximum where the score is the map's maximum and stochastic:
     a maximum over pixels has the gradient of one pixel, and noise makes it another one at each draw. A surrogate that
@@ -44,6 +46,16 @@ def settled_gradient(wanted: str, detector: Detector, *, smooth_map: bool) -> st
     if (wanted == "surrogate" and not has_surrogate) or (wanted.endswith("map") and not detector.has_map):
         return "score"
     return wanted
+
+
+def check_map(name: str, wanted: str, detector: Detector) -> None:
+    """Raise AttackError where an attack was told to follow a map that the detector does not have."""
+    if wanted.endswith("map") and not detector.has_map:
+        called = getattr(detector, "name", type(detector).__name__)
+        raise AttackError(
+            f"{name} is told to follow the anomaly map (differentiate={wanted!r}), and {called} has none; leave "
+            "differentiate out, or say 'score'."
+        )
 
 
 def objectives(which: str, detector: Detector, x: Tensor, y: Tensor, noise: Noise) -> dict[Differentiate, Objective]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self, final
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from attacks import objective
-from attacks.errors import AttackError
+from attacks.errors import AttackError, AttackWarning
 from attacks.inputs import check_inputs, check_noise, checked_start, selection_of
 from attacks.result import AttackResult
 from attacks.threat import How, Threat, ThreatModel
@@ -91,8 +92,22 @@ class Attack(ABC):
 
     @final
     def __call__(self, detector: Detector, x: Tensor, y: Tensor, *, noise: Noise | None = None) -> Tensor:
-        """The adversarial images alone, (B, 3, H, W); everything else as in `run`."""
-        return self.run(detector, x, y, noise=noise).images
+        """The adversarial images alone, (B, 3, H, W); everything else as in `run`.
+
+        Warns with AttackWarning where an image is the clean one and nothing could be followed: each gradient was zero
+        or not finite. `run` says so in its result (`zero_gradients`, `non_finite_gradients`).
+        """
+        result = self.run(detector, x, y, noise=noise)
+        astray = int((result.never_had_a_gradient & (result.images == x.detach()).flatten(1).all(dim=1)).sum())
+        if astray:
+            warnings.warn(
+                f"{self.name} gives back {astray} of {len(x)} images as they were: no gradient of theirs was both "
+                "finite and other than zero, so this says nothing of the detector's robustness; declare a surrogate, "
+                "or use square, which needs no gradient.",
+                AttackWarning,
+                stacklevel=2,
+            )
+        return result.images
 
     @final
     def run(

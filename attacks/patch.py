@@ -161,6 +161,7 @@ class PatchAttack(Attack):
         progress: Progress,
         enough: Tensor | None = None,
     ) -> AttackResult:
+        ascent.check_map(self.name, self.settings.differentiate, detector)
         settings: PatchSettings = self.settled(detector).settings
         if not isinstance(threat, Patch):
             raise AttackError(f"{self.name} takes the threat model Patch, not {threat!r}; pass that.")

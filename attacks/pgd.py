@@ -49,10 +49,9 @@ class PGDSettings(AttackSettings):
             iterate, unless another candidate beats it by more than noise); "last" the last iterate (the paper).
         differentiate: whose gradient is followed. "auto": the score's and, where the detector has a surrogate, in a
             second run the surrogate's, of which each image keeps the better (the surrogate's alone, where it is a
-            monotone function of the score). "score", "surrogate" (BPDA) or "map" (a smooth maximum of the anomaly map):
-            that alone.
-            Candidates are compared by the score whatever is followed; a monotone surrogate that is followed alone
-            stands for it.
+            monotone function of the score). "score", "surrogate" (BPDA) or "map" (a smooth maximum of the anomaly map,
+            where there is one): that alone. Candidates are compared by the score whatever is followed; a monotone
+            surrogate, unless the score is followed, stands for it.
 
     Of a stochastic detector:
         stochastic_steps: in place of `steps`; None: as many.
@@ -158,15 +157,12 @@ class PGD(Attack):
         return [min(first, last) + max(0.0, first - last) * wave for wave in waves]
 
     def settled(self, detector: Detector) -> Self:
-        """As `ascent.settled_gradient` says; and of a deterministic detector the map's gradient is not followed, since
-        each iterate's own loss must be the score's. A deterministic one has no noise to average.
+        """As `ascent.settled_gradient` says; a deterministic detector has no noise to average.
 
         Measured on FreeRAD (ELPV, 60 + 60 images, 120 gradients): following the smooth maximum leaves 20.6 of poly
         where the score's own gradient leaves 26.3."""
         settings: PGDSettings = self.settings
         wanted: Any = ascent.settled_gradient(settings.differentiate, detector, smooth_map=settings.smooth_map)
-        if wanted == "map" and not detector.is_stochastic:
-            wanted = "score"
         settled = copy.copy(self)
         settled.settings = replace(self._for(detector.is_stochastic), differentiate=wanted)
         return settled
@@ -218,6 +214,7 @@ class PGD(Attack):
         enough: Tensor | None = None,
         start: Tensor | None = None,
     ) -> AttackResult:
+        ascent.check_map(self.name, self.settings.differentiate, detector)
         attack = self.settled(detector)
         settings: PGDSettings = attack.settings
         sizes = attack.step_sizes(threat)
@@ -263,8 +260,8 @@ class PGD(Attack):
 
     def compared_loss(self, detector: Detector, x: Tensor, y: Tensor, noise: Noise) -> Tensor:
         """As in `Attack`."""
-        followed = self.settled(detector).settings.differentiate
-        return loss_of(detector, x, y, noise, differentiate="surrogate" if followed == "surrogate" else "score")
+        is_score = self.follows(detector) == "score"
+        return loss_of(detector, x, y, noise, differentiate="score" if is_score else "surrogate")
 
 
 def _levelled(gradient: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_ROUNDING = 1e-6  # of a sum of shares
+
 
 @dataclass(frozen=True)
 class AttackResult:
@@ -57,6 +59,15 @@ class AttackResult:
     had_enough: Tensor | None = None
     gradients_spent: Tensor | None = None
     transformation: Tensor | None = None
+
+    @property
+    def never_had_a_gradient(self) -> Tensor:
+        """Of which images each gradient that was followed was zero or not finite, (B,) bool; none where none was."""
+        if self.gradients == 0:
+            return torch.zeros_like(self.non_finite_gradients, dtype=torch.bool)
+        zero = [z for z in (self.zero_gradients, self.surrogate_zero_gradients) if z is not None]
+        unusable = torch.stack(zero).nanmean(dim=0).nan_to_num(nan=0) + self.non_finite_gradients
+        return unusable > 1 - _ROUNDING
 
     @classmethod
     def without_gradients(

@@ -96,7 +96,9 @@ class Attacking:
                 check_blind(self.detector, x, root.source("blind", keys))
                 return _left_alone(x)
             noise, selection = root.source("attack", keys), root.source("selection", keys)
-            return attack.run(
+            # Settled: where a detector has no map to follow its score's gradient is, so that a run over many goes on;
+            # the record names what was followed.
+            return attack.settled(self.detector).run(
                 self.detector,
                 x,
                 y,

@@ -5,9 +5,10 @@ passed the largest CLEAN score of the anomalies has lost all its pairs, since at
 anomalies: one that lies below the smallest score of the ATTACKED normals has lost all of its pairs. Whatever more an
 attack would do to such an image, robust AUC, strict AUC and the FPR at 95 % TPR stay what they are, to the last digit,
 since only pairs between the classes count; the AUPR does where no two anomalies share a score (of those that do, it
-counts the last one's precision for all). Where an image must lie on the wrong side of a threshold as well, so does
-whatever is counted at it. Attacked normals among clean anomalies keep their AUC, too. What is NOT kept: that of
-attacked anomalies among clean normals, and figures of pixels.
+counts the last one's precision for all, so a record leaves the robust one out where attacked anomalies tie). Where an
+image must lie on the wrong side of a threshold as well, so does whatever is counted at it. Attacked normals among
+clean anomalies keep their AUC, too. What is NOT kept: that of attacked anomalies among clean normals, and figures of
+pixels.
 
 An ensemble of attacks renews its bounds: of those that come after the first, normals need to pass no more than what has
 become of the anomalies, which only fall further. Then attacked normals among clean anomalies do not keep their AUC.

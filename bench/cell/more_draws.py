@@ -135,6 +135,7 @@ def _found(
     chosen = few(test)
     if not chosen:
         return None
+    other = other.settled(detector)
     root, parts = NoiseSeed(seed), []
     for place in range(0, len(chosen), batch_size):
         part = chosen[place : place + batch_size]

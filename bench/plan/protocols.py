@@ -156,14 +156,15 @@ def as_settings(asked: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
     return {name if name in known else names.get(name, name): value for name, value in asked.items()}
 
 
-def idle(asked: Mapping[str, Any], *, has_surrogate: bool) -> list[str]:
-    """Sentences about what was asked for and changes nothing; `has_surrogate`: whether some detector of the run has
-    one."""
-    if asked.get("differentiate") != "surrogate" or has_surrogate:
-        return []
-    return [
-        "No detector of this run declares a surrogate (--bpda, --gradient surrogate): their scores' own are followed."
-    ]
+def idle(asked: Mapping[str, Any], *, has_surrogate: bool, has_map: bool) -> list[str]:
+    """Sentences about what was asked for and changes nothing; `has_surrogate`, `has_map`: whether some detector of the
+    run has one."""
+    gradient, follow = asked.get("differentiate"), "their scores' own gradients are followed."
+    if gradient == "surrogate" and not has_surrogate:
+        return [f"No detector of this run declares a surrogate (--bpda, --gradient surrogate): {follow}"]
+    if gradient == "map" and not has_map:
+        return [f"No detector of this run has an anomaly map (--gradient map): {follow}"]
+    return []
 
 
 def check_asked(asked: Mapping[str, Any]) -> None:

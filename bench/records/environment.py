@@ -18,6 +18,7 @@ if sys.platform != "win32":
     import resource
 
 PACKAGES = ("radbench", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "pillow", "elpv-dataset")
+CODE = ("bench", "detectors", "attacks", "certificates")
 
 
 @cache
@@ -39,8 +40,10 @@ def commit() -> str:
     try:
         if not (here / ".git").exists():
             return ""
-        changed = git("status", "--porcelain", "--", "bench", "detectors", "attacks", "certificates")
-        return git("rev-parse", "HEAD").strip() + ("+changes" if changed.strip() else "")
+        # Whatever the user's git is told to show or to ignore: a new detector's file is code that no commit tells of.
+        changed = git("status", "--porcelain", "--untracked-files=all", "--", *CODE).strip()
+        strange = [name for name in git("ls-files", "--others", "-z", "--", *CODE).split("\0") if name.endswith(".py")]
+        return git("rev-parse", "HEAD").strip() + ("+changes" if changed or strange else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
 

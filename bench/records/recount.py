@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.errors import CellError, ContradictionError, RecordError
 from bench.metrics import best_of, intervals, ranking
@@ -32,7 +33,8 @@ def figures(scores: Scores, threshold: float | None, *, complete: bool = True, i
         scores: of the verdict.
         threshold: above which an image is called anomalous; without one there is no attack success.
         complete: whether every image was attacked to the end; else nothing is said of attacked anomalies among clean
-            normals (attacked normals have lost their pairs with the clean anomalies, too).
+            normals (attacked normals have lost their pairs with the clean anomalies, too), nor of the robust AUPR where
+            attacked anomalies tie, since that depends on who does (`bench.cell.enough`).
         in_turn: whether several attacks left images to each other, that had lost no more than their pairs with attacked
             ones: then nothing is said of one class alone.
 
@@ -53,6 +55,8 @@ def figures(scores: Scores, threshold: float | None, *, complete: bool = True, i
     }
     if not in_turn:
         found["normals_only_auc"] = ranking.mean_single_draw_auc(np.where(normal, robust, clean), labels).mean
+    if not complete and _tie(robust[:, ~normal]):
+        del found["robust"]["aupr"]
     if complete:
         found["anomalies_only_auc"] = ranking.mean_single_draw_auc(np.where(normal, clean, robust), labels).mean
     if threshold is not None:
@@ -92,12 +96,22 @@ def check(cell: Cell, results: Mapping[str, Any], scores: Scores) -> dict[str, A
             raise RecordError(f"results.threshold should be a finite number and is {shown}; run the cell again.")
     try:
         absent = dict.fromkeys((*_AT_A_THRESHOLD, "normals_only_auc", "anomalies_only_auc", *_YOUNG))
-        computed = absent | figures(scores, threshold, complete=not cell.early_stop, in_turn=cell.in_turn)
+        computed: dict[str, Any] = absent | figures(
+            scores, threshold, complete=not cell.early_stop, in_turn=cell.in_turn
+        )
     except CellError as error:
         raise RecordError(f"no figure follows from its scores ({error}); run the cell again.") from None
+    if isinstance(stated := results.get("robust"), Mapping) and stated.get("aupr") is not None:
+        # Records that are older than its absence state one, and it must be that of their scores.
+        computed["robust"] |= {"aupr": float(ranking.average_precision(scores.robust, scores.labels).mean())}
     young = {name: computed.pop(name) for name in _YOUNG if name not in results}
     compare("results", results, computed)
     return {name: value for name, value in young.items() if value is not None}
+
+
+def _tie(scores: NDArray[np.float64]) -> bool:
+    """Whether two images of (D, N) share a score under some draw."""
+    return any(len(np.unique(draw)) < len(draw) for draw in scores)
 
 
 def compare(where: str, claimed: Mapping[str, Any], computed: Mapping[str, Any]) -> None:

@@ -106,6 +106,14 @@ class NaNWhereDark(Linear):
         return super()._score(x, noise).index_add(0, dark, (x[dark, 0, 0, 0] * 0).sqrt())
 
 
+class NaNGradient(Linear):
+    """Its score is fine and no entry of its gradient is a number."""
+
+    def _score(self, x: Tensor, noise: Noise) -> Tensor:
+        total = x.flatten(1).sum(1)
+        return super()._score(x, noise) + (total - total.detach()).sqrt()
+
+
 class Tent(Fake):
     """A(x) = -|mean(x) - 0.5|: a step too long jumps over the top and back."""
 

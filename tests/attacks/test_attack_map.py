@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from attack_fakes import SIDE, Fake, Linear, Wavy
+from attack_fakes import SIDE, Fake, Linear, NoisyWavy, Wavy
 from torch import Tensor
 
+from attacks import AttackResult, get
 from attacks.errors import AttackError, GradientCutError
 from attacks.objective import Objective, loss_and_gradient, map_scale, smooth_maximum
 from attacks.pgd import PGD, PGDSettings
@@ -127,21 +128,62 @@ def test_candidates_are_compared_by_the_score_and_a_step_costs_no_pass_more():
     torch.testing.assert_close(found.clean_loss, plain.clean_loss)
 
 
-def test_of_a_deterministic_detector_the_scores_own_is_followed():
-    """Each iterate's own loss is compared there, and that must be the score's."""
+class Still(Linear):
+    """The score is the maximum of two halves' sums, and the map has both: whoever follows the score sees one half."""
 
-    class Still(Linear):
-        has_map = score_is_map_maximum = True
+    has_map = score_is_map_maximum = True
 
-        def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
-            return (self.weight * x).sum(dim=1)
+    def _anomaly_map(self, x: Tensor, noise: Noise) -> Tensor:
+        return (self.weight * torch.sin(3 * x)).sum(dim=1)
 
+    def _score(self, x: Tensor, noise: Noise) -> Tensor:
+        return self._anomaly_map(x, noise).flatten(1).amax(dim=1)
+
+
+class Monotone(Still):
+    has_surrogate = surrogate_is_monotone = True
+
+    def _surrogate_score(self, x: Tensor, noise: Noise) -> Tensor:
+        return 3 * self._score(x, noise) + 1
+
+
+@pytest.mark.parametrize("detector", [Still(), Monotone()], ids=["still", "monotone"])
+def test_of_a_deterministic_detector_it_is_followed_where_it_is_asked_for_and_the_score_compares(
+    detector: Still,
+) -> None:
+    x, y, noise = images()
+
+    def run(**settings: object) -> AttackResult:
+        return PGD(LInf(0.1), PGDSettings(steps=12, **settings)).run(detector, x, y, noise=noise)  # type: ignore[arg-type]
+
+    along_map, along_score = run(differentiate="map"), run(differentiate="score")
+    assert not torch.equal(along_map.images, along_score.images) and along_map.gradients == 12
+    attack = PGD(LInf(0.1), PGDSettings(differentiate="map"))
+    torch.testing.assert_close(along_map.best_loss, attack.compared_loss(detector, along_map.images, y, noise))
+    up = y > 0  # a maximum is pushed down pixel by pixel, where the smooth one sees them all
+    lowered = [(y * detector.score(f.images) - y * detector.score(x))[~up].mean() for f in (along_map, along_score)]
+    assert lowered[0] > lowered[1] > 0
+    enough = along_map.clean_loss + 0.5 * (along_map.best_loss - along_map.clean_loss)
+    early = attack.run(detector, x, y, noise=noise, enough=enough)
+    assert early.had_enough is not None and early.had_enough.all()
+    other = attack.along_the_score(detector)
+    assert other is not None and other.follows(detector) == "score"
+    assert PGD(LInf(0.05), SMOOTH).follows(Still()) == "score", "unasked, the score's own"
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [("pgd-linf", "map"), ("pgd-l2", "map"), ("apgd-linf", "map"), ("apgd-l2", "mean-map"), ("patch", "map")],
+)
+@pytest.mark.parametrize("detector", [Wavy(), NoisyWavy()], ids=["still", "noisy"])
+def test_a_detector_without_a_map_is_no_silent_other_attack(name: str, wanted: str, detector: Fake) -> None:
     x, y, _ = images()
-    along_map, along_score = (
-        PGD(LInf(0.05), PGDSettings(steps=3, differentiate=which)).run(Still(), x, y) for which in ("map", "score")
-    )
-    assert torch.equal(along_map.images, along_score.images)
-    assert PGD(LInf(0.05), PGDSettings(differentiate="map")).along_the_score(Still()) is None
+    attack = get(name, differentiate=wanted, image_size=SIDE)
+    with pytest.raises(AttackError, match=rf"{name} is told to follow the anomaly map .*{wanted}.* fake has none"):
+        attack(detector, x, y)
+    # A run over many detectors settles the attack on each, and its record says what was followed.
+    assert attack.settled(detector).describe()["differentiate"] == "score"
+    assert torch.isfinite(attack.settled(detector).run(detector, x, y).best_loss).all()
 
 
 def test_along_the_score_is_another_attack_where_the_map_is_followed():

@@ -7,11 +7,13 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import bench_fakes as fakes
 import pytest
 import torch
 
+from bench.cell import attack
 from bench.cli import commands, summary
 from detectors import registry
 
@@ -48,6 +50,20 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(was_deterministic)
     logging.getLogger("bench").setLevel(level)
+
+
+@pytest.fixture
+def attacked_again(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images each call of `attack_to_the_end` in a cell got."""
+    counts: list[int] = []
+    original = attack.attack_to_the_end
+
+    def counted(*given: Any) -> Any:
+        counts.append(len(given[3]))
+        return original(*given)
+
+    monkeypatch.setattr(attack, "attack_to_the_end", counted)
+    return counts
 
 
 @pytest.fixture

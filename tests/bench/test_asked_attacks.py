@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import bench_fakes as fakes
 import pytest
+import torch
 from test_surrogate_runs import Stairs
 
 import attacks
@@ -21,6 +23,7 @@ from bench.plan import plan as planning
 from bench.plan.request import RunConfig
 from bench.report import leaderboard, write
 from bench.report.caveats import failure_flags
+from detectors.noise import Noise
 
 Command = Callable[..., Any]
 Register = Callable[..., None]
@@ -133,6 +136,28 @@ def test_where_no_detector_has_a_surrogate_the_run_says_so(
     assert command(*fakes.on(folder, *places, "--bpda", names="linear,stairs")).code == 0
     assert command(*fakes.on(folder, *places, names="linear")).code == 0
     assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def test_where_no_detector_has_a_map_the_run_says_so_and_goes_on(
+    tmp_path: Path, folder: Path, command: Command, register: Register, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Mapped(fakes.Linear):
+        name = "mapped"
+        has_map = True
+
+        def _anomaly_map(self, x: torch.Tensor, noise: Noise) -> torch.Tensor:
+            return x.mean(dim=1)
+
+    register(Mapped, fakes.Linear)
+    places = ("--gradient", "map", "--out", tmp_path / "o", "--cache", tmp_path / "c")
+    said = command(*fakes.on(folder, *places, "--dry-run", names="linear"))
+    assert said.code == 0 and any("No detector of this run has an anomaly map" in r.message for r in caplog.records)
+    caplog.clear()
+    assert command(*fakes.on(folder, *places, names="linear,mapped")).code == 0
+    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+    cells_found = [json.loads(path.read_text())["cell"] for path in (tmp_path / "o").glob("records/*/*/*.json")]
+    followed = {(c["detector"]["name"], c["attack"]["differentiate"]) for c in cells_found}
+    assert followed == {("linear", "score"), ("mapped", "map")}
 
 
 def test_bpda_under_an_attack_without_a_choice_of_gradients_is_a_sentence() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -140,6 +142,45 @@ def test_the_environment_names_versions_and_survives_a_missing_git(monkeypatch: 
     monkeypatch.setattr("subprocess.run", no_git)
     environment.commit.cache_clear()
     assert environment.commit() == ""
+
+
+@pytest.mark.usefixtures("forgetful")
+@pytest.mark.parametrize(
+    ("file", "configured", "is_clean"),
+    [
+        ("", {}, True),
+        ("detectors/__pycache__/own.cpython-311.pyc", {}, True),  # what Python itself leaves
+        ("results/run.json", {}, True),
+        ("detectors/own.py", {}, False),
+        ("detectors/own.py", {"status.showUntrackedFiles": "no"}, False),
+        ("detectors/family/own.py", {"status.showUntrackedFiles": "no"}, False),
+        ("detectors/own.json", {"status.showUntrackedFiles": "no"}, False),
+        ("detectors/own.py", {"core.excludesFile": "ignored"}, False),
+    ],
+)
+def test_a_file_that_no_commit_tells_of_is_a_change_whatever_git_is_told_to_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, configured: dict[str, str], is_clean: bool
+) -> None:
+    """Else the batches of a killed attack would be taken up after that file was changed."""
+    monkeypatch.delenv("RADBENCH_COMMIT", raising=False)
+    monkeypatch.setattr(environment, "__file__", str(tmp_path / "bench" / "records" / "environment.py"))
+
+    def git(*words: str) -> None:
+        subprocess.run(["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True)
+
+    (tmp_path / "detectors").mkdir()
+    (tmp_path / "detectors" / "known.py").touch()
+    (tmp_path / ".gitignore").write_text("__pycache__/\n")
+    (tmp_path / "ignored").write_text("own.py\n")
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "known")
+    for name, value in configured.items():
+        git("config", name, str(tmp_path / value) if value == "ignored" else value)
+    if file:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    assert re.fullmatch("[0-9a-f]{40}" if is_clean else r"[0-9a-f]{40}\+changes", environment.commit())
 
 
 def test_a_plan_takes_from_the_protocol_only_what_an_attack_has(

@@ -9,11 +9,14 @@ import bench_fakes as fakes
 import numpy as np
 import pytest
 import torch
-from test_enough import CPU, Saturated, Wavy, assert_same
+import zoo
+from test_enough import CPU, Saturated, Stairs, Wavy, assert_same
 from torch import Tensor
 
 import attacks
+from bench.cell import in_turn
 from bench.cell.attack import Draws, Outcome, run_cell
+from bench.cell.attacking import Attacking
 from bench.cell.results import figures, indicators
 from bench.metrics import ranking
 from detectors.noise import Noise
@@ -62,6 +65,19 @@ def test_images_that_are_left_alone_change_no_figure_of_pairs(cls: type[fakes.Fa
     assert "normals_only_auc" in found and "normals_only_auc" not in limited and "anomalies_only_auc" not in limited
 
 
+@pytest.mark.parametrize("epsilon", [0.01, 0.02])
+def test_images_that_the_verdict_does_not_see_lost_are_attacked_to_the_end_by_all_members(
+    epsilon: float, attacked_again: list[int]
+) -> None:
+    """Without that the AUC would be 2.4 and 6.2 points too high."""
+    detector = fakes.fitted(Stairs)
+    whole = outcome(detector, early_stop=False, epsilon=epsilon, **SMALL)
+    assert not attacked_again, "a complete attack has been to the end"
+    early = outcome(detector, early_stop=True, epsilon=epsilon, **SMALL)
+    assert attacked_again, "images had stopped too early"
+    assert_same(early.robust, whole.robust, LABELS)
+
+
 @pytest.mark.parametrize("stop", [True, False])
 def test_the_record_says_what_each_member_did(stop: bool) -> None:
     found = outcome(fakes.fitted(Mapped), early_stop=stop, epsilon=0.004, **SMALL)
@@ -78,25 +94,49 @@ def test_the_record_says_what_each_member_did(stop: bool) -> None:
         assert aucs[-1] == pytest.approx(ranking.auc(found.robust[0], LABELS))
 
 
-def test_the_ensemble_leaves_at_most_what_each_member_leaves() -> None:
+@pytest.mark.parametrize("epsilon", [0.001, 0.004])
+def test_the_ensemble_leaves_at_most_what_each_member_leaves(epsilon: float) -> None:
+    """Exactly: each alone, to the end, under the noise that it has in the ensemble."""
     detector = fakes.fitted(Mapped)
-    whole = outcome(detector, early_stop=True, epsilon=0.004, **SMALL)
-    made = attacks.get("autoattack-linf", image_size=detector.image_size, epsilon=0.004, **SMALL)
-    test = fakes.image_set(12, 12, side=detector.image_size)
-    for member in made.members(detector):
-        alone = run_cell(
-            detector,
-            member,
+    whole = outcome(detector, early_stop=True, epsilon=epsilon, **SMALL)
+    made = attacks.get("autoattack-linf", image_size=detector.image_size, epsilon=epsilon, **SMALL)
+    attacking = Attacking(detector, fakes.image_set(12, 12, side=detector.image_size), Draws(1, 0), CPU, 5)
+    losses = [
+        attacking.attacked(member, range(24), None, lambda done: None, path=(number,)).best_loss.double().numpy()
+        for number, member in enumerate(made.members(detector))
+    ]
+    alone = [ranking.auc(LABELS * loss, LABELS) for loss in losses]
+    assert ranking.auc(whole.robust[0], LABELS) <= min(alone)
+    assert ranking.auc(whole.robust[0], LABELS) == ranking.auc(LABELS * np.max(losses, axis=0), LABELS)
+
+
+def test_what_is_enough_is_renewed_after_each_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first member's anomalies fall, and normals that had not passed them by then have: they are left to nobody."""
+    test = fakes.image_set(30, 30, side=16)
+    made = attacks.get("autoattack-linf", image_size=16, epsilon=0.004, **SMALL | {"iterations": 4, "starts": 1})
+
+    def run() -> Outcome:
+        return run_cell(
+            zoo.fitted(Mapped, 16),
+            made,
             test,
             test.subset(range(11)),
             Draws(1, 0),
-            batch_size=24,
+            batch_size=30,
             device=CPU,
             tick=lambda done, what: None,
             early_stop=True,
         )
-        # Its starts are drawn under a path of their own in the ensemble, so members with random ones may differ.
-        assert ranking.auc(whole.robust[0], LABELS) <= ranking.auc(alone.robust[0], LABELS) + 2.0
+
+    renewed = run()
+    monkeypatch.setattr(in_turn._Best, "renew", lambda self, images, enough: None)
+    not_renewed = run()
+    of_second, others = (indicators(found)["members"][1]["attacked_images"] for found in (renewed, not_renewed))
+    assert of_second < others
+    assert renewed.gradients_spent is not None and not_renewed.gradients_spent is not None
+    assert renewed.gradients_spent.sum() < not_renewed.gradients_spent.sum()
+    labels = test.labels.numpy().astype(np.int64)
+    assert ranking.auc(renewed.robust[0], labels) == ranking.auc(not_renewed.robust[0], labels)
 
 
 def test_images_of_a_stochastic_detector_are_all_attacked_by_all() -> None:

@@ -89,6 +89,41 @@ def test_an_image_that_was_found_without_knowing_the_noise_is_a_candidate() -> N
     assert known["auc"] == pytest.approx(best["auc"], abs=1e-9)
 
 
+class _Still(attacks.Attack):
+    """Finds nothing: the clean images."""
+
+    name, norm = "still", "linf"
+
+    def _run(self, detector: Any, x: Tensor, y: Tensor, threat: Any, **how: Any) -> attacks.AttackResult:
+        loss = self.compared_loss(detector, x, y, how["noise"])
+        return attacks.AttackResult.without_gradients(
+            x, loss, clean_loss=loss, trace=loss[None], forwards=1, enough=None
+        )
+
+
+class _Rand(_Still):
+    def on_known_noise(self, detector: Any) -> tuple[attacks.Attack, ...]:
+        return (_Still(self.threat),)
+
+
+def test_what_the_attack_on_the_known_noise_did_not_find_itself_counts_where_it_is_better() -> None:
+    """Beside an attack that finds nothing the candidates decide: of each image the worse of the clean one and of that
+    which was found before."""
+    some, stub = attacking(), _Rand(attacks.LInf(EPSILON))
+    source = NoiseSeed(0).source("known-noise", some.test.ids)
+    y, x = some.test.labels.float(), some.test.pixels()
+    slope = some.detector.slope(x, source)  # type: ignore[operator]
+    sign = y * torch.where(torch.arange(len(x)) % 3 > 0, 1.0, -1.0)  # every third image was led astray
+    before = (x + EPSILON * sign[:, None, None, None] * slope.sign()).clamp(0, 1)
+    losses = [y * some.detector.score(images, noise=source) for images in (x, before)]
+    expected = (y * torch.maximum(*losses)).double().numpy()
+    labels = some.test.labels.numpy().astype(np.int64)
+    found, without = known_noise(some, stub, before), known_noise(some, stub, x)
+    assert found is not None and without is not None
+    assert found["auc"] == pytest.approx(float(ranking.auc(expected, labels)), abs=1e-9)
+    assert found["auc"] < without["auc"] - 5 and without["auc"] == without["clean_auc"]
+
+
 def test_batches_change_nothing() -> None:
     one, other = (known_noise(attacking(size), attack(), attacking().test.pixels()) for size in (5, 24))
     assert one == other

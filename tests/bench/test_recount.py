@@ -147,6 +147,28 @@ def test_scores_that_were_changed_or_lost_take_the_record_with_them(tmp_path: Pa
     assert store.read_all(tmp_path) == ([record], [])
 
 
+def test_a_robust_aupr_may_be_absent_where_it_is_not_kept_and_is_held_to_where_it_is_stated() -> None:
+    """Records that are older than its absence state one."""
+    scores = make_scores()
+    robust = scores.robust.copy()
+    robust[:, np.flatnonzero(scores.labels == -1)[:2]] = robust.min()
+    tied = replace(scores, robust=robust)
+    record = make_record(tied)
+    cell = replace(record.cell, early_stop=True)
+    found = recount.figures(tied, record.results.get("threshold"), complete=False)
+    assert "aupr" not in found["robust"] and "aupr" in found["clean"]
+    assert "aupr" in recount.figures(scores, None, complete=False)["robust"], "nobody ties"
+    assert recount.figures(tied, None)["robust"].keys() - {"aupr"} == found["robust"].keys()
+    results = {n: v for n, v in record.results.items() if n != "anomalies_only_auc"} | found
+    recount.check(cell, results, tied)
+    older = {**results, "robust": record.results["robust"]}
+    recount.check(cell, older, tied)
+    with pytest.raises(RecordError, match=r"results\.robust\.aupr is"):
+        recount.check(cell, {**older, "robust": {**older["robust"], "aupr": 12.5}}, tied)
+    with pytest.raises(RecordError, match=r"results\.robust\.aupr is not stated"):
+        recount.check(record.cell, {**record.results, "robust": found["robust"]}, tied)
+
+
 def test_an_edited_robust_auc_reaches_no_leaderboard(tmp_path: Path) -> None:
     record = write_record(tmp_path / "records")
     path = forged(record, robust={**record.results["robust"], "auc": 99.0})

@@ -4,7 +4,7 @@
 
 PGD beside a bare loop of gradient, step and projection; APGD beside PGD at equal gradients; Square's bookkeeping beside
 its forward passes; PGD beside torchattacks' and foolbox's, where these are installed; a gradient averaged over 20 draws
-beside 20 gradients.
+beside 20 gradients; and what is left of an attack where it may stop on an image that has lost all its pairs.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import sys
 import time
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
 import attacks
 from attacks.objective import Objective
 from attacks.threat import LInf
+from bench.cell.attack import Draws, Outcome, run_cell
+from bench.data.base import ImageSet
 from detectors.base import Detector
 from detectors.noise import NoiseSeed
 
@@ -85,6 +88,59 @@ def test_what_an_attack_adds(name: str, fitted: Callable[[str, int], Detector]) 
     sys.stdout.write(f"\n{name}: " + ", ".join(f"{what} {ratio:.2f}" for what, ratio in ratios.items()) + "\n")
     for (what, ratio), limit in zip(ratios.items(), LIMITS[name], strict=True):
         assert ratio < limit, what
+
+
+def _pictures(count: int, side: int) -> ImageSet:
+    """So many of noise, and as many with a square of a little more contrast."""
+    pixels = torch.randint(96, 160, (2 * count, 3, side, side), generator=torch.Generator().manual_seed(2))
+    square = pixels[count:, :, : side // 2, : side // 2]
+    pixels[count:, :, : side // 2, : side // 2] = 128 + (square - 128) * 5 // 4
+    return ImageSet(
+        ids=tuple(f"{number:03}.png" for number in range(2 * count)),
+        images=pixels.to(torch.uint8),
+        labels=torch.tensor([1] * count + [-1] * count, dtype=torch.int8),
+        defects=tuple(["good"] * count + ["square"] * count),
+        masks=None,
+    )
+
+
+@pytest.mark.parametrize("name", ["mean-image", "ae", "spade"])
+@pytest.mark.parametrize("epsilon", ["1/255", "4/255"])
+def test_what_enough_saves(name: str, epsilon: str, fitted: Callable[[str, int], Detector]) -> None:
+    """In gradients of a single attack and of an ensemble, and in the images that each of its members is left, over
+    those of complete runs. It saves where an attack wins."""
+    detector, test = fitted(name, 64), _pictures(20, 64)
+
+    def run(attack: attacks.Attack, *, early_stop: bool) -> Outcome:
+        return run_cell(
+            detector,
+            attack,
+            test,
+            test.subset(range(11)),
+            Draws(1, 0),
+            batch_size=20,
+            device=torch.device("cpu"),
+            tick=lambda done, what: None,
+            early_stop=early_stop,
+        )
+
+    told = {}
+    small = {"iterations": 10, "starts": 2, "other_starts": 1, "queries": 50}
+    for attack in (
+        attacks.get("pgd-linf", image_size=64, epsilon=epsilon, steps=20),
+        attacks.get("autoattack-linf", image_size=64, epsilon=epsilon, **small),
+    ):
+        early, whole = (run(attack, early_stop=stop) for stop in (True, False))
+        spent, all_of_them = (
+            float(np.mean(o.gradients if o.gradients_spent is None else o.gradients_spent)) for o in (early, whole)
+        )
+        told[f"{attack.name} gradients"] = spent / all_of_them
+        told |= {
+            f"{number}. {member['attack']['name']} images": member["attacked_images"] / len(test)
+            for number, member in enumerate(early.members)
+        }
+    sys.stdout.write(f"\n{name}, {epsilon}: " + ", ".join(f"{what} {ratio:.2f}" for what, ratio in told.items()) + "\n")
+    assert max(told.values()) <= 1
 
 
 class _TwoLogits(torch.nn.Module):

@@ -289,7 +289,12 @@ deterministic_rows = pytest.mark.parametrize(
 @deterministic_rows
 def test_apgd_leaves_no_more_than_pgd_at_equal_gradients(row: Row) -> None:
     pgd, apgd = (attacks.get(f"{name}-linf", epsilon="1/255", steps=20) for name in ("pgd", "apgd"))
-    assert _auc(_attacked(row, apgd)) <= _auc(_attacked(row, pgd)) + 0.5
+    of_pgd, of_apgd = _attacked(row, pgd), _attacked(row, apgd)
+    assert _auc(of_apgd) <= _auc(of_pgd) + 0.5
+    # Where neither has turned a pair yet the AUCs are 100, whatever APGD does. Measured: 1.000 to 1.208, and 0.33 to
+    # 0.65 with a hundredth of its steps.
+    share = (of_apgd.best_loss - of_apgd.clean_loss) / (of_pgd.best_loss - of_pgd.clean_loss)
+    assert (of_pgd.best_loss > of_pgd.clean_loss).all() and share.mean() >= 0.98
 
 
 @deterministic_rows
