@@ -31,11 +31,11 @@ def settled_gradient(wanted: str, detector: Detector, *, smooth_map: bool) -> st
     """Whose gradient an attack follows of a detector that was told to follow `wanted`, one of PGD's `differentiate`.
 
     Of a detector without a surrogate or a map there is the score's to follow, whatever is wanted: so a run over many
-    detectors goes on (called as it is, an attack refuses: `check_map`). Of one whose
-    surrogate is a monotone function of the score, "auto" is the surrogate's alone: the same direction, where the score
-    has one. With `smooth_map` "auto" is the map's smooth maximum where the score is the map's maximum and stochastic:
-    a maximum over pixels has the gradient of one pixel, and noise makes it another one at each draw. A surrogate that
-    holds the reconstruction constant is followed where it is wanted, alone.
+    detectors goes on (called as it is, an attack refuses: `check_map`). Of one whose surrogate is a monotone function
+    of the score, "auto" is the surrogate's alone: the same direction, where the score has one. With `smooth_map` "auto"
+    is the map's smooth maximum where the score is the map's maximum and stochastic: a maximum over pixels has the
+    gradient of one pixel, and noise makes it another one at each draw. A surrogate that holds the reconstruction
+    constant is followed where it is wanted, alone.
     """
     if wanted == "auto" and detector.has_surrogate:
         return "surrogate" if detector.surrogate_is_monotone else "auto"

@@ -20,7 +20,7 @@ from bench.report import best_known, budget, grouping
 from bench.report.best_known import BestKnown, Known
 from bench.report.budget import Budget
 from bench.report.caveats import claim, facts, remarks
-from bench.report.certificates import Certified, certified_beside
+from bench.report.certified_column import Certified, certified_beside
 from bench.report.fits import Spread
 from bench.report.marks import MARKS, MEANING, SHORTCUTS, shortcut_marks
 from bench.report.noise_worth import MEANING as NOISE_MEANING

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from bench.metrics.intervals import Estimate
 from bench.report import best_known, certificates, members, noise_worth
 from bench.report.best_known import BestKnown
-from bench.report.certificates import Certified
+from bench.report.certified_column import Certified
 from bench.report.fits import Spread
 from bench.report.leaderboard import Leaderboard, Row
 from bench.report.marks import MARKS

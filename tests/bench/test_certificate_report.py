@@ -22,11 +22,11 @@ from bench.report.certificates import (
     attacked,
     base_lines,
     boards,
-    certified_at,
     estimate,
     flags,
     label,
 )
+from bench.report.certified_column import certified_at
 from bench.report.tables import certified_figure
 
 ATTACKED = make_table(attacked=(0.1, 0.25))

@@ -336,6 +336,11 @@ def test_a_second_radius_that_is_missing_is_run() -> None:
     assert ("bird", arm) in reproduce("table14", [record]).missing
     both = reproduce("table14", [record, replace_epsilon(record, 0.025)])
     assert ("bird", arm) not in both.missing
+    few = replace(replace_epsilon(record, 0.025), full_run=False, limits=["--limit 6: at most so many"])
+    half = reproduce("table14", [record, few])
+    assert ("bird", arm) in half.missing and "†" in next(
+        r.status for r in half.rows if (r.category, r.arm) == ("bird", arm)
+    )
     scaled = recipe.on("elpv", ("mono",)).at_size(128, preset="quick", protocol="quick")
     assert [(t.epsilon, t.also) for t in scaled.threats if t.norm == "l2"] == [(pytest.approx(0.8), pytest.approx(0.1))]
 

@@ -10,12 +10,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from bench import files
 from bench.report import narrow
 from bench.report.paper.certified import CLAIM, NOTES, TABLE, CertifiedRecipe, CertifiedRow, finding, missing
-from bench.report.paper.render import NOT_RUN, UNREADABLE
+from bench.report.paper.render import NOT_RUN, UNREADABLE, write_texts
 from bench.text import MISSING, escape_markdown, markdown_table
-from detectors.checkpoint import write_atomically
 
 HEADER = ("category", "detector", "sigma", "radius", "certified:\npaper", "\nours", "\ndiff")
 
@@ -83,12 +81,7 @@ def write(
     notes: Sequence[str] = NOTES,
 ) -> list[Path]:
     """Write the table as CSV and as Markdown. Raises DiskError where the folder cannot be written to."""
-    texts = {".csv": frame(found).to_csv(index=False, lineterminator="\n"), ".md": markdown(found, recipe, notes)}
-    paths = [folder / f"{TABLE}{suffix}" for suffix in texts]
-    with files.writing(folder):
-        for path, text in zip(paths, texts.values(), strict=True):
-            write_atomically(path, text.encode())
-    return paths
+    return write_texts(folder, TABLE, frame(found), markdown(found, recipe, notes))
 
 
 def _cells(row: CertifiedRow) -> list[str]:

@@ -209,10 +209,13 @@ def _measured(
 ) -> Row:
     shown, also = (list(found[arm].values()) for found in of_arms)
     marks = ""
-    if shown:  # all of one worth
-        marks += MARKS["failed"] if not shown[0].ok else ""
-        marks += MARKS["partial"] if is_partial(shown[0], arm, recipe) else ""
-        marks += MARKS["stale"] if is_stale(shown[0], revisions) else ""
+    firsts = [found[0] for found in (shown, also) if found]  # the records of a radius are all of one worth
+    for mark, is_so in (
+        ("failed", any(not r.ok for r in firsts)),
+        ("partial", any(is_partial(r, arm, recipe) for r in firsts)),
+        ("stale", any(is_stale(r, revisions) for r in firsts)),
+    ):
+        marks += MARKS[mark] if is_so else ""
     seconds = [s for s in map(seconds_a_pass, shown) if s is not None]
     spreads = [f.sd for r in shown if (f := r.robust) is not None and r.detector.is_stochastic]
     return Row(

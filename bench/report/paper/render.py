@@ -120,11 +120,16 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 def write(found: Reproduction, folder: Path) -> list[Path]:
     """Write TABLE.csv and TABLE.md. Raises DiskError where the folder cannot be written to."""
-    texts = {".csv": frame(found).to_csv(index=False, lineterminator="\n"), ".md": markdown(found)}
-    paths = [folder / f"{found.recipe.table}{suffix}" for suffix in texts]
+    return write_texts(folder, found.recipe.table, frame(found), markdown(found))
+
+
+def write_texts(folder: Path, name: str, rows: pd.DataFrame, text: str) -> list[Path]:
+    """Write a table as NAME.csv and NAME.md. Raises DiskError where the folder cannot be written to."""
+    texts = {".csv": rows.to_csv(index=False, lineterminator="\n"), ".md": text}
+    paths = [folder / f"{name}{suffix}" for suffix in texts]
     with files.writing(folder):
-        for path, text in zip(paths, texts.values(), strict=True):
-            write_atomically(path, text.encode())
+        for path, content in zip(paths, texts.values(), strict=True):
+            write_atomically(path, content.encode())
     return paths
 
 
