@@ -124,7 +124,7 @@ def write(found: Reproduction, folder: Path) -> list[Path]:
 
 
 def write_texts(folder: Path, name: str, rows: pd.DataFrame, text: str) -> list[Path]:
-    """Write a table as NAME.csv and NAME.md. Raises DiskError where the folder cannot be written to."""
+    """Write a table as a CSV file and a Markdown file. Raises DiskError where the folder cannot be written to."""
     texts = {".csv": rows.to_csv(index=False, lineterminator="\n"), ".md": text}
     paths = [folder / f"{name}{suffix}" for suffix in texts]
     with files.writing(folder):
