@@ -125,13 +125,14 @@ class RayExecutor:
                     there = own.files(job.detector, job.fit_seed, with_images=plan.run.keep_images)
                     streams[task.remote(asked, job, there, posts)] = job
                 ready, _ = ray.wait(list(streams), num_returns=1, timeout=POLL_SECONDS)
-                if time.monotonic() - looked > ray_task.TELL_SECONDS:  # each is a question to another process
+                arrived = [(stream, self._next(stream, streams[stream], plan)) for stream in ready]
+                has_ended = any(news.what != "done" for _, news in arrived)
+                if has_ended or time.monotonic() - looked > ray_task.TELL_SECONDS:  # a question to another process
                     for job, words in _posted(posts):
                         if job in streams.values():
                             yield News(job, words[0], words[1:])
                     most, looked = self._most(), time.monotonic()
-                for stream in ready:
-                    news = self._next(stream, streams[stream], plan)
+                for stream, news in arrived:
                     yield news
                     if news.what != "done":
                         del streams[stream]

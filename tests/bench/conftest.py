@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import bench_fakes as fakes
+import certify_fakes
 import pytest
 import torch
 
-from bench.cell import attack
+from bench.cell import attack, known_code
 from bench.cli import commands, summary
+from bench.report import certificate_plots
 from detectors import registry
 
 
@@ -124,3 +126,40 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fakes.write_folder(tmp_path_factory.mktemp("small"), ("bolt",), train=120, test=8, side=certify_fakes.SIDE)
+
+
+@pytest.fixture
+def certify(
+    command: Callable[..., Said],
+    register: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    small: Path,
+    tmp_path: Path,
+) -> Callable[..., Said]:
+    """Runs `certify` on a small folder with few samples; what it is told replaces the usual options."""
+    register(fakes.Linear, *certify_fakes.DETECTORS, fakes.NotANumber)
+    # As if they were ours, whose samples are kept.
+    monkeypatch.setattr(known_code, "KNOWN", (*known_code.KNOWN, "zoo", certify_fakes.__name__))
+    monkeypatch.setattr(certificate_plots, "write_all", lambda *_: [])  # seconds; test_certificate_report draws
+
+    def call(*more: object, names: str = "linear") -> Said:
+        usual: dict[str, object] = {
+            "--detectors": names,
+            "--dataset": "folder",
+            "--data-root": small,
+            "--image-size": certify_fakes.SIDE,
+            "--sigma": certify_fakes.SIGMA,
+            "--samples": 500,
+            "--radii": ",".join(map(str, certify_fakes.RADII)),
+            "--out": tmp_path / "out",
+            "--cache": tmp_path / "cache",
+        }
+        kept = (word for name, value in usual.items() if name not in more for word in (name, value))
+        return command("certify", *kept, *more)
+
+    return call
