@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,27 @@ class Share:
     def device(self) -> str:
         """What a task computes on: Ray shows it no other GPU than its own."""
         return "cuda" if self.gpus else "cpu"
+
+
+@dataclass
+class _Task:
+    """A job in the cluster. Ray does a lost task again; where it cannot, say since a machine took finished cells along
+    that had not come over yet, it is handed in again.
+
+    Attributes:
+        job: what is to be done.
+        known: of its cells, which come in the same order, those that are here from before it was lost.
+        lost: how often it was.
+        cells: that are here.
+    """
+
+    job: Job
+    known: int = 0
+    lost: int = 0
+    cells: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cells = self.known
 
 
 class RayExecutor:
@@ -105,13 +126,13 @@ class RayExecutor:
     def work(self, plan: Plan, groups: Mapping[Job, Group], stop: Stop) -> Iterator[News]:
         """As `Executor.work`. A task that is lost more than `RETRIES` times is lost for good."""
         ray, records = self._ray, plan.run.out / "records"
-        left, posts = deque(groups), self._post_box()
+        left, posts = deque(_Task(job) for job in groups), self._post_box()
         known = {name: Known(records, plan.dataset.name, name) for name in {job.category for job in groups}}
-        streams: dict[Any, Job] = {}
+        streams: dict[Any, _Task] = {}
         rested: set[Any] = set()
         most, looked = self._most(), 0.0
         options = {"num_cpus": self._share.cpus, "num_gpus": self._share.gpus, "max_retries": RETRIES}
-        task = ray.remote(num_returns="streaming", **options)(ray_task.do)
+        do = ray.remote(num_returns="streaming", **options)(ray_task.do)
         asked = ray.put(self._asked(plan))
         try:
             while left or streams:
@@ -120,19 +141,27 @@ class RayExecutor:
                     if set(streams) <= rested:
                         return
                 while left and len(streams) < most:
-                    job = left.popleft()
-                    own = known[job.category]
+                    task = left.popleft()
+                    job, own = task.job, known[task.job.category]
                     there = own.files(job.detector, job.fit_seed, with_images=plan.run.keep_images)
-                    streams[task.remote(asked, job, there, posts)] = job
+                    streams[do.remote(asked, job, there, posts)] = task
                 ready, _ = ray.wait(list(streams), num_returns=1, timeout=POLL_SECONDS)
                 arrived = [(stream, self._next(stream, streams[stream], plan)) for stream in ready]
-                has_ended = any(news.what != "done" for _, news in arrived)
+                has_ended = any(news.what not in ("done", "known") for _, news in arrived)
                 if has_ended or time.monotonic() - looked > ray_task.TELL_SECONDS:  # a question to another process
+                    at_work = {task.job for task in streams.values()}
                     for job, words in _posted(posts):
-                        if job in streams.values():
+                        if job in at_work:
                             yield News(job, words[0], words[1:])
                     most, looked = self._most(), time.monotonic()
                 for stream, news in arrived:
+                    if news.what == "known":
+                        continue
+                    if news.what == "again":
+                        task = streams.pop(stream)
+                        known[task.job.category] = Known(records, plan.dataset.name, task.job.category)
+                        left.append(_Task(task.job, task.cells, task.lost + 1))
+                        continue
                     yield news
                     if news.what != "done":
                         del streams[stream]
@@ -143,11 +172,15 @@ class RayExecutor:
                 with suppress(Exception):  # who has ended meanwhile
                     ray.cancel(stream)
 
-    def _next(self, stream: Any, job: Job, plan: Plan) -> News:
-        """What comes next of a task."""
-        errors = self._ray.exceptions
+    def _next(self, stream: Any, task: _Task, plan: Plan) -> News:
+        """What comes next of a task; "known" of a cell that is here, "again" where it was lost and may be done anew."""
+        errors, job = self._ray.exceptions, task.job
         try:
-            cell = self._ray.get(next(stream))
+            reference = next(stream)
+            if task.known:
+                task.known -= 1
+                return News(job, "known")
+            cell = self._ray.get(reference)
         except StopIteration:
             return News(job, "ended")
         except errors.RayTaskError as error:
@@ -155,10 +188,13 @@ class RayExecutor:
                 raise error.cause from None
             raise RecordError(f"A Ray task stopped: {one_line(error.cause, 500)}; report it.") from None
         except errors.RayError as error:
+            if task.lost < RETRIES:
+                return News(job, "again")
             what = f"Its Ray task was lost for good ({type(error).__name__})"
             return News(job, "lost", (f"{what}; what was finished is kept: run the same command again.",))
         records = plan.run.out / "records"
         record = unpack(cell.parcel, records)
+        task.cells += 1
         for name in cell.void:
             if Path(name).name == name:
                 (folder_of(records, plan.dataset.name, job.category) / name).unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from bench.plan import plan as planning
 from bench.records import kept_images, parcel
 from bench.records.store import read_all
 from bench.run import ray_task, runner
-from bench.run.ray_executor import RayExecutor, Share
+from bench.run.ray_executor import RETRIES, RayExecutor, Share
 
 REPOSITORY = Path(__file__).parents[2]
 try:
@@ -163,7 +163,8 @@ def test_a_machine_that_is_lost_costs_no_cell_and_figures_are_those_of_one_proce
     told = Killer(cluster, second, 3)
     with RayExecutor(0.0) as executor:
         found = runner.run_plan(planning.make(other), told, executor=executor)
-    assert not found.failed and [r.key for r in found.records] == [r.key for r in alone.records]
+    assert not found.failed, [r.reason for r in found.failed]
+    assert [r.key for r in found.records] == [r.key for r in alone.records]
     assert len(told.cells) == 12 == len(list((tmp_path / "ray" / "out").rglob("*--*.json"))), "each once"
     assert fakes.documents(tmp_path / "ray" / "out") == fakes.documents(tmp_path / "one" / "out")
     assert fakes.score_files(tmp_path / "ray" / "out") == fakes.score_files(tmp_path / "one" / "out")
@@ -176,6 +177,41 @@ def test_a_machine_that_is_lost_costs_no_cell_and_figures_are_those_of_one_proce
         )
     again = runner.run_plan(planning.make(other), fakes.Quiet())
     assert again.reused == 12, "so there is nothing left to do"
+
+
+class Losing:
+    """Ray, but of cells whose turns come up their machine is gone before they have come over."""
+
+    def __init__(self, *turns: int) -> None:
+        self.turns, self.count = turns, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(ray, name)
+
+    def get(self, reference: Any) -> Any:
+        self.count += 1
+        if self.count in self.turns:
+            raise ray.exceptions.ObjectLostError(reference.hex(), "", "")
+        return ray.get(reference)
+
+
+@needs_ray
+@pytest.mark.parametrize("turns", [(1,), (2,), (2, 3), (1, 4), (2, 3, 4, 5)])
+def test_a_finished_cell_that_is_lost_on_its_way_costs_no_cell(
+    cluster: Any, tmp_path: Path, folder: Path, turns: tuple[int, ...]
+) -> None:
+    config = fakes.config(tmp_path, folder, "brightness", categories=("bolt",), epsilons=(0.01, 0.02, 0.03))
+    told = fakes.Quiet()
+    with RayExecutor(0.0) as executor:
+        executor._ray = Losing(*turns)
+        found = runner.run_plan(planning.make(config), told, executor=executor)
+    if len(turns) > RETRIES:
+        assert [r.status for r in found.records] == ["ok", "failed", "failed"]
+        assert "lost for good" in found.failed[0].reason
+    else:
+        assert [r.status for r in found.records] == ["ok"] * 3 and found.reused == 0
+        assert executor._ray.count == 3 + len(turns), "what is here is not fetched again"
+    assert len(told.cells) == 3, "each once"
 
 
 @needs_ray
