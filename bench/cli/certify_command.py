@@ -155,7 +155,7 @@ def certify(
     check(plan, asked)
     jobs = plan.jobs if share is None else share.jobs(plan)
     if dry_run:
-        _show_costs(plan, asked, jobs, console)
+        show_costs(plan, asked, jobs, console)
         return
     files.check_writable(config.out)
     cache_folder.check(plan)
@@ -263,7 +263,7 @@ def _show_result(certificates: list[Certificate], console: Screen) -> None:
     console.print(MEANING, markup=False, highlight=False)
 
 
-def _show_costs(plan: planning.Plan, asked: CertifyConfig, jobs: Sequence[planning.Job], console: Screen) -> None:
+def show_costs(plan: planning.Plan, asked: CertifyConfig, jobs: Sequence[planning.Job], console: Screen) -> None:
     """Forward passes and gradients of one image, and seconds, of each detector and category."""
     estimates = costs.Estimates(plan)
     table = Table(title=Text(f"Certificates on {plan.dataset.name} at {plan.image_size} px"), title_justify="left")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.cli import summary
-from bench.cli.certify_command import CertificateReporter, write_certificates
+from bench.cli.certify_command import CertificateReporter, show_costs, write_certificates
 from bench.cli.options import request
 from bench.cli.reproduced import Where, categories_of, certificates_of, say_commands
 from bench.cli.screen import Screen
@@ -31,37 +31,45 @@ def show(where: Where, console: Screen) -> list[str]:
 
     found, notes = look()
     missing = certified.missing(found)
+    asked = CertifyConfig(
+        sigmas=(certified.SIGMA,),
+        samples=recipe.samples,
+        radii=(0.0, recipe.radius),
+        rules=("percentile", "paper"),
+    )
+
+    def planned() -> planning.Plan:
+        return planning.make(
+            request(
+                detectors=",".join(dict.fromkeys(row.detector for row in missing)),
+                attacks=protocols.get(where.protocol).default_attacks,
+                dataset=dataset,
+                data_root=where.data_root,
+                categories=",".join(dict.fromkeys(row.category for row in missing)),
+                preset=where.preset,
+                protocol=where.protocol,
+                limit=where.limit,
+                image_size=side,
+                device=where.devices[0],
+                settings=None,
+                out=where.out,
+                cache=where.cache,
+            )
+        )
+
     odd: list[str] = []
     if where.dry_run:
         console.print(recipe.title, style="bold", markup=False, highlight=False)
         say_commands(recipe.commands(missing), console)
-        if not missing:
+        if missing:
+            plan = planned()
+            show_costs(plan, asked, plan.jobs, console)
+        else:
             console.print("Nothing is missing.")
         return []
     if where.run and missing:
-        asked = CertifyConfig(
-            sigmas=(certified.SIGMA,),
-            samples=recipe.samples,
-            radii=(0.0, recipe.radius),
-            rules=("percentile", "paper"),
-        )
-        config = request(
-            detectors=",".join(dict.fromkeys(row.detector for row in missing)),
-            attacks=protocols.get(where.protocol).default_attacks,
-            dataset=dataset,
-            data_root=where.data_root,
-            categories=",".join(row.category for row in missing),
-            preset=where.preset,
-            protocol=where.protocol,
-            limit=where.limit,
-            image_size=side,
-            device=where.devices[0],
-            settings=None,
-            out=where.out,
-            cache=where.cache,
-        )
-        plan = planning.make(config)
-        deterministic(config.torch_device())
+        plan = planned()
+        deterministic(plan.run.torch_device())
         with CertificateReporter(console, plan.several_fits) as reporter:
             odd += certify_plan(plan, asked, reporter).problems
         write_certificates(where.out, console)

@@ -274,6 +274,8 @@ def test_table_6_is_certified_once_at_any_size(reproduce: Command, tmp_path: Pat
     asked = ("table6", "--categories", "bolt")
     before = reproduce(*asked)
     assert "not run" in before.out and "bench certify" in before.out
+    planned = " ".join(reproduce(*asked, "--dry-run").out.split())
+    assert "Estimated time in all" in planned and "Nothing was run." in planned and "passes left" in planned
     said = reproduce(*asked, "--run")
     assert said.code == 0 and "not run" not in said.out and "bench certify" not in said.out, said.err
     assert "was made with --rule paper (uncertified)" in " ".join(said.out.split())
