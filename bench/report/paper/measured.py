@@ -96,21 +96,8 @@ def reproduce(
                 notes += _average_notes(average, own)
     missing = [(r.category, r.arm) for r in rows if r.category != AVERAGE and _is_missing(r, chosen)]
     notes += _of_rows(rows) + (_of_draws(rows) if "spread" in chosen.shows else [])
-    if "seconds" in chosen.shows:
-        timed = [r for shown, _ in of_cells.values() for found in shown.values() for r in found.values()]
-        notes += [f"Seconds on {one}." for one in sorted(set(map(machine, timed)))]
-    notes += [
-        f"{before.category}, {before.detector}, {norm_text(before.norm)}: the clean AUC is unreadable here and repeats "
-        f"the other norm's {after.clean}."
-        for before, after in zip(printed, filled, strict=True)
-        if before.clean is None and after.clean is not None
-    ]
-    notes += [
-        f"For {norm_text(t.norm)} the column 'scaled' has epsilon {epsilon_text(t.also, t.norm)}: 0.2 at 256 pixels "
-        "scaled to this side, equal energy per pixel."
-        for t in chosen.threats
-        if t.also is not None
-    ]
+    notes += _of_machines(of_cells.values()) if "seconds" in chosen.shows else []
+    notes += _of_repeated(printed, filled) + _of_second_radii(chosen)
     notes += _elsewhere(chosen, known, missing) if missing else []
     findings = tuple((claim, claim.judge(rows)) for claim in chosen.claims)
     return Reproduction(chosen, tuple(rows), findings, tuple(missing), tuple(dict.fromkeys(notes)))
@@ -196,6 +183,29 @@ def _of_rows(rows: Sequence[Row]) -> list[str]:
         f"{row.category}, {row.arm}, {norm_text(row.norm)}: the mean over {row.fits} fits."
         for row in rows
         if row.fits > 1
+    ]
+
+
+def _of_machines(cells: Iterable[tuple[OfArms, OfArms]]) -> list[str]:
+    timed = [record for shown, _ in cells for of_fits in shown.values() for record in of_fits.values()]
+    return [f"Seconds on {one}." for one in sorted(set(map(machine, timed)))]
+
+
+def _of_repeated(printed: Sequence[PaperRow], filled: Sequence[PaperRow]) -> list[str]:
+    return [
+        f"{before.category}, {before.detector}, {norm_text(before.norm)}: the clean AUC is unreadable here and repeats "
+        f"the other norm's {after.clean}."
+        for before, after in zip(printed, filled, strict=True)
+        if before.clean is None and after.clean is not None
+    ]
+
+
+def _of_second_radii(recipe: Recipe) -> list[str]:
+    return [
+        f"For {norm_text(threat.norm)} the column 'scaled' has epsilon {epsilon_text(threat.also, threat.norm)}: 0.2 "
+        "at 256 pixels scaled to this side, equal energy per pixel."
+        for threat in recipe.threats
+        if threat.also is not None
     ]
 
 
