@@ -40,11 +40,11 @@ def main(cache: Path, folder: Path, out: Path) -> None:
     wanted = {one.samples_sha256: one for one in found if one.claim.smoothing.rule == "percentile"}
     rows = [row for samples in every_set(cache) for row in of_samples(samples, wanted)]
     table = pd.DataFrame(rows).sort_values(["category", "detector", "radius"], kind="stable")
-    table.to_csv(out, index=False, float_format="%.1f", lineterminator="\n")
-    print(table.to_string(index=False, float_format="%.3g"))
-    print(
-        f"{len({(row['category'], row['detector']) for row in rows})} of {len(wanted)} certificates' samples are there."
-    )
+    table = table.round({"certified": 1, "estimate": 1})
+    table.to_csv(out, index=False, lineterminator="\n")
+    print(table.to_string(index=False))
+    told = len({(row["category"], row["detector"]) for row in rows})
+    print(f"The samples of {told} of {len(wanted)} certificates are there.")
 
 
 def every_set(cache: Path) -> Iterator[NDArray[np.float64]]:
