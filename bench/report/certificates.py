@@ -156,7 +156,7 @@ def attack_text(certificate: Certificate) -> str:
 
 
 def label(certificate: Certificate, *, detector: bool = True) -> str:
-    """ "SPADE, sigma 0.1, p 0.5"; "Brightness, exact"; "FreeRAD, sigma 0.1, p 0.5, given_noise=0.1"."""
+    """As "SPADE, sigma 0.1, p 0.5, N 10,000", "Brightness, exact", "FreeRAD, sigma 0.1, p 0.5, N 9, given_noise=0.1"."""
     made, own = certificate.claim.smoothing, certificate.claim.detector
     parts = [own.title or own.name] if detector else []
     if made.rule == EXACT:
@@ -165,6 +165,7 @@ def label(certificate: Certificate, *, detector: bool = True) -> str:
         parts.append(f"sigma {made.sigma:g}")
         names = {"percentile": f"p {made.p:g}" if made.p is not None else "", PAPER: "paper (uncertified)"}
         parts.append(names.get(made.rule, made.rule))
+        parts += [f"N {made.samples:,}"] if detector else []
     if detector and certificate.claim.fit_seed:
         parts.append(f"fit {certificate.claim.fit_seed}")
     if detector:

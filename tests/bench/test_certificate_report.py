@@ -70,10 +70,10 @@ def test_other_test_images_are_another_board(many: list[Any]) -> None:
 
 
 def test_rows_say_what_they_are() -> None:
-    assert label(make_certificate(sigma=0.05, p=0.25)) == "SPADE, sigma 0.05, p 0.25"
+    assert label(make_certificate(sigma=0.05, p=0.25)) == "SPADE, sigma 0.05, p 0.25, N 10,000"
     assert label(make_certificate(rule="exact")) == "SPADE, exact"
     assert label(make_certificate(rule="exact", norm="linf")) == "SPADE, exact in l-inf"
-    assert label(make_certificate(rule="paper", fit_seed=2)) == "SPADE, sigma 0.1, paper (uncertified), fit 2"
+    assert label(make_certificate(rule="paper", fit_seed=2)) == "SPADE, sigma 0.1, paper (uncertified), N 10,000, fit 2"
     assert label(make_certificate(), detector=False) == "sigma 0.1, p 0.5"
 
 
@@ -81,8 +81,8 @@ def test_marks_and_notes_say_what_a_reader_must_know(many: list[Any]) -> None:
     board = l2(boards(many, Revisions(detectors={"spade": 2})))
     marks = {label(row): board.marks(row) for row in board.rows}
     assert marks["BRIGHTNESS, exact"] == ""
-    assert marks["AE, sigma 0.1, p 0.9"] == "†"
-    assert marks["SPADE, sigma 0.1, paper (uncertified)"] == "‡"
+    assert marks["AE, sigma 0.1, p 0.9, N 300"] == "†"
+    assert marks["SPADE, sigma 0.1, paper (uncertified), N 10,000"] == "‡"
     notes = " ".join(board.notes())
     assert "300 samples show no bound of 45 % at 0.25" in notes
     assert "p was chosen on 32 normals" in notes
@@ -188,8 +188,8 @@ def test_a_constant_score_is_marked_stands_below_and_earns_nothing_where_ties_ar
     assert estimate(poor, 0.25).value < 50
     board = l2(boards([flat, poor]))
     assert [(label(row), board.marks(row)) for row in board.rows] == [
-        ("POOR, sigma 0.1, p 0.5", ""),
-        ("FLAT, sigma 0.1, p 0.5", "¶"),
+        ("POOR, sigma 0.1, p 0.5, N 10,000", ""),
+        ("FLAT, sigma 0.1, p 0.5, N 10,000", "¶"),
     ]
     assert any("tie" in note for note in board.notes())
     half = certified_at([flat], 0.1, detector="flat", **MONO)

@@ -157,5 +157,5 @@ def test_an_attack_with_nothing_to_follow_is_no_silent_one(
     said = certify(*ATTACK, names="flat,linear")
     assert said.code == 0
     words = " ".join(said.out.split())
-    assert "Flat, sigma 0.02, p 0.5: attack within 0.005: 100 % of its gradients were zero" in words
+    assert "Flat, sigma 0.02, p 0.5, N 500: attack within 0.005: 100 % of its gradients were zero" in words
     assert words.count("were zero") == 1
