@@ -156,7 +156,7 @@ def attack_text(certificate: Certificate) -> str:
 
 
 def label(certificate: Certificate, *, detector: bool = True) -> str:
-    """As "SPADE, sigma 0.1, p 0.5, N 10,000", "Brightness, exact", "FreeRAD, sigma 0.1, p 0.5, N 9, given_noise=0.1"."""
+    """What a row is: "SPADE, sigma 0.1, p 0.5, N 10,000"; "Brightness, exact"; "AE, sigma 0.1, p 0.5, N 100, fit 1"."""
     made, own = certificate.claim.smoothing, certificate.claim.detector
     parts = [own.title or own.name] if detector else []
     if made.rule == EXACT:
