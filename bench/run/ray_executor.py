@@ -1,4 +1,4 @@
-"""The groups of a run as tasks of a Ray cluster. Scheduling, shares of GPUs, retries, lost machines: all that is Ray's.
+"""The groups of a run as tasks of a Ray cluster. Scheduling, shares of GPUs, noticing a lost machine: that is Ray's.
 
 Every cell's files come back to the driver's folder (`bench.run.ray_task` sends them), where an earlier run's records
 are looked for, too; so a run goes on after a kill wherever the cluster then is.
@@ -51,8 +51,8 @@ class Share:
 
 @dataclass
 class _Task:
-    """A job in the cluster. Ray does a lost task again; where it cannot, say since a machine took finished cells along
-    that had not come over yet, it is handed in again.
+    """A job in the cluster, handed in again where it is lost: by Ray's own retries finished cells would be computed
+    once more, and one that its machine took along before it had come over would be a failure.
 
     Attributes:
         job: what is to be done.
@@ -131,7 +131,7 @@ class RayExecutor:
         streams: dict[Any, _Task] = {}
         rested: set[Any] = set()
         most, looked = self._most(), 0.0
-        options = {"num_cpus": self._share.cpus, "num_gpus": self._share.gpus, "max_retries": RETRIES}
+        options = {"num_cpus": self._share.cpus, "num_gpus": self._share.gpus, "max_retries": 0}
         do = ray.remote(num_returns="streaming", **options)(ray_task.do)
         asked = ray.put(self._asked(plan))
         try:

@@ -3,8 +3,8 @@
 A machine needs RADBench, the data set under the same path, and a folder for checkpoints, its own or one that all share.
 It computes into a folder of its own, beside the records that came along with the task.
 
-A task yields always the same number of cells: if its machine is lost, Ray runs it again elsewhere and leaves out what
-has come back already.
+A task yields always the same cells in the same order: if its machine is lost it is handed in again, with what has come
+back already, which it yields once more.
 """
 
 from __future__ import annotations
