@@ -2,8 +2,9 @@
 
 A bound from N samples lies beyond the quantile that it bounds, by more the fewer they are. Here each percentile is read
 off the very samples as it is, without a confidence: an estimate of what ever more samples would certify, and no
-certificate. Samples are found by the hash that a certificate's record has of them. A percentile in whose tail fewer
-than five samples lie is not told.
+certificate. Samples are found by the hash that a certificate's record has of them; each row names that record, which
+has the command, the commit, the data and the machine. A percentile in whose tail fewer than five samples lie is not
+told.
 
     python -m bench certify --cache CACHE --out OUT ...
     python tests/benchmarks/measure_certificate_limits.py CACHE OUT/certificates FILE.csv
@@ -86,6 +87,7 @@ def _rows(certificate: Certificate, samples: NDArray[np.float64]) -> Iterator[di
             "radius": radius,
             "certified": certificate.at(radius)["auc"],
             "estimate": float(ranking.auc(worst, labels)),
+            "certificate": certificate.key[:12],
         }
 
 
