@@ -21,6 +21,7 @@ from bench.plan.plan import Job, Plan
 from bench.records.record import Record, Revisions
 from bench.report import fits, folder, leaderboard, members, narrow, write
 from bench.report.plain_matplotlib import plain_matplotlib
+from bench.report.site import sources
 from bench.run.runner import RunResult
 from bench.run.shards import Shard
 from bench.text import LONGEST, is_ball, one_line, plural, threat_text
@@ -43,7 +44,13 @@ def revisions() -> Revisions:
         detectors={name: detector_registry.get(name).revision for name in detector_registry.names()} | of_families,
         attacks={name: get_class(name).revision for name in attacks.names()} | of_attacks,
         protocols={p.name: p.version for p in protocols.PROTOCOLS},
+        fits=_fits,
     )
+
+
+def _fits(protocol: str, detector: str) -> int:
+    known, cls = {p.name: p for p in protocols.PROTOCOLS}, sources.installed(detector)
+    return protocols.fits_asked(known[protocol], cls) if protocol in known and cls is not None else 1
 
 
 def write_results(out: Path, console: Console, *, anew: bool = False, of_cells: bool = True) -> list[Path]:

@@ -89,13 +89,11 @@ class Plan:
         return frozenset(name for name in self.detectors if len(self.fit_seeds(name)) > 1)
 
     def fit_seeds(self, detector: str) -> tuple[int, ...]:
-        """The seeds that a detector is fitted with. One whose fit draws nothing has one fit, which is called fit 0
-        whatever was asked for: others would be copies of it."""
-        cls, run = detector_registry.get(detector), self.run
-        if not cls.fit_is_seeded:
-            return (0,)
-        seeds = tuple(dict.fromkeys(run.fit_seeds)) or (run.fit_seed,)
-        return seeds[:1] if run.fit_seeds_for == "chaotic" and not cls.training_is_chaotic else seeds
+        """The seeds that a detector is fitted with (`protocols.fit_seeds_of`)."""
+        run = self.run
+        return protocols.fit_seeds_of(
+            detector_registry.get(detector), run.fit_seeds or (run.fit_seed,), run.fit_seeds_for
+        )
 
     def at(self, fit_seed: int) -> Plan:
         """The same plan with this seed for every fit."""

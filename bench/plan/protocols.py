@@ -9,10 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.errors import BenchError
 from bench.names import unknown
+
+if TYPE_CHECKING:
+    from detectors.base import Detector
 
 GRADIENTS = ("auto", "score", "surrogate", "map")
 
@@ -135,6 +138,26 @@ def option(setting: str) -> str:
 def asked_as(setting: str) -> str:
     """The option by which a user asks for a setting of an attack: an ensemble's `mean_draws` are what `--eot` says."""
     return option(_STANDS_FOR.get(setting, setting))
+
+
+def fit_seeds_of(detector: type[Detector], seeds: Sequence[int], which: str) -> tuple[int, ...]:
+    """Of these seeds those that a detector is fitted with. One whose fit draws nothing has one fit, which is called fit
+    0 whatever was asked for: others would be copies of it.
+
+    Args:
+        detector: its class.
+        seeds: one or more.
+        which: "all" detectors whose fit is random get all of them, or only those whose training is "chaotic".
+    """
+    if not detector.fit_is_seeded:
+        return (0,)
+    several = tuple(dict.fromkeys(seeds))
+    return several[:1] if which == "chaotic" and not detector.training_is_chaotic else several
+
+
+def fits_asked(protocol: Protocol, detector: type[Detector]) -> int:
+    """How many fits of a detector a protocol's figure is the mean of."""
+    return len(fit_seeds_of(detector, protocol.fit_seeds or (0,), protocol.fit_seeds_for))
 
 
 def asked_of(changed: Mapping[str, Any] | None, described: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,25 @@ from bench.records.schema import CONTENT, FORMAT, Figures, check, content_sha256
 from bench.text import one_line
 
 
+def one_fit(protocol: str, detector: str) -> int:
+    """Of a protocol or a detector of which nothing is known."""
+    return 1
+
+
 @dataclass(frozen=True)
 class Revisions:
-    """The revision numbers of the code at hand, by name. A name that is not listed counts as current: a detector of a
-    package that is not installed here cannot be judged."""
+    """What records are held against of the code at hand.
+
+    Attributes:
+        detectors, attacks, protocols: the revision numbers, by name. A name that is not listed counts as current: a
+            detector of a package that is not installed here cannot be judged.
+        fits: (protocol, detector) -> of how many fits the protocol asks.
+    """
 
     detectors: Mapping[str, int] = field(default_factory=dict)
     attacks: Mapping[str, int] = field(default_factory=dict)
     protocols: Mapping[str, int] = field(default_factory=dict)
+    fits: Callable[[str, str], int] = one_fit
 
 
 @dataclass(frozen=True)

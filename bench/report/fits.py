@@ -72,6 +72,38 @@ def comparable(records: Sequence[Record], revisions: Revisions) -> list[Record]:
     return sorted((r for r in current if r.full_run or not (r.ok and has_full)), key=fit_seed)
 
 
+@dataclass(frozen=True)
+class Fits:
+    """How many fits a cell has, and how many its protocol asks for."""
+
+    there: int = 1
+    asked: int = 1
+
+    @property
+    def are_too_few(self) -> bool:
+        """A mean over fewer is not the protocol's figure."""
+        return self.there < self.asked
+
+
+def counted(records: Sequence[Record], revisions: Revisions) -> Fits:
+    """Of the records of one cell, one for each fit."""
+    first = records[0]
+    return Fits(len({fit_seed(r) for r in records}), revisions.fits(first.protocol, first.detector_name))
+
+
+def shortfalls(cells: Iterable[tuple[str, str, Fits]]) -> list[str]:
+    """Who has too few fits, a sentence for each protocol and number; of (label, protocol, fits)."""
+    lacking: dict[tuple[str, Fits], list[str]] = {}
+    for label, protocol, found in cells:
+        if found.are_too_few:
+            lacking.setdefault((protocol, found), []).append(label)
+    return [
+        f"{found.there} of the {found.asked} fits that {one_line(protocol, 40)} takes: "
+        f"{', '.join(dict.fromkeys(labels))}."
+        for (protocol, found), labels in lacking.items()
+    ]
+
+
 def merged(flags_by_fit: Sequence[Sequence[str]]) -> list[str]:
     """Each flag once, with how many of the fits it is up for; flags that differ in numbers alone are one with ranges
     ("the gradient was zero in 12 to 40 % of the steps (2 of 3 fits)")."""

@@ -16,7 +16,7 @@ from bench.metrics.intervals import Estimate
 from bench.records.certificate import Certificate
 from bench.records.paths import safe_name
 from bench.records.record import Record, Revisions
-from bench.report import best_known, budget, grouping
+from bench.report import best_known, budget, fits, grouping
 from bench.report.best_known import BestKnown, Known
 from bench.report.budget import Budget
 from bench.report.caveats import claim, facts, remarks
@@ -192,10 +192,13 @@ class Leaderboard:
             for protocol, standing in row.standings.items()
             for category, cell in standing.cells.items()
         ]
-        used = {mark for *_, cell in cells for mark in cell.marks}
+        partial = [r for *_, cell in cells for r in cell.records if not r.full_run]
+        used = {mark for *_, cell in cells for mark in cell.marks} - (set() if partial else {"partial"})
         used |= {"weaker protocol" for row in self.rows if self.is_behind(row)}
-        limits = _limits([r for *_, cell in cells for r in cell.records if not r.full_run])
+        limits = _limits(partial)
         notes = [f"{MARKS[m]} {MEANING[m]}{limits if m == 'partial' else ''}." for m in MARKS if m in used]
+        lacking = fits.shortfalls((label, protocol, cell.fits) for label, _, protocol, cell in cells)
+        notes += [f"{MARKS['partial']} {text}" for text in lacking]
         flagged = "".join(self.flagged.values())
         notes += [f"{mark} {meaning}." for mark, meaning in SHORTCUTS.values() if mark in flagged]
         shown = [which for which in NOISE_MEANING if any(self.shows(which, c.protocol) for c in self.columns)]

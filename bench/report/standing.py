@@ -15,7 +15,7 @@ from bench.records.record import Record, Revisions, is_stale
 from bench.records.schema import Figures
 from bench.report import fits
 from bench.report.caveats import estimate, failure_flags
-from bench.report.fits import Spread
+from bench.report.fits import Fits, Spread
 from bench.report.marks import MARKS
 from bench.report.noise_worth import noise_estimate
 from bench.text import one_line
@@ -29,6 +29,7 @@ class Cell:
         records: one for each fit, failed ones included, in the order of their seeds.
         clean, robust: the mean over the fits that did not fail (`fits.over_fits`); None where all did.
         clean_spread, robust_spread: over these fits; None where there is one.
+        fits: how many there are, and are asked for.
         best_of, known_noise: of a stochastic detector, as `robust`; None where its records do not have them.
         marks, reasons: whatever is to be said of any of the fits.
     """
@@ -40,6 +41,7 @@ class Cell:
     reasons: tuple[str, ...]
     clean_spread: Spread | None = None
     robust_spread: Spread | None = None
+    fits: Fits = Fits()
     best_of: Estimate | None = None
     known_noise: Estimate | None = None
 
@@ -100,8 +102,9 @@ def cell_of(records: Sequence[Record], revisions: Revisions, usual: str, fingerp
     """
     usable = [r for r in records if r.ok]
     flags = fits.merged([failure_flags(r) for r in usable]) if usable else []
+    number = fits.counted(records, revisions)
     is_up = {
-        "partial": any(not r.full_run for r in records),
+        "partial": any(not r.full_run for r in records) or number.are_too_few,
         "stale": any(is_stale(r, revisions) for r in records),
         "other images": any(images_of(r) != usual or r.fingerprint != fingerprint for r in usable),
         "ties": any(_has_ties(f) for r in usable for f in (r.clean, r.robust)),
@@ -126,6 +129,7 @@ def cell_of(records: Sequence[Record], revisions: Revisions, usual: str, fingerp
         reasons=(*failures, *flags),
         clean_spread=fits.spread([e.value for e in figures["clean"]]),
         robust_spread=fits.spread([e.value for e in figures["robust"]]),
+        fits=number,
         # A mean over some of the fits would stand beside that over all.
         **{which: fits.over_fits(found) for which, found in noise.items() if len(found) == len(usable)},
     )

@@ -13,6 +13,7 @@ import pytest
 from fake_records import TITLES, changed, make_failed, make_record, make_scores, with_auc
 from rich.console import Console
 
+from bench.cli import summary
 from bench.metrics.intervals import Estimate
 from bench.records.record import Record, Revisions
 from bench.report import fits, heat_map, leaderboard, plots, write
@@ -242,3 +243,25 @@ def test_the_papers_tables_stand_beside_the_mean_over_fits() -> None:
         (row,) = (r for r in found.rows if (r.category, r.detector) == ("carpet", "ocr-gan"))
         assert row.measured_robust is not None and row.measured_robust.value == pytest.approx(30)
         assert row.fits == 2 and any("the mean over 2 fits" in note for note in found.notes)
+
+
+def test_fewer_fits_than_the_protocol_takes_are_marked_and_counted() -> None:
+    asked = Revisions(fits=lambda protocol, detector: {"ae": 3, "cfa": 1}.get(detector, 1))
+    one, others = of_fit(0, 40), [of_fit(seed, 50) for seed in (1, 2)]
+    board = only([one, of_fit(0, 30, detector="cfa")], asked)
+    assert {row.name: row.marks for row in board.rows} == {"ae": ("partial",), "cfa": ()}
+    assert [note for note in board.notes() if note.startswith("†")] == ["† 1 of the 3 fits that quick takes: AE."]
+    assert only([one, *others], asked).rows[0].marks == ()
+    both = only([dataclasses.replace(one, full_run=False, limits=["--limit 4: few"])], asked).notes()
+    assert [note[:20] for note in both if note.startswith("†")] == ["† not a full run (th", "† 1 of the 3 fits th"]
+    assert only([one]).rows[0].marks == (), "of a protocol that is not known here nothing is asked"
+
+
+def test_the_code_at_hand_says_how_many_fits_a_protocol_takes() -> None:
+    fits = summary.revisions().fits
+    taken = {(p, d): fits(p, d) for p in ("quick", "strict", "strict-lite") for d in ("spade", "cfa", "ae", "freerad")}
+    assert {of for of, number in taken.items() if number == 3} == {
+        ("strict", "cfa"), ("strict", "ae"), ("strict", "freerad"), ("strict-lite", "ae")
+    }  # fmt: skip
+    assert set(taken.values()) == {1, 3}
+    assert fits("strict", "nobody's") == fits("no protocol", "ae") == 1
