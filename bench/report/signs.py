@@ -30,7 +30,7 @@ NOISE_WON_SHARE = 0.1
 GAIN_SHARE = 0.5
 # A change that means nothing raises the mean of a stochastic loss on half of the images.
 STOCHASTIC_GAIN_SHARE = 0.75
-BLACK_BOX_SHARE = 0.1  # of the images
+BLACK_BOX_SHARE = 0.1  # of the images that were left to it
 # Of the robust AUC over that at the next smaller epsilon of a sweep, whose images lie in this ball (indicator
 # `auc_rise`). Of a deterministic detector it is never positive, but for rounding.
 AUC_RISE = 0.5
@@ -160,8 +160,9 @@ def _members(indicators: Mapping[str, Any], *, has_something_left: bool) -> Iter
     members = [m for m in as_list(indicators.get("members")) if isinstance(m, dict)]
     black = [m for m in members if m.get("gradients") == 0 and m.get("ahead_share") is not None]
     if black:
-        share = max(as_number(m["ahead_share"]) for m in black)
-        sentence = f"a black box found clearly more than every gradient on {_percent(share)} % of the images"
+        images = max(as_number(m.get("attacked_images")) for m in members)  # the first is left them all
+        share = max(_of_attacked(m, images) for m in black)
+        sentence = f"a black box found clearly more than every gradient on {_percent(share)} % of those left to it"
         up = has_something_left and share > BLACK_BOX_SHARE
         yield Sign(15, "black box stronger than gradients", share, f"<= {BLACK_BOX_SHARE}", up, sentence)
     known = [as_number(m["optimality"]) for m in members if m.get("optimality") is not None]
@@ -170,6 +171,13 @@ def _members(indicators: Mapping[str, Any], *, has_something_left: bool) -> Iter
         sentence = f"no single attack of the ensemble found more than {_percent(best)} % of the best known gain"
         up = has_something_left and best < LEAST_OPTIMALITY
         yield Sign(16, "best single member's share of the gain", best, f">= {LEAST_OPTIMALITY}", up, sentence)
+
+
+def _of_attacked(member: Mapping[str, Any], images: float) -> float:
+    """On which share of the images that a member was left it was clearly ahead: of all of them a black box that beats
+    every gradient may be ahead on few, where gradients have defeated most."""
+    ahead, attacked = as_number(member["ahead_share"]), as_number(member.get("attacked_images"))
+    return min(ahead * images / attacked, 1.0) if 0 < attacked < images else ahead
 
 
 def _rise(indicators: Mapping[str, Any]) -> Iterator[Sign]:

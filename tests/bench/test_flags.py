@@ -29,8 +29,16 @@ def area(auc: float, **changes: float) -> Figures:
     return Figures(**{"auc": auc, "low": auc, "high": auc} | changes)
 
 
-def member(optimality: float, *, ahead_share: float = 0.0, gradients: int = 100) -> dict[str, float]:
-    return {"optimality": optimality, "ahead_share": ahead_share, "gradients": gradients}
+def member(optimality: float, *, ahead_share: float = 0.0, gradients: int = 100, images: int = 60) -> dict[str, float]:
+    return {"optimality": optimality, "ahead_share": ahead_share, "gradients": gradients, "attacked_images": images}
+
+
+def test_a_black_box_is_judged_on_the_images_that_gradients_left_to_it() -> None:
+    few = member(0.9, ahead_share=0.05, gradients=0, images=6)  # of 60: 3 of the 6 that it was left
+    assert up_in_a_record({"members": [member(0.9), few]}) == {15}
+    assert not up_in_a_record({"members": [member(0.9), few | {"attacked_images": 60}]})
+    assert not up_in_a_record({"members": [member(0.9), few | {"attacked_images": 0}]})
+    assert not up_in_a_record({"members": [member(0.9), few], "robust": area(0)})
 
 
 SPEAKS = {"factor": 4, "images": 6, "gain_share": 0.2, "held_share": 0.1}
