@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy.optimize import brentq
 from torch import Tensor
 
+from attacks import L2, LInf
 from detectors.base import Detector, Progress, Settings
 from detectors.noise import Noise, NoiseSeed
 
@@ -141,3 +145,25 @@ def labels(count: int) -> Tensor:
 
 def source(count: int, *, purpose: str = "attack", seed: int = 0) -> Noise:
     return NoiseSeed(seed).source(purpose, [f"image-{i}" for i in range(count)])
+
+
+def optimum_of_linear(detector: Linear, x: Tensor, y: Tensor, threat: L2 | LInf) -> Tensor:
+    """The highest loss y * A(z) of any z in the ball and in [0, 1], (B,) float64: in l-inf every pixel as far as both
+    allow; in l2 z(t) = clip(x + t g) with t > 0 so that |z(t) - x| = epsilon, which fulfils the KKT conditions."""
+    found = []
+    for image, sign in zip(x.double().numpy(), y.tolist(), strict=True):
+        gradient = sign * detector.weight.detach().double().numpy()
+        z = _l2_optimum(image, gradient, threat.epsilon) if isinstance(threat, L2) else None
+        best = np.clip(image + threat.epsilon * np.sign(gradient), 0, 1) if z is None else z
+        found.append((gradient * best).sum())
+    return torch.tensor(found)
+
+
+def _l2_optimum(x: NDArray[np.float64], gradient: NDArray[np.float64], epsilon: float) -> NDArray[np.float64]:
+    def z(t: float) -> NDArray[np.float64]:
+        return np.clip(x + t * gradient, 0, 1)
+
+    def excess(t: float) -> float:
+        return float(np.linalg.norm(z(t) - x)) - epsilon
+
+    return z(brentq(excess, 0, 1e6)) if excess(1e6) > 0 else z(1e6)

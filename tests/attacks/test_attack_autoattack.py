@@ -4,9 +4,19 @@ import math
 
 import pytest
 import torch
-from attack_fakes import Linear, NoisyWavy, Saturated, Wavy, images, labels, source
+from attack_fakes import (
+    Linear,
+    NoisyWavy,
+    Saturated,
+    Wavy,
+    images,
+    labels,
+    optimum_of_linear,
+    saturated_images,
+    source,
+)
 
-from attacks import get
+from attacks import L2, LInf, get
 from attacks.errors import AttackError
 
 SMALL = {"iterations": 10, "starts": 3, "other_starts": 1, "queries": 60}
@@ -68,6 +78,16 @@ def test_the_wrong_one_is_refused_with_the_name_of_the_right_one(norm):
         get(f"autoattack-rand-{norm}").run(Wavy(), x, y)
     forced = get(f"autoattack-{norm}", **SMALL, force=True).run(NoisyWavy(), x, y)
     assert forced.images.shape == x.shape
+
+
+@pytest.mark.parametrize("threat", [LInf(0.05), L2(0.3), L2(3.0)], ids=repr)
+@pytest.mark.parametrize("pictures", [images, saturated_images])
+def test_on_a_linear_score_it_reaches_the_optimum_of_the_ball_cut_by_the_range(threat, pictures):
+    detector, x, y = Linear(), pictures(6), labels(6)
+    name = "autoattack-linf" if isinstance(threat, LInf) else "autoattack-l2"
+    found = get(name, epsilon=threat.epsilon, **SMALL | {"iterations": 100}).run(detector, x, y, noise=source(6))
+    most = optimum_of_linear(detector, x, y, threat) - found.clean_loss
+    assert (found.best_loss - found.clean_loss >= 0.999 * most).all()
 
 
 @pytest.mark.parametrize("name", ["autoattack-linf", "autoattack-l2"])

@@ -11,10 +11,10 @@ from attack_fakes import (
     Wavy,
     images,
     labels,
+    optimum_of_linear,
     saturated_images,
     source,
 )
-from scipy.optimize import brentq
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attacks import L2, PGD, LInf
@@ -30,6 +30,13 @@ def pgd(threat, **settings):
 
 def signed_weight(detector, y):
     return y[:, None, None, None] * detector.weight.detach()
+
+
+def gains(detector, x, y, threat, adversarial):
+    """Of images found, and of the best there are, in float64."""
+    weight = signed_weight(detector, y).double()
+    clean, found = ((weight * z.double()).flatten(1).sum(1) for z in (x, adversarial))
+    return found - clean, optimum_of_linear(detector, x, y, threat) - clean
 
 
 # -- against exact solutions ------------------------------------------------------------------------------------------
@@ -96,27 +103,13 @@ def test_momentum_neither_loses_a_tiny_gradient_nor_lends_one():
     assert ((found - x)[0].abs() > 0.05).float().mean() > 0.2  # denormal numbers: the smallest entries are lost
 
 
-def kkt_optimum(x, gradient, epsilon):
-    """argmax <g, z> over the l2 ball and the box: z(t) = clip(x + t g), t > 0 so that |z(t) - x| = epsilon."""
-
-    def z(t):
-        return np.clip(x + t * gradient, 0, 1)
-
-    def excess(t):
-        return np.linalg.norm(z(t) - x) - epsilon
-
-    return z(brentq(excess, 0, 1e6)) if excess(1e6) > 0 else z(1e6)
-
-
 def test_l2_reaches_the_optimum_where_the_box_cuts_the_ball():
     detector, x, y = Linear(), saturated_images(10), labels(10)
-    gradient = signed_weight(detector, y).double().numpy()
-    found = pgd(L2(3.0), steps=500, step_size=0.01)(detector, x, y).double().numpy()
-    for image, g, adversarial in zip(x.double().numpy(), gradient, found, strict=True):
-        best = kkt_optimum(image, g, 3.0)
-        assert np.mean((best == 0) | (best == 1)) > 0.01  # the box matters here
-        gain, exact = np.sum(g * (adversarial - image)), np.sum(g * (best - image))
-        assert 0.99 * exact < gain <= exact * (1 + 1e-5)
+    uncut = 3.0 * detector.weight.detach().double().norm()
+    for settings, share in (({"steps": 20}, 0.98), ({"steps": 500, "step_size": 0.01}, 0.99)):
+        gained, most = gains(detector, x, y, L2(3.0), pgd(L2(3.0), **settings)(detector, x, y))
+        assert (most < 0.95 * uncut).all(), "the box matters here"
+        assert (gained > share * most).all() and (gained <= most * (1 + 1e-5)).all()
 
 
 @pytest.mark.parametrize("threat", THREATS, ids=repr)
