@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import attacks
+from attacks.ascent import check_map
 from bench.cell import fitting
 from bench.cell.attack import Draws
 from bench.cell.measure import measure
@@ -166,6 +167,7 @@ def evaluate(
     test, training, seen = _pictures(run, category, detector.image_size, allow_leaks=allow_leaks)
     chosen = settings_of(attack, rules, settings)
     made = attacks.get(attack, image_size=detector.image_size, epsilon=epsilon, **chosen)
+    check_map(attack, str(settings.get("differentiate")), detector)
     found = measure(
         detector,
         made,

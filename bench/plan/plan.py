@@ -179,8 +179,8 @@ def make(run: RunConfig) -> Plan:
         check_counts([built[name, category] for name in names], dataset, category, run)
     stochastic = frozenset(name for (name, _), detector in built.items() if detector.is_stochastic)
     has_surrogate = any(d.has_surrogate or d.surrogate_holds_reconstruction for d in built.values())
-    has_map = any(d.has_map for d in built.values())
-    for sentence in protocols.idle(run.attack_settings, has_surrogate=has_surrogate, has_map=has_map):
+    maps = {name: d.has_map for (name, _), d in built.items()}
+    for sentence in protocols.idle(run.attack_settings, has_surrogate=has_surrogate, maps=maps):
         log.warning(sentence)
     usual = _of_protocol(attack_names[0], protocols.get(run.protocol))
     _check_kinds(made, built)

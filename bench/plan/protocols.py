@@ -179,14 +179,22 @@ def as_settings(asked: Mapping[str, Any], known: set[str]) -> dict[str, Any]:
     return {name if name in known else names.get(name, name): value for name, value in asked.items()}
 
 
-def idle(asked: Mapping[str, Any], *, has_surrogate: bool, has_map: bool) -> list[str]:
-    """Sentences about what was asked for and changes nothing; `has_surrogate`, `has_map`: whether some detector of the
-    run has one."""
+def idle(asked: Mapping[str, Any], *, has_surrogate: bool, maps: Mapping[str, bool]) -> list[str]:
+    """Sentences about what was asked for and changes nothing.
+
+    Args:
+        asked: the attacks' settings that the user asked for.
+        has_surrogate: whether some detector of the run has one; of the others the surrogate is the score itself.
+        maps: which detectors of the run have one; the maximum of a map is another function than a score.
+    """
     gradient, follow = asked.get("differentiate"), "their scores' own gradients are followed."
+    lacking = sorted(name for name, has_map in maps.items() if not has_map)
     if gradient == "surrogate" and not has_surrogate:
         return [f"No detector of this run declares a surrogate (--bpda, --gradient surrogate): {follow}"]
-    if gradient == "map" and not has_map:
-        return [f"No detector of this run has an anomaly map (--gradient map): {follow}"]
+    if gradient == "map" and lacking:
+        some = f"These detectors of this run have no anomaly map (--gradient map): {', '.join(lacking)}; {follow}"
+        none = f"No detector of this run has an anomaly map (--gradient map): {follow}"
+        return [none if len(lacking) == len(maps) else some]
     return []
 
 

@@ -76,8 +76,8 @@ def comparable(records: Sequence[Record], revisions: Revisions) -> list[Record]:
 class Fits:
     """How many fits a cell has, and how many its protocol asks for."""
 
-    there: int = 1
-    asked: int = 1
+    there: int
+    asked: int
 
     @property
     def are_too_few(self) -> bool:

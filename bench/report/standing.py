@@ -39,9 +39,9 @@ class Cell:
     robust: Estimate | None
     marks: tuple[str, ...]
     reasons: tuple[str, ...]
+    fits: Fits
     clean_spread: Spread | None = None
     robust_spread: Spread | None = None
-    fits: Fits = Fits()
     best_of: Estimate | None = None
     known_noise: Estimate | None = None
 

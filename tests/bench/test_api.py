@@ -82,6 +82,12 @@ def test_a_radius_may_be_written_as_on_the_command_line(folder: Path, register: 
     np.testing.assert_array_equal(text.scores.robust, number.scores.robust)
 
 
+def test_evaluate_refuses_to_follow_a_map_that_is_not_there(folder: Path) -> None:
+    detector = fitted("brightness", folder)
+    with pytest.raises(AttackError, match=r"told to follow the anomaly map .*, and brightness has none"):
+        bench.evaluate(detector, "folder", "bolt", data_root=folder, differentiate="map")
+
+
 def test_evaluate_takes_the_attacks_own_settings_and_limits_the_images(folder: Path, register: Register) -> None:
     register(fakes.Linear)
     detector = fitted("linear", folder)

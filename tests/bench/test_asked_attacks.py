@@ -154,7 +154,8 @@ def test_where_no_detector_has_a_map_the_run_says_so_and_goes_on(
     assert said.code == 0 and any("No detector of this run has an anomaly map" in r.message for r in caplog.records)
     caplog.clear()
     assert command(*fakes.on(folder, *places, names="linear,mapped")).code == 0
-    assert not [r for r in caplog.records if r.levelno >= logging.WARNING]
+    (told,) = [r.message for r in caplog.records if r.levelno >= logging.WARNING]
+    assert told.startswith("These detectors of this run have no anomaly map (--gradient map): linear;")
     cells_found = [json.loads(path.read_text())["cell"] for path in (tmp_path / "o").glob("records/*/*/*.json")]
     followed = {(c["detector"]["name"], c["attack"]["differentiate"]) for c in cells_found}
     assert followed == {("linear", "score"), ("mapped", "map")}
