@@ -77,7 +77,7 @@ def show(where: Where, console: Screen) -> list[str]:
     console.print(certified_render.terminal(found, console.width, recipe=recipe))
     judged = certified.finding(found)
     told = f" ({judged.found})" if judged.found else ""
-    console.print(f"- {judged.holds}: {certified.CLAIM}{told}", markup=False, highlight=False)
+    console.print(f"- {judged.holds}: {recipe.claim}{told}", markup=False, highlight=False)
     for note in notes:
         console.print(f"- {one_line(note, LONGEST)}", style="dim", markup=False, highlight=False)
     say_commands(recipe.commands(certified.missing(found)), console)

@@ -27,9 +27,10 @@ from bench.cli.reproduced import Where, usual_protocol
 from bench.cli.screen import Screen
 from bench.errors import BenchError, CellError, DiskError
 from bench.names import unknown
-from bench.plan import presets, protocols
 from bench.plan.devices import devices_of
+from bench.plan.request import RunConfig
 from bench.text import one_line
+from detectors import registry
 from detectors.errors import DetectorError
 
 ALL = "all"
@@ -74,9 +75,12 @@ def reproduce(
     for name in what:
         if name not in (*known, ALL):
             raise unknown("table", name, (*known, ALL))
-    presets.get(preset)
     chosen = protocol or usual_protocol(preset)
-    protocols.get(chosen)
+    RunConfig((), preset=preset, protocol=chosen, image_size=image_size, limit=limit)  # which checks these
+    if workers is not None and workers < 1:
+        raise BenchError(f"--workers must be at least 1; got {workers}.")
+    if detector is not None:
+        registry.get(detector)  # with the nearest name where there is none
     where = Where(
         records,
         preset,
@@ -84,7 +88,7 @@ def reproduce(
         image_size,
         dataset,
         data_root,
-        None if categories in ("", ALL) else names(categories),
+        None if categories in ("", ALL) else tuple(dict.fromkeys(names(categories))),
         limit,
         devices_of(device),
         workers,
@@ -105,18 +109,18 @@ def reproduce(
         except DiskError:
             raise
         except CellError as error:
-            if ALL not in what:
+            if len(asked) == 1:
                 raise
             problems.append(f"{name}: {error}")
         except (BenchError, DetectorError, AttackError) as error:
-            if ALL not in what:
+            if len(asked) == 1:
                 raise
             skipped.setdefault(one_line(error, 2000), []).append(name)
         else:
             console.print()
     sentences = [f"{', '.join(of)}: {sentence}" for sentence, of in skipped.items()]
     # The theorem, which needs no data, can always be shown: that it was says nothing of what was asked.
-    if {name for of in skipped.values() for name in of} >= set(asked) - {reproduce_figures.THEOREM}:
+    if ALL not in what or {name for of in skipped.values() for name in of} >= set(asked) - {reproduce_figures.THEOREM}:
         problems += sentences
     else:
         for sentence in sentences:

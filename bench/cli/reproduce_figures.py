@@ -9,14 +9,16 @@ from itertools import chain
 from bench.cli import summary, theorem
 from bench.cli.options import request
 from bench.cli.reproduced import Where, categories_of, check_categories, known_categories, records_of, usual_protocol
-from bench.cli.run_command import execute
+from bench.cli.run_command import execute, show_costs
 from bench.cli.screen import Screen
 from bench.data import registry as datasets
 from bench.errors import BenchError
 from bench.names import unknown
+from bench.plan import plan as planning
 from bench.plan import protocols
 from bench.plan.request import RunConfig
 from bench.records.record import Record
+from detectors import registry
 
 FIGURES = {"figure1": "ocr-gan", "figure2": "freerad"}  # whose pictures the paper shows
 THEOREM = "theorem-e1"
@@ -32,8 +34,10 @@ def show(which: str, where: Where, console: Screen) -> list[str]:
 
     if where.dataset is not None:
         check_categories(where, where.dataset)
+    if which == "figure2" and where.detector is not None and not registry.get(where.detector).has_reconstruction:
+        raise BenchError(f"{where.detector} does not reconstruct, so it has no Figure 2; name one that does: freerad.")
     if where.dry_run:
-        console.print(f"{which} is drawn from a cell's record and its two examples.", highlight=False)
+        _say_cost(which, "is drawn from a cell's record and its two examples", where, FIGURES[which], console)
         return []
     odd: list[str] = []
     if where.run:
@@ -59,16 +63,22 @@ def show_theorem(where: Where, console: Screen) -> None:
     if where.dataset is not None:
         check_categories(where, where.dataset)
     if where.dry_run:
-        console.print(
-            f"{THEOREM}: on Gaussians in closed form; of a --dataset, with --run, on {IMAGES} attacked images, too.",
-            markup=False,
-            highlight=False,
-        )
+        what = f"is shown on Gaussians in closed form and, of a --dataset, on {IMAGES} attacked images"
+        _say_cost(THEOREM, what, where, "freerad", console)
         return
     if where.run and where.dataset is not None:
         theorem.show(_one_cell(where, "freerad"), where.out, console, images=IMAGES)
         return
     theorem.show(None, where.out, console, images=IMAGES, command=_command(where))
+
+
+def _say_cost(name: str, what: str, where: Where, detector: str, console: Screen) -> None:
+    """What --run would do: of the theorem, which attacks fewer images than the cell has, no more than this."""
+    if where.dataset is None:
+        console.print(f"{name} {what}; --dataset says of which pictures.", markup=False, highlight=False)
+        return
+    console.print(f"{name} {what}. With --run at most this is done:", markup=False, highlight=False)
+    show_costs(planning.make(_one_cell(where, detector)), console)
 
 
 def _command(where: Where) -> str:

@@ -22,19 +22,21 @@ def show(name: str, where: Where, planned: set[Hashable], console: Screen) -> li
     Returns what went wrong."""
     from bench.report.paper import measured, render, tables
     from bench.report.paper.recipe import Recipe
+    from bench.report.paper.sensitivity import sensitivity
 
     def recipe() -> Recipe:
         if name == "sensitivity":
             dataset, categories = categories_of(where, tables.MVTEC, "mvtec")
             shown = categories if where.categories is not None else categories[:1]
-            found = tables.sensitivity(shown).on(dataset, shown)
+            found = sensitivity(shown).on(dataset, shown)
         else:
             usual = tables.recipe_of(name)
             found = usual.on(*categories_of(where, usual.categories, usual.dataset))
         found = replace(found, limit=where.limit)
         # Pictures of 32 pixels are attacked at their own size at every preset: the table is of that size.
         is_small = found.image_size < presets.get(where.preset).image_size and found.is_papers
-        side = where.image_size or (found.image_size if is_small else presets.get(where.preset).side(found.dataset))
+        usual_side = found.image_size if is_small else presets.get(where.preset).side(found.dataset)
+        side = usual_side if where.image_size is None else where.image_size
         same = (where.preset, where.protocol, side) == (found.preset, found.protocol, found.image_size)
         return found if same else found.at_size(side, preset=where.preset, protocol=where.protocol)
 

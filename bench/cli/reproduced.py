@@ -140,7 +140,13 @@ def _folders(where: Where, kind: str) -> list[Path]:
 
 def _say_folders(what: str, folders: Sequence[Path], console: Screen) -> None:
     if folders:
-        listed = ", ".join(map(str, folders))
+        own = [str(folder) for folder in folders if not folder.is_relative_to(REFERENCE)]
+        clones = [folder for folder in folders if folder.is_relative_to(REFERENCE)]
+        if len(clones) > 1:
+            own.append(f"{len(clones)} folders of {files.shortened(REFERENCE)}")
+        else:
+            own += map(str, clones)
+        listed = ", ".join(own)
         console.print(f"{what}: {listed}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
 

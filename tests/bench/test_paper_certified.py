@@ -12,6 +12,7 @@ from fake_certificates import make_certificate, make_table
 from rich.console import Console
 
 from bench.errors import BenchError
+from bench.metrics.intervals import Estimate
 from bench.records.certificate import Certificate
 from bench.records.record import Revisions
 from bench.report.paper import certified, certified_render
@@ -189,3 +190,25 @@ def test_it_fits_the_terminal(width: int) -> None:
 def test_a_table_that_is_none_is_told_the_nearest() -> None:
     with pytest.raises(BenchError, match="table6"):
         recipe_of("table66")
+
+
+def test_a_certificate_below_the_claim_disproves_nothing_and_the_sentence_has_the_radius_that_is_judged() -> None:
+    low, high = (
+        [CertifiedRow("grid", "freerad", 0.25, 0.2, 98.2, Estimate(auc, auc - 1, auc + 1), " †")]
+        for auc in (80.0, 99.5)
+    )
+    assert (certified.finding(low).holds, certified.finding(high).holds) == ("undecided", "yes")
+    assert certified.finding(high).found.endswith("; cells marked † count")
+    assert "up to 0.2 can make" in certified.CertifiedRecipe().claim and "judged" not in certified.CertifiedRecipe().claim
+    assert "judged: of up to 0.1" in certified.CertifiedRecipe("mvtec", ("grid",), "quick", "quick", 128).claim
+
+
+def test_a_cell_that_the_paper_does_not_have_is_not_an_unreadable_one() -> None:
+    elsewhere = certified.CertifiedRecipe("elpv", ("mono",), "quick", "quick", 128)
+    lines = [
+        line
+        for where in (certified.CertifiedRecipe(), elsewhere)
+        for line in certified_render.markdown(certified.rows(where), where).splitlines()
+        if line.startswith("| ") and " freerad " in line
+    ]
+    assert [line.count(" ? ") for line in lines] == [1, 0, 1, 1, 0]

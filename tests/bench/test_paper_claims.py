@@ -74,15 +74,15 @@ def test_the_best_of_the_others_may_be_one_whose_value_is_not_the_highest() -> N
         row("grid", "pls", robust=49.0, half=30.0),
     ]
     assert claims.leads("robust")(wide[:2]).holds == "yes"
-    assert claims.leads("robust")(wide) == Finding("undecided", "grid +10.0")
+    assert claims.leads("robust")(wide) == Finding("undecided", "grid: +10.0")
     arms = over_k("pill", {"k 25": 60.0, "k 50": 50.0}) + over_k("pill", {"k 100": 49.0}, half=30.0)
     assert claims.highest("k 25", "clean")(arms[:2]).holds == "yes"
-    assert claims.highest("k 25", "clean")(arms) == Finding("undecided", "pill +10.0")
+    assert claims.highest("k 25", "clean")(arms) == Finding("undecided", "pill: +10.0")
 
 
 def test_a_lead_that_surely_fails_somewhere_needs_no_other_cell() -> None:
     rows = [row("grid", robust=20.0), row("grid", "cfa", robust=30.0), row("tile"), row("tile", "cfa", robust=5.0)]
-    assert claims.leads("robust")(rows) == Finding("no", "grid -10.0, others not run")
+    assert claims.leads("robust")(rows) == Finding("no", "grid: -10.0, others not run")
     assert claims.leads("robust")(rows[2:]).holds == "not measured"
     average = [row(AVERAGE, robust=20.0), row(AVERAGE, "cfa", robust=30.0), row(AVERAGE, "spade")]
     assert claims.leads("robust", averages=True)([*rows, *average]).holds == "no"
@@ -96,7 +96,7 @@ def test_a_table_of_one_category_is_its_own_average() -> None:
     one = [row("grid", robust=60.0), row("grid", "cfa", robust=10.0)]
     two = [row("tile", robust=70.0), row("tile", "cfa", robust=10.0)]
     averaged = claims.leads("robust", 45.0, averages=True)
-    assert averaged(one) == Finding("yes", "grid +50.0")
+    assert averaged(one) == Finding("yes", "grid: +50.0")
     assert averaged([*one, *two]).holds == "not measured"
     assert averaged([*one, *two, row(AVERAGE, robust=65.0), row(AVERAGE, "cfa", robust=10.0)]).holds == "yes"
     assert averaged([*one, *two, row(AVERAGE, robust=65.0), row(AVERAGE, "cfa")]).holds == "not measured"
@@ -107,7 +107,7 @@ def test_a_lead_is_asked_of_every_category_and_of_every_attack_on_its_own() -> N
     both = [row("grid", robust=60.0), row("grid", "cfa", robust=10.0), row("tile", robust=20.0)]
     both.append(row("tile", "cfa", robust=30.0))
     found = claims.leads("robust")(both)
-    assert found == Finding("no", "grid +50.0, tile -10.0")
+    assert found == Finding("no", "grid: +50.0, tile: -10.0")
     averages = [row(AVERAGE, robust=60.0), row(AVERAGE, "cfa", robust=10.0)]
     assert claims.leads("robust", averages=True)([*both, *averages]).holds == "yes"
     # Under another attack the other one is lower; only where attacks are compared across does that matter.

@@ -200,6 +200,11 @@ def test_a_dry_run_of_all_names_every_cell_once_and_does_nothing(reproduce: Comm
         (("table2", "--protocol", "hard"), "protocol"),
         (("table2", "--dataset", "mvtec", "--categories", "screws"), "did you mean 'screw'"),
         (("figure2",), "python -m bench run"),
+        (("figure2", "--detector", "spade"), "spade does not reconstruct"),
+        (("figure2", "--detector", "sapde"), "did you mean 'spade'"),
+        (("table2", "--image-size", "0"), "--image-size must lie in"),
+        (("table2", "--limit", "0", "--dry-run"), "--limit must be at least 1"),
+        (("table2", "--workers", "0"), "--workers must be at least 1"),
     ],
 )
 def test_what_makes_no_sense_is_one_sentence(
@@ -301,6 +306,20 @@ def test_all_goes_on_past_what_cannot_be_shown(nowhere: Command) -> None:
     assert [line.split(": ")[1] for line in last] == ["table14", "figure1", "figure2"]
     assert "--dataset mvtec --data-root DIR --categories screw" in last[1]
     assert nowhere("table14", "--categories", "screw").code == 2
+
+
+def test_of_several_experiments_what_can_be_shown_is_and_the_others_are_errors(nowhere: Command) -> None:
+    said = nowhere("figure1", "figure2", "theorem-e1", "table1", "--categories", "bottle,bottle", "--dataset", "mvtec")
+    assert said.code == 2 and "On two Gaussians" in said.out and "Table 1:" in said.out
+    assert said.out.count("bottle   spade") == 1, "a category that is named twice is one"
+    assert [line.split(": ")[1] for line in said.err.strip().splitlines()] == ["figure1", "figure2"]
+
+
+def test_a_dry_run_of_a_figure_or_the_theorem_names_its_cell_and_cost(reproduce: Command, nowhere: Command) -> None:
+    for name in ("figure2", "theorem-e1"):
+        said = reproduce(name, "--dry-run")
+        assert said.code == 0 and "freerad" in said.out and "Nothing was run" in said.out
+        assert "; --dataset says of" in nowhere(name, "--dry-run").out
 
 
 def test_all_of_nothing_is_an_error(nowhere: Command) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.report import narrow
-from bench.report.paper.certified import CLAIM, NOTES, TABLE, CertifiedRecipe, CertifiedRow, finding, missing
+from bench.report.paper.certified import NOTES, TABLE, CertifiedRecipe, CertifiedRow, finding, missing
 from bench.report.paper.render import NOT_RUN, UNREADABLE, write_texts
 from bench.text import MISSING, escape_markdown, markdown_table
 
@@ -20,7 +20,8 @@ HEADER = ("category", "detector", "sigma", "radius", "certified:\npaper", "\nour
 
 def terminal(found: tuple[CertifiedRow, ...], width: int = 80, *, recipe: CertifiedRecipe | None = None) -> Group:
     """For rich, within so many columns."""
-    title, cells = (recipe or CertifiedRecipe()).title, [_cells(row) for row in found]
+    where = recipe or CertifiedRecipe()
+    title, cells = where.title, [_cells(row, where) for row in found]
     if width < 80:
         lines = [(0, title)]
         for row in cells:
@@ -63,9 +64,11 @@ def markdown(
     where = recipe or CertifiedRecipe()
     text = f"## {escape_markdown(where.title)}\n\n"
     header = [escape_markdown(name) for name in HEADER]
-    text += markdown_table(header, [[escape_markdown(cell) for cell in _cells(row)] for row in found])
+    text += markdown_table(header, [[escape_markdown(cell) for cell in _cells(row, where)] for row in found])
     judged = finding(found)
-    text += f"\n\nWhat the paper says, and whether it holds here:\n\n- **{judged.holds}**: {escape_markdown(CLAIM)}"
+    text += (
+        f"\n\nWhat the paper says, and whether it holds here:\n\n- **{judged.holds}**: {escape_markdown(where.claim)}"
+    )
     text += f" ({escape_markdown(judged.found)})\n" if judged.found else "\n"
     text += "".join(f"\n- {escape_markdown(note)}" for note in notes)
     commands = where.commands(missing(found))
@@ -84,7 +87,7 @@ def write(
     return write_texts(folder, TABLE, frame(found), markdown(found, recipe, notes))
 
 
-def _cells(row: CertifiedRow) -> list[str]:
+def _cells(row: CertifiedRow, where: CertifiedRecipe) -> list[str]:
     def shown(value: float | None, absent: str, form: str = ".1f") -> str:
         return absent if value is None else format(value, form)
 
@@ -93,7 +96,7 @@ def _cells(row: CertifiedRow) -> list[str]:
         row.detector,
         f"{row.sigma:g}",
         shown(row.radius, UNREADABLE, "g"),
-        shown(row.paper, UNREADABLE),
+        shown(row.paper, UNREADABLE if where.is_papers else MISSING),  # of other pictures there is none
         NOT_RUN if row.ours is None else f"{row.ours.value:.1f} {row.ours.low:.0f}-{row.ours.high:.0f}{row.status}",
         shown(row.difference, MISSING, "+.1f"),
     ]

@@ -64,7 +64,7 @@ def least_of(estimates: Sequence[Estimate]) -> Estimate:
 def at_least(found: Mapping[str, Estimate], least: float, *, complete: bool = True) -> Finding:
     """Whether every one of these is at least so much: "no" if one is surely less, also where others were not measured
     (not `complete`); "undecided" if one may be less."""
-    values = ", ".join(f"{name} {e.value:+.1f}" for name, e in found.items())
+    values = ", ".join(f"{name}: {e.value:+.1f}" for name, e in found.items())
     if any(e.high < least for e in found.values()):
         return Finding("no", _told(values, complete))
     if not found or not complete:
@@ -136,8 +136,8 @@ def falls_by(most: float, *, norm: str, ours: str = OURS) -> Judge:
 
     def judge(rows: Sequence[Row]) -> Finding:
         own = [r for r in _averages(rows) if r.detector == ours and r.norm == norm]
-        plain = next((r.measured_robust for r in own if r.arm.threat.eot is None), None)
-        averaged = next((r.measured_robust for r in own if r.arm.threat.eot is not None), None)
+        plain = next((r.measured_robust for r in own if r.arm.threat.eot in (None, 1)), None)
+        averaged = next((r.measured_robust for r in own if r.arm.threat.eot not in (None, 1)), None)
         if plain is None or averaged is None:
             return NOT_MEASURED
         fall = difference(plain, averaged)

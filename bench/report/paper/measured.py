@@ -49,6 +49,8 @@ class Reproduction:
     def place(self, category: str, arm: Arm) -> Hashable:
         """What tells a cell from those of other tables."""
         recipe, threat = self.recipe, replace(arm.threat, title="")
+        if threat.eot == 1 and recipe.protocol == "paper":  # which takes one draw anyway
+            threat = replace(threat, eot=None)
         where = (recipe.dataset, recipe.preset, recipe.image_size, recipe.protocol_of(threat))
         return (*where, category, arm.detector, arm.settings, threat)
 
@@ -99,8 +101,19 @@ def reproduce(
     notes += _of_machines(of_cells.values()) if "seconds" in chosen.shows else []
     notes += _of_repeated(printed, filled) + _of_second_radii(chosen)
     notes += _elsewhere(chosen, known, missing) if missing else []
-    findings = tuple((claim, claim.judge(rows)) for claim in chosen.claims)
+    findings = tuple((claim, _marked(claim.judge(rows), rows)) for claim in chosen.claims)
     return Reproduction(chosen, tuple(rows), findings, tuple(missing), tuple(dict.fromkeys(notes)))
+
+
+def _marked(finding: Finding, rows: Sequence[Row]) -> Finding:
+    """With the marks of what it rests on: a verdict by less than full runs, or by older code, is no better than they
+    are."""
+    marks = "".join(
+        mark for mark in map(MARKS.get, ("partial", "stale")) if mark and any(mark in row.status for row in rows)
+    )
+    if not marks or finding.holds == "not measured":
+        return finding
+    return replace(finding, found=f"{finding.found}; cells marked {marks} count".removeprefix("; "))
 
 
 def _is_missing(row: Row, recipe: Recipe) -> bool:

@@ -9,7 +9,7 @@ from typing import Literal
 from bench.report.paper.arms import Arm, Threat, option
 from bench.report.paper.claims import Claim
 from bench.report.paper.printed import PaperRow, read
-from bench.text import epsilon_text
+from bench.text import epsilon_text, norm_text
 
 PAPER_SIZE = 256
 PAPER_STEPS = 40
@@ -86,7 +86,9 @@ class Recipe:
         scale = image_size / self.image_size
         arms = tuple(replace(arm, threat=arm.threat.scaled(scale)) for arm in self.arms)
         changed = replace(self, arms=arms, image_size=image_size, preset=preset, protocol=protocol)
-        balls = dict.fromkeys(f"{t.norm} {epsilon_text(t.epsilon, t.norm)}" for t in changed.threats if t.epsilon > 0)
+        balls = dict.fromkeys(
+            f"{norm_text(t.norm)} {epsilon_text(t.epsilon, t.norm)}" for t in changed.threats if t.epsilon > 0
+        )
         # What stands under "ours" is then not the paper's experiment, and the title says so.
         told = ", ".join([f"preset {preset}, protocol {protocol}, {image_size} pixels", *balls])
         before = f"{self.title}; " if "Ours: " in self.title else f"{self.title}. Ours: "
@@ -119,7 +121,7 @@ class Wanted:
         threat, epsilon, protocol: how it attacks.
         categories, detectors: what.
         settings: of detectors, as `--set` takes them.
-        dataset, preset, image_size, holdout: of the recipe.
+        dataset, preset, image_size, holdout, limit: of the recipe.
     """
 
     threat: Threat
@@ -132,6 +134,7 @@ class Wanted:
     preset: str
     image_size: int
     holdout: int | None = None
+    limit: int | None = None
 
     def command(self) -> str:
         """As a user would type it."""
@@ -146,6 +149,7 @@ class Wanted:
             *(f"--set {setting}" for setting in self.settings),
             f"--preset {self.preset} --protocol {self.protocol} --image-size {self.image_size}",
             *(f"--holdout {self.holdout}" for _ in range(self.holdout is not None)),
+            *(f"--limit {self.limit}" for _ in range(self.limit is not None)),
         ]
         return " ".join(words)
 
@@ -173,6 +177,7 @@ def wanted(recipe: Recipe, missing: Iterable[tuple[str, Arm]]) -> list[Wanted]:
                     recipe.preset,
                     recipe.image_size,
                     recipe.holdout,
+                    recipe.limit,
                 )
             )
     return found
