@@ -107,7 +107,7 @@ def test_a_lead_is_asked_of_every_category_and_of_every_attack_on_its_own() -> N
     both = [row("grid", robust=60.0), row("grid", "cfa", robust=10.0), row("tile", robust=20.0)]
     both.append(row("tile", "cfa", robust=30.0))
     found = claims.leads("robust")(both)
-    assert found == Finding("no", "grid: +50.0, tile: -10.0")
+    assert found == Finding("no", "grid: +50.0; tile: -10.0")
     averages = [row(AVERAGE, robust=60.0), row(AVERAGE, "cfa", robust=10.0)]
     assert claims.leads("robust", averages=True)([*both, *averages]).holds == "yes"
     # Under another attack the other one is lower; only where attacks are compared across does that matter.

@@ -64,7 +64,7 @@ def least_of(estimates: Sequence[Estimate]) -> Estimate:
 def at_least(found: Mapping[str, Estimate], least: float, *, complete: bool = True) -> Finding:
     """Whether every one of these is at least so much: "no" if one is surely less, also where others were not measured
     (not `complete`); "undecided" if one may be less."""
-    values = ", ".join(f"{name}: {e.value:+.1f}" for name, e in found.items())
+    values = "; ".join(f"{name}: {e.value:+.1f}" for name, e in found.items())
     if any(e.high < least for e in found.values()):
         return Finding("no", _told(values, complete))
     if not found or not complete:
