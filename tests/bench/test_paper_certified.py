@@ -199,7 +199,9 @@ def test_a_certificate_below_the_claim_disproves_nothing_and_the_sentence_has_th
     )
     assert (certified.finding(low).holds, certified.finding(high).holds) == ("undecided", "yes")
     assert certified.finding(high).found.endswith("; cells marked † count")
-    assert "up to 0.2 can make" in certified.CertifiedRecipe().claim and "judged" not in certified.CertifiedRecipe().claim
+    assert (
+        "up to 0.2 can make" in certified.CertifiedRecipe().claim and "judged" not in certified.CertifiedRecipe().claim
+    )
     assert "judged: of up to 0.1" in certified.CertifiedRecipe("mvtec", ("grid",), "quick", "quick", 128).claim
 
 

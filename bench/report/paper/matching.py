@@ -9,6 +9,7 @@ from bench.records.record import Record, Revisions, is_stale
 from bench.report.fits import fit_seed
 from bench.report.paper.arms import Arm, Threat, option
 from bench.report.paper.recipe import PAPER_STEPS, Recipe
+from bench.text import plural
 
 K = TypeVar("K", bound=Hashable)
 _WITH_BPDA = ("apae", "freerad")  # of the paper's detectors: which have another gradient to follow
@@ -104,7 +105,8 @@ def machine(record: Record) -> str:
     """What measured its seconds, in words."""
     told = record.environment
     device, threads = str(told.get("device", "an unknown device")), told.get("threads")
-    return device if device != "cpu" else f"{told.get('cpu', 'an unknown processor')}, {threads} threads"
+    shared = plural(threads, "thread") if isinstance(threads, int) else "an unknown number of threads"
+    return device if device != "cpu" else f"{told.get('cpu', 'an unknown processor')}, {shared}"
 
 
 def of_one_machine(by_arm: Mapping[K, Mapping[int, Record]]) -> dict[K, dict[int, Record]]:
