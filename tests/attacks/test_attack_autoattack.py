@@ -87,7 +87,7 @@ def test_on_a_linear_score_it_reaches_the_optimum_of_the_ball_cut_by_the_range(t
     name = "autoattack-linf" if isinstance(threat, LInf) else "autoattack-l2"
     found = get(name, epsilon=threat.epsilon, **SMALL | {"iterations": 100}).run(detector, x, y, noise=source(6))
     most = optimum_of_linear(detector, x, y, threat) - found.clean_loss
-    assert (found.best_loss - found.clean_loss >= 0.999 * most).all()
+    assert (found.best_loss - found.clean_loss >= 0.995 * most).all()
 
 
 @pytest.mark.parametrize("name", ["autoattack-linf", "autoattack-l2"])
