@@ -177,7 +177,7 @@ def _of_attacked(member: Mapping[str, Any], images: float) -> float:
     """On which share of the images that a member was left it was clearly ahead: of all of them a black box that beats
     every gradient may be ahead on few, where gradients have defeated most."""
     ahead, attacked = as_number(member["ahead_share"]), as_number(member.get("attacked_images"))
-    return min(ahead * images / attacked, 1.0) if 0 < attacked < images else ahead
+    return min(ahead * images / attacked, 1.0) if 0 < attacked < images < math.inf else ahead
 
 
 def _rise(indicators: Mapping[str, Any]) -> Iterator[Sign]:

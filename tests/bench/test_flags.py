@@ -39,6 +39,7 @@ def test_a_black_box_is_judged_on_the_images_that_gradients_left_to_it() -> None
     assert not up_in_a_record({"members": [member(0.9), few | {"attacked_images": 60}]})
     assert not up_in_a_record({"members": [member(0.9), few | {"attacked_images": 0}]})
     assert not up_in_a_record({"members": [member(0.9), few], "robust": area(0)})
+    assert not up_in_a_record({"members": [member(0.9, images=10**400), few]}), "a stranger's number"
 
 
 SPEAKS = {"factor": 4, "images": 6, "gain_share": 0.2, "held_share": 0.1}

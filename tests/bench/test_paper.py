@@ -418,6 +418,14 @@ def test_a_claim_names_the_marks_of_the_cells_that_it_rests_on(changes: dict[str
     assert finding == Finding("not measured")
 
 
+def test_fewer_fits_than_the_protocol_takes_are_less_than_a_full_run() -> None:
+    recipe, asked = RECIPES["table1"], Revisions(fits=lambda protocol, detector: 2)
+    first, second = ([measured(table="table1", detector=d, fit_seed=seed) for d in recipe.detectors] for seed in (0, 1))
+    for records, marked in ((first, True), ([*first, *second], False)):
+        found = reproduce("table1", records, revisions=asked)
+        assert all(("†" in row.status) == marked for row in found.rows) and bool(found.missing) == marked
+
+
 def test_the_commands_keep_what_limits_the_images() -> None:
     limited = replace(RECIPES["table1"], limit=4)
     assert all(run.command().endswith(" --limit 4") for run in reproduce("table1", [], recipe=limited).runs())

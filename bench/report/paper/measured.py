@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from bench.metrics.intervals import Estimate, average_interval
 from bench.records.record import Record, Revisions, is_stale
 from bench.records.schema import Figures
-from bench.report.fits import over_fits
+from bench.report.fits import counted, over_fits
 from bench.report.marks import MARKS, MEANING
 from bench.report.paper.arms import PRINTED_TO, Arm, Row
 from bench.report.paper.claims import Claim, Finding
@@ -233,9 +233,10 @@ def _measured(
     shown, also = (list(found[arm].values()) for found in of_arms)
     marks = ""
     firsts = [found[0] for found in (shown, also) if found]  # the records of a radius are all of one worth
+    has_too_few = any(counted(found, revisions).are_too_few for found in (shown, also) if found)
     for mark, is_so in (
         ("failed", any(not r.ok for r in firsts)),
-        ("partial", any(is_partial(r, arm, recipe) for r in firsts)),
+        ("partial", any(is_partial(r, arm, recipe) for r in firsts) or has_too_few),
         ("stale", any(is_stale(r, revisions) for r in firsts)),
     ):
         marks += MARKS[mark] if is_so else ""
