@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -109,6 +109,15 @@ class Group:
         if len(there) < len(found) or (not self.plan.run.allow_leaks and any(map(_has_leaks, there))):
             return None
         return there
+
+    def left_behind(self, told: Sequence[Record], reporter: Reporter) -> list[tuple[Record, bool]]:
+        """The records that are there beside those that were told of: of earlier runs, and of a process that was ended
+        in the moment after it had written one."""
+        keys = {record.key for record in told}
+        found = [record for record in self._on_disk() if record is not None and record.key not in keys]
+        for record in found:
+            reporter.done(record, True)
+        return [(record, True) for record in found]
 
     def _on_disk(self) -> list[Record | None]:
         """The record of each attack, as far as it is there and belongs to a checkpoint that is."""

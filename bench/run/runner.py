@@ -111,6 +111,8 @@ def run_plan(
             for category, own in groupby(missing, key=lambda group: group.category):
                 outcomes += [(group, [] if stop() else group.run(reporter, stop)) for group in own]
                 category.forget()
+    if stop():
+        outcomes = [(group, [*found, *group.left_behind([r for r, _ in found], reporter)]) for group, found in outcomes]
     for group, found in outcomes:
         finished[group] = [record for record, _ in found]
         reused += sum(was_there for _, was_there in found)

@@ -214,6 +214,25 @@ def test_processes_that_share_a_run_finish_their_cells_and_begin_none(tmp_path: 
     assert len(fakes.documents(tmp_path / "out")) == len(result.records), "nothing half-done, nothing untold"
 
 
+def test_what_a_process_had_no_time_to_tell_counts_all_the_same(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is ended in the moment after it has written a record."""
+    usual = group.Group.run
+
+    def run(self: group.Group, reporter: Any, stop: Any = never) -> list[tuple[Any, bool]]:
+        if stop():
+            return []
+        found = usual(self, fakes.Quiet())
+        os.kill(os.getpid(), signal.SIGTERM)
+        return found[:1]
+
+    monkeypatch.setattr(group.Group, "run", run)
+    with told_to_stop() as stop:
+        result = runner.run_plan(plan, reporter := fakes.Quiet(), stop=stop)
+    written = {document["key"] for document in fakes.documents(plan.run.out).values()}
+    assert {record.key for record in result.records} == written and len(result.records) == len(written) > 1
+    assert result.unfinished == 12 - len(written) and reporter.cells
+
+
 # -- clocks and locks that lie ----------------------------------------------------------------------------------------
 
 
@@ -273,6 +292,7 @@ def test_a_process_works_on_each_device_and_its_records_say_on_which(tmp_path: P
     with pytest.raises(BenchError, match="--workers must be at least 2, since --device names 2; got 1"):
         pool.count(plan, 1, devices)
     result = runner.run_plan(plan, fakes.Quiet(), workers=2, devices=devices)
+    assert not result.failed, [record.reason for record in result.failed]
     assert {record.environment["device_index"] for record in result.records} == {0, 1}
     alone = dataclasses.replace(plan.run, out=tmp_path / "alone", device="cpu")
     single = runner.run_plan(planning.make(alone), fakes.Quiet())
