@@ -59,6 +59,7 @@ class Outcome:
         adversarial: the attacked images, (N, 3, S, S) in [0, 1], on the CPU.
         examples: tensors for the picture panel.
         seconds: of attack, verdict and indicators.
+        score_seconds: of the verdict, for one score of one image.
         surrogate_zero_gradients: share of the steps along the surrogate's gradient, (N,); None where it has none.
         surrogate_won: whether the surrogate's gradient found more than the score's, bool (N,); None unless both were
             followed.
@@ -90,6 +91,7 @@ class Outcome:
     selection_held: SelectionHeld | None = None
     examples: dict[str, Tensor] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    score_seconds: float = 0.0
     surrogate_zero_gradients: Floats | None = None
     surrogate_won: NDArray[np.bool_] | None = None
     early_stop: bool = False
@@ -140,6 +142,7 @@ def run_cell(
     attacked = time.monotonic()
     judge = Judge(detector, draws, attacking.batch_size, device)  # as many as are known to fit into memory
     clean, robust = judge.both(test, found.result.images)
+    score_seconds = (time.monotonic() - attacked) / (clean.size if robust is clean else clean.size + robust.size)
     calibration = judge.scores(held_out.ids, held_out.pixels(), range(len(clean)))
     if bounds is not None and found.had_enough is not None:
         # Rounding, or a score without digits where its surrogate had some: these are attacked to the end.
@@ -178,6 +181,7 @@ def run_cell(
         adversarial=found.result.images,
         examples=looks.examples,
         seconds={name: round(value, 2) for name, value in seconds.items()},
+        score_seconds=round(score_seconds, 7),
         early_stop=early_stop,
         had_enough=found.had_enough,
         members=found.members,

@@ -33,7 +33,12 @@ def judged(
         results=found.results,
         indicators=found.indicators | rise,
         gate=found.gate,
-        seconds={"fit": fitted.fit_seconds, **seconds, "total": round(sum(seconds.values()), 2)},
+        seconds={
+            "fit": fitted.fit_seconds,
+            **seconds,
+            "total": round(sum(seconds.values()), 2),
+            "score": found.outcome.score_seconds,
+        },
     )
 
 

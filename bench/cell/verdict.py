@@ -69,18 +69,26 @@ class Judge:
         return np.concatenate(found, axis=1)
 
     def both(self, test: ImageSet, adversarial: Tensor) -> tuple[Floats, Floats]:
-        """Clean and attacked scores, (D, N): one draw of a deterministic detector, else as many as are needed."""
+        """Clean and attacked scores, (D, N): one draw of a deterministic detector, else as many as are needed. Where
+        the images are the same to the bit (a ball of radius 0), these are scored once, and both are the same array."""
         asked = self.draws.verdict if self.detector.is_stochastic else 1
-        clean, robust = test.pixels(), adversarial
-        found = [self.scores(test.ids, images, range(asked)) for images in (clean, robust)]
+        clean = test.pixels()
+        if torch.equal(clean, adversarial):
+            scores = self._until_settled(test, (clean,), asked)[0]
+            return scores, scores
+        found = self._until_settled(test, (clean, adversarial), asked)
+        return found[0], found[1]
+
+    def _until_settled(self, test: ImageSet, sets: Sequence[Tensor], asked: int) -> list[Floats]:
+        found = [self.scores(test.ids, images, range(asked)) for images in sets]
         labels = test.labels.numpy().astype(np.int64)
         while self.detector.is_stochastic and len(found[0]) < MOST_DRAWS * asked and not is_settled(found, labels):
             more = range(len(found[0]), len(found[0]) + asked)
             found = [
                 np.concatenate([known, self.scores(test.ids, images, more)])
-                for known, images in zip(found, (clean, robust), strict=True)
+                for known, images in zip(found, sets, strict=True)
             ]
-        return found[0], found[1]
+        return found
 
 
 def is_settled(found: Sequence[Floats], labels: NDArray[np.int64]) -> bool:

@@ -41,6 +41,17 @@ def of_record(record: Record) -> Budget | None:
     return Budget(level, _number(spent), _number(record.indicators.get("forward_passes_per_image")))
 
 
+def seconds_a_score(record: Record) -> float | None:
+    """Of one score of one image, in batches, from the verdict's time; None where it is not known. Of a record that does
+    not say it (before 2026-11-29) it is all of that time over the scores of clean and attacked images, so that the one
+    pass of the held-out normals is in it as well."""
+    stated, verdict = _number(record.seconds.get("score")), _number(record.seconds.get("verdict"))
+    draws = _number(record.results.get("verdict_draws")) or 1
+    scores = 2 * (record.subset.normals + record.subset.anomalies) * draws
+    found = stated if stated is not None or verdict is None or not scores else verdict / scores
+    return found if record.ok and found else None
+
+
 def mean(budgets: Iterable[Budget | None]) -> Budget | None:
     """Of several fits or categories; None where none is known."""
     found = [b for b in budgets if b is not None]

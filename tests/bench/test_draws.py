@@ -129,6 +129,29 @@ def test_a_quiet_verdict_takes_the_protocols_draws_and_a_deterministic_one_a_sin
     assert judge(fakes.fitted(fakes.Fake, SIDE)).both(test, test.pixels())[0].shape == (1, 12)
 
 
+def test_images_that_no_attack_has_changed_are_scored_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    test, detector = fakes.image_set(6, 6, side=SIDE), fakes.fitted(Steady, SIDE)
+    scored: list[int] = []
+    usual = detector.score
+
+    def counted(x: Tensor, *, noise: Noise | None = None) -> Tensor:
+        scored.append(len(x))
+        return usual(x, noise=noise)
+
+    monkeypatch.setattr(detector, "score", counted)
+    at = judge(detector, verdict=4)
+    clean, robust = at.both(test, test.pixels())
+    once = sum(scored)
+    one_off = test.pixels()
+    one_off[-1] = 1 - one_off[-1]
+    other_clean, other_robust = at.both(test, one_off)
+    np.testing.assert_array_equal(clean, robust)
+    np.testing.assert_array_equal(clean, other_clean)
+    np.testing.assert_array_equal(clean[:, :-1], other_robust[:, :-1])
+    assert (clean[:, -1] != other_robust[:, -1]).all()
+    assert once == 4 * 12 and sum(scored) == 3 * once
+
+
 def test_more_draws_that_find_something_where_the_attack_found_nothing_are_flagged() -> None:
     """The weakest attack of all must not be the one that nothing is said of."""
     found = module.FoundMore(4, images=6, gain=None, standard_errors=5.0)

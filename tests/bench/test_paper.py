@@ -12,6 +12,7 @@ from rich.console import Console
 
 from bench.errors import UnknownNameError
 from bench.records.record import Record, Revisions
+from bench.report import budget
 from bench.report.paper import render
 from bench.report.paper.arms import Arm, Row
 from bench.report.paper.claims import Finding
@@ -469,6 +470,10 @@ def test_the_chosen_k_and_the_seconds_are_read_from_the_record() -> None:
     scale = [r.seconds / 0.1 for r in rows if r.seconds is not None]
     assert scale == pytest.approx([1, 2, 3, 4, 5, 6])
     assert "x6.0" in render.markdown(reproduce("table11", of_one))
+    stated = [replace(record, seconds={"score": 0.25, **record.seconds}) for record in of_one]
+    assert {r.seconds for r in reproduce("table11", stated).rows if r.category == "toothbrush"} == {0.25}
+    assert budget.seconds_a_score(replace(of_one[0], seconds={})) is None
+    assert budget.seconds_a_score(replace(of_one[0], seconds={"verdict": 0.0})) is None  # of a smaller ball's images
 
 
 @pytest.mark.parametrize("table", [*sorted(RECIPES), "sensitivity"])

@@ -124,7 +124,8 @@ def test_a_record_states_what_was_done_where_and_with_what_uncertainty(
     assert record.checkpoint["origin"] == "fitted" and len(record.checkpoint["key"]) == 64
     assert {"python", "torch", "timm", "numpy", "device", "commit", "cpu", "threads"} <= record.environment.keys()
     assert record.environment["torch"] and record.environment["device"] == "cpu"
-    assert {"fit", "attack", "verdict", "total"} <= record.seconds.keys()
+    assert {"fit", "attack", "verdict", "total", "score"} <= record.seconds.keys()
+    assert 0 < record.seconds["score"] * 2 * 12 * record.results["verdict_draws"] <= record.seconds["verdict"] + 0.01
     assert record.peak_memory_mb is not None and record.peak_memory_mb > 50
     for figures in (record.clean, record.robust):
         assert figures is not None and 0 <= figures.low <= figures.auc <= figures.high <= 100

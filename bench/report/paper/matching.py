@@ -93,14 +93,6 @@ def chosen_by_itself(record: Record) -> int | None:
     return value if isinstance(value, int) else None
 
 
-def seconds_a_pass(record: Record) -> float | None:
-    """Of one pass of one image: the verdict's time, in batches, over what it scored, clean and attacked. Where training
-    normals were held out, their one pass more is in that time as well."""
-    seconds, draws = record.seconds.get("verdict"), record.results.get("verdict_draws") or 1
-    count = 2 * (record.subset.normals + record.subset.anomalies) * draws
-    return seconds / count if record.ok and isinstance(seconds, int | float) and count else None
-
-
 def machine(record: Record) -> str:
     """What measured its seconds, in words."""
     told = record.environment

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from bench.metrics.intervals import Estimate, average_interval
 from bench.records.record import Record, Revisions, is_stale
 from bench.records.schema import Figures
+from bench.report.budget import seconds_a_score
 from bench.report.fits import counted, over_fits
 from bench.report.marks import MARKS, MEANING
 from bench.report.paper.arms import PRINTED_TO, Arm, Row
@@ -20,7 +21,6 @@ from bench.report.paper.matching import (
     machine,
     of_common_fits,
     of_one_machine,
-    seconds_a_pass,
 )
 from bench.report.paper.printed import AVERAGE, PaperRow, computed_average, implied_value, with_repeated_clean
 from bench.report.paper.recipe import Recipe, Wanted, wanted
@@ -240,7 +240,7 @@ def _measured(
         ("stale", any(is_stale(r, revisions) for r in firsts)),
     ):
         marks += MARKS[mark] if is_so else ""
-    seconds = [s for s in map(seconds_a_pass, shown) if s is not None]
+    seconds = [s for s in map(seconds_a_score, shown) if s is not None]
     spreads = [f.sd for r in shown if (f := r.robust) is not None and r.detector.is_stochastic]
     return Row(
         category,

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from bench.metrics.intervals import Estimate
 from bench.records.record import Record
+from bench.report.budget import seconds_a_score
 from bench.report.caveats import estimate, remarks
 from bench.report.grouping import OWN_ATTACK
 from bench.report.site import names
-from bench.report.site.facts import number
 from bench.report.site.found import Found
 from bench.report.site.index import AVERAGE, OWN_PARTS, IndexRow
 from bench.text import interval_text, one_line, plural, threat_text
@@ -237,9 +237,6 @@ def _verdict(candidates: Sequence[Candidate], baselines: Sequence[IndexRow], cat
 
 
 def milliseconds(record: Record) -> float | None:
-    """To score one picture once: the verdict scores each twice, clean and attacked, on every draw."""
-    seconds, draws = number(record.seconds.get("verdict")), number(record.results.get("verdict_draws"))
-    images = record.subset.normals + record.subset.anomalies
-    if not seconds or not draws or not images or estimate(record, "robust") is None:
-        return None
-    return 1000 * seconds / (2 * draws * images)
+    """To score a picture once."""
+    seconds = seconds_a_score(record)
+    return None if seconds is None or estimate(record, "robust") is None else 1000 * seconds
