@@ -236,8 +236,8 @@ TABLES = (
         averages=False,
         notes=(
             _LOST,
-            "The paper took 0.5 s for one image at one step on a Tesla K80; ours is the verdict's time in batches, in "
-            "which one pass of held-out normals (at quick) is counted as the test images'.",
+            "The paper took 0.5 s for one image at one step on a Tesla K80; ours is a score's share of its batch (in "
+            "records before 2026-11-29 one pass of held-out normals, at quick, is counted as the test images').",
         ),
     ),
     Recipe(
