@@ -17,7 +17,19 @@ import torch
 from bench.cell import attack, known_code
 from bench.cli import commands, summary
 from bench.report import certificate_plots
+from bench.report.site import sources
 from detectors import registry
+
+
+@pytest.fixture(autouse=True)
+def detectors_are_asked_for_anew() -> Iterator[None]:
+    """What is installed is remembered for a process; a test that changes the registry leaves no memory of it."""
+    remembered = (sources.installed, sources._names, sources._members)
+    for known in remembered:
+        known.cache_clear()
+    yield
+    for known in remembered:
+        known.cache_clear()
 
 
 @dataclass(frozen=True)
