@@ -23,13 +23,10 @@ from detectors import registry
 
 @pytest.fixture(autouse=True)
 def detectors_are_asked_for_anew() -> Iterator[None]:
-    """What is installed is remembered for a process; a test that changes the registry leaves no memory of it."""
-    remembered = (sources.installed, sources._names, sources._members)
-    for known in remembered:
-        known.cache_clear()
+    """What is installed is remembered until pages are made; a test that changes the registry leaves no memory of it."""
+    sources.forget()
     yield
-    for known in remembered:
-        known.cache_clear()
+    sources.forget()
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from bench.records.record import Revisions
 from bench.report import leaderboard
 from bench.report.site import build, found, index, names, pages, sources
 from bench.report.site.texts import texts
+from detectors import registry
 
 VENDORED = Path(build.__file__).parent / "static" / "vendor"
 
@@ -131,6 +132,17 @@ def test_papers_are_linked_by_arxiv_and_doi() -> None:
     assert sources.paper_link("spade") == "https://arxiv.org/abs/2005.02357"
     assert sources.paper_link("rae") == "https://doi.org/10.1145/3097983.3098052"
     assert sources.paper_link("brightness") == sources.paper_link("a-strangers") == ""
+
+
+def test_a_detector_that_is_registered_after_pages_were_made_is_known_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = found.of([make_record(detector="late")])
+    build.write(everything, tmp_path / "site")
+    assert sources.installed("late") is None
+    monkeypatch.setitem(registry._REGISTRY, "late", registry.get("spade"))
+    build.write(everything, tmp_path / "site")
+    assert sources.installed("late") is registry.get("spade")
 
 
 def test_pages_of_one_detectors_cells_can_be_told_apart(tmp_path: Path) -> None:

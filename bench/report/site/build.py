@@ -25,6 +25,7 @@ from bench.records.record import Record, Revisions
 from bench.report.drawn import is_drawn
 from bench.report.site import names, pages
 from bench.report.site.found import TRANSFER, Found, of, read
+from bench.report.site.sources import forget
 from bench.text import escape_csv, one_line
 from detectors.checkpoint import TEMPORARY, write_atomically
 from detectors.files import read_ordinary
@@ -93,6 +94,7 @@ def _without_odd(found: Found) -> tuple[Found, list[str]]:
 
 def write(found: Found, site: Path) -> Path:
     """The pages of what was found; returns the first one's path. Raises BenchError and DiskError, as `build`."""
+    forget()
     before = _listed(site)
     written: list[str] = []
 

@@ -43,6 +43,12 @@ def _members() -> dict[str, frozenset[str]]:
     return {family.prefix: frozenset((*family.members(), *family.revisions)) for family in registry.families()}
 
 
+def forget() -> None:
+    """Ask anew what is installed: a process may register a detector after it has made pages."""
+    for remembered in (installed, _names, _members):
+        remembered.cache_clear()
+
+
 def paper(name: str) -> str:
     """The paper of a method; "" where it is not known."""
     cls = installed(name)
